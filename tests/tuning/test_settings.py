@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from tuning.settings import HeadSettings, OptimizerSettings, ScheduleSettings, TrainerSettings, TuningSettings
+from zoo.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("settings", "values", "override"),
+    [
+        (TuningSettings, {"mode": "most"}, "tuning.mode=most"),
+        (TuningSettings, {"loss": "mse"}, "tuning.loss=mse"),
+        (TuningSettings, {"num_epochs": -1}, "tuning.num_epochs=-1"),
+        (TuningSettings, {"label_smoothing": 1.5}, "tuning.label_smoothing=1.5"),
+        (TuningSettings, {"loss": "loo", "mixup_alpha": 0.1}, "tuning.mixup_alpha=0.1"),
+        (HeadSettings, {"refit": "maybe"}, "tuning.head.refit=maybe"),
+        (OptimizerSettings, {"learning_rate": 0.0}, "optimizer.learning_rate=0.0"),
+        (ScheduleSettings, {"warmup_fraction": 2.0}, "schedule.warmup_fraction=2.0"),
+        (TrainerSettings, {"devices": 0}, "trainer.devices=0"),
+        (TrainerSettings, {"devices": 2}, "trainer=ddp"),
+    ],
+)
+def test_a_wrong_value_names_its_override(settings, values, override):
+    with pytest.raises(UserError) as error:
+        settings(**values)
+    assert override in str(error.value)
+    assert "\n" not in str(error.value)
