@@ -1,0 +1,52 @@
+"""Representation similarity of network nodes on the same probe images, one pure function per measure.
+
+Every measure takes the pooled features of M nodes, a sequence of ``(n, d_m)`` float32 tensors on the same n probe images, and returns the
+``(M, M)`` float64 matrix of their similarities. A node whose features do not vary with the image (a dead node) has
+similarity 0 to every node, itself included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from reassembly.similarity.cka import KernelAlignment, linear_cka, rbf_cka
+from reassembly.similarity.subspace import linear_regression, svcca
+from zoo.errors import UserError
+
+__all__ = [
+    "SIMILARITIES",
+    "KernelAlignment",
+    "linear_cka",
+    "linear_regression",
+    "rbf_cka",
+    "similarity_matrix",
+    "svcca",
+]
+
+SIMILARITIES: dict[str, Callable[..., Tensor]] = {
+    "linear_cka": linear_cka,
+    "rbf_cka": rbf_cka,
+    "regression": linear_regression,
+    "svcca": svcca,
+}
+
+
+def similarity_matrix(features: Sequence[Tensor], measure: str = "linear_cka", **settings) -> Tensor:
+    """Similarity of all pairs of M nodes by the measure of that name.
+
+    Args:
+        features: M tensors ``(n, d_m)`` on the same n probe images.
+        measure: A key of ``SIMILARITIES``.
+        **settings: Keyword arguments of that measure.
+
+    Returns:
+        ``(M, M)`` float64 on the CPU; row = block's node, column = centre's node (only ``regression`` is asymmetric).
+
+    Raises:
+        UserError: Unknown measure, features that are not finite, or too few probe images for the measure.
+    """
+    if measure not in SIMILARITIES:
+        raise UserError(f"unknown similarity {measure!r}: choose similarity={' | '.join(SIMILARITIES)}")
+    return SIMILARITIES[measure](features, **settings)

@@ -1,0 +1,46 @@
+"""What every similarity measure asks of its features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zoo.errors import UserError
+
+DEAD_VARIANCE = 1e-12
+"""A node is dead when the variance of its features is below this share of their mean square.
+
+The rounding of float32 features is a share of about 1e-14.
+"""
+
+
+def check_features(features: Sequence[Tensor], min_samples: int) -> int:
+    """The common number of probe images n of ``features``.
+
+    Raises:
+        UserError: Fewer than ``min_samples`` images, or a node whose features are not finite.
+    """
+    assert features, "similarity of no nodes"
+    num_samples = len(features[0])
+    assert all(x.ndim == 2 and len(x) == num_samples for x in features), "features are (n, d_m) on the same n images"
+    if num_samples < min_samples:
+        raise UserError(
+            f"similarity on {num_samples} probe images: this measure needs at least {min_samples}, "
+            "raise the number of probe images"
+        )
+    for index, x in enumerate(features):
+        if not torch.isfinite(x).all():
+            raise UserError(
+                f"features of node {index} (of {len(features)}, counted over all networks) hold NaN or infinity: "
+                "take that network out of the zoo or repair its weights"
+            )
+    return num_samples
+
+
+def centre(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features as float64 minus their mean over the images, their centred and their raw sum of squares."""
+    raw = features.double()
+    centred = raw - raw.mean(dim=0)
+    return centred, centred.square().sum(), raw.square().sum()

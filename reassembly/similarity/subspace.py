@@ -1,0 +1,152 @@
+"""Similarity by linear prediction: regression R2 and (SV)CCA.
+
+Both compare a node's column space with another's through thin orthonormal bases Q. In-sample they need more images
+than dimensions: with
+rank(X) >= n - 1 any features predict any others perfectly, which is refused, not returned as 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reassembly.similarity.checks import DEAD_VARIANCE, centre, check_features
+from zoo.errors import UserError
+
+STRIP_NUMBERS = 2**25  # numbers of the two (M, rows, n) strips that are held at a time (256 MiB)
+
+
+def linear_regression(features: Sequence[Tensor], *, ridge: float = 0.0) -> Tensor:
+    """Share of node j's variance that linear regression from node i explains: ``[i, j]`` = R2(i -> j), asymmetric.
+
+    In the partition the row is a block and the column the centre it stands for: how much of the centre's features the
+    block's contain.
+
+    Args:
+        features: M tensors ``(n, d_m)``, n >= 4.
+        ridge: 0 is least squares in-sample (Kornblith et al., arXiv 1905.00414, section 5: |Q^T Y|^2 / |Y|^2) and
+            needs n > d + 1. Above 0 it is the ridge as a multiple of the mean squared singular value, and R2 is then
+            leave-one-out in closed form (PRESS; a negative one counts as 0), which holds for any n and d.
+
+    Returns:
+        ``(M, M)`` float64 in [0, 1].
+
+    Raises:
+        UserError: With ``ridge=0``, a node whose features span n - 1 dimensions.
+    """
+    num_samples = check_features(features, 4)
+    operators, targets = [], []
+    for index, x in enumerate(features):
+        centred, left, singular = _decompose(x)
+        scale = centred.norm()
+        targets.append(_GramRows(centred / scale if scale > 0 else centred))
+        if ridge == 0:
+            _require_samples(index, len(singular), num_samples, "similarity.ridge=0.1 (leave-one-out)")
+            operators.append(_GramRows(left))
+        else:
+            penalty = ridge * singular.square().mean() if len(singular) else 1.0
+            operators.append(_PressRows(left * (singular / (singular.square() + penalty).sqrt())))
+    products = _inner_products(operators, targets)
+    if ridge == 0:
+        return products.clamp(0.0, 1.0)
+    # A leave-one-out mean misses an image by n / (n - 1) of its distance to the mean; a dead target has nothing to
+    # explain.
+    dead = torch.tensor([not rows.factor.any() for rows in targets])
+    return (1 - products * (1 - 1 / num_samples) ** 2).masked_fill(dead, 0.0).clamp(0.0, 1.0)
+
+
+def svcca(features: Sequence[Tensor], *, explained_variance: float = 0.99) -> Tensor:
+    """Mean canonical correlation of the leading principal components.
+
+    Source: SVCCA, Raghu et al., NeurIPS 2017, arXiv 1706.05806.
+
+    Args:
+        features: M tensors ``(n, d_m)``, n >= 4.
+        explained_variance: Share of each node's variance its kept components explain; 1 keeps all (mean CCA).
+
+    Returns:
+        ``(M, M)`` float64 in [0, 1], symmetric; the mean runs over the smaller of the two numbers of components.
+
+    Raises:
+        UserError: A node whose kept components span n - 1 dimensions.
+    """
+    num_samples = check_features(features, 4)
+    bases = []
+    for index, x in enumerate(features):
+        _, left, singular = _decompose(x)
+        if len(singular):
+            share = singular.square().cumsum(0) / singular.square().sum()
+            rank = min(int((share < explained_variance * (1 - 1e-12)).sum()) + 1, len(singular))
+            _require_samples(index, rank, num_samples, "a smaller similarity.explained_variance")
+            left = left[:, :rank]
+        bases.append(left)
+    result = torch.zeros(len(bases), len(bases), dtype=torch.float64)
+    for i, first in enumerate(bases):
+        for j, second in enumerate(bases[: i + 1]):
+            smaller = min(first.shape[1], second.shape[1])
+            if smaller:
+                correlations = torch.linalg.svdvals(first.T @ second).clamp_max(1.0)
+                result[i, j] = result[j, i] = correlations.sum() / smaller
+    return result
+
+
+def _decompose(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centred features, their left singular vectors and positive singular values; rank 0 and zeros for a dead node."""
+    centred, centred_energy, raw_energy = centre(features)
+    if centred_energy <= DEAD_VARIANCE * raw_energy:
+        return torch.zeros_like(centred), centred[:, :0], centred.new_zeros(0)
+    left, singular, _ = torch.linalg.svd(centred, full_matrices=False)
+    # The features carry float32 rounding: smaller directions are noise, as in numpy.linalg.matrix_rank.
+    rank = int((singular > singular[0] * max(centred.shape) * torch.finfo(torch.float32).eps).sum())
+    return centred, left[:, :rank], singular[:rank]
+
+
+def _require_samples(index: int, rank: int, num_samples: int, way_out: str) -> None:
+    if rank >= num_samples - 1:
+        raise UserError(
+            f"features of node {index} span {rank} dimensions on {num_samples} probe images, so they would predict "
+            f"anything: raise the number of probe images above {rank + 1} or type {way_out}"
+        )
+
+
+class _GramRows:
+    """Rows of F F^T for a thin factor F with n rows."""
+
+    def __init__(self, factor: Tensor):
+        self.factor = factor
+
+    def __call__(self, rows: slice) -> Tensor:
+        return self.factor[rows] @ self.factor.T
+
+
+class _PressRows:
+    """Rows of A^T A, where A Y = (I - H) Y / (1 - h_kk) are the leave-one-out residuals of Y and H = 1 1^T / n + F
+    F^T."""
+
+    def __init__(self, factor: Tensor):
+        num_samples = len(factor)
+        self.factor = torch.cat([factor.new_full((num_samples, 1), num_samples**-0.5), factor], dim=1)
+        self.weights = (1 - self.factor.square().sum(dim=1)).pow(-2)
+        self.core = self.factor.T @ (self.weights[:, None] * self.factor)
+
+    def __call__(self, rows: slice) -> Tensor:
+        hat = self.factor[rows] @ self.factor.T
+        result = (self.factor[rows] @ self.core) @ self.factor.T - hat * self.weights - hat * self.weights[rows, None]
+        result[:, rows].diagonal().add_(self.weights[rows])
+        return result
+
+
+def _inner_products(left: Sequence[_GramRows | _PressRows], right: Sequence[_GramRows]) -> Tensor:
+    """``[i, j]`` = <A_i, B_j> of (n, n) matrices given by their rows: 2 M strips of rows and one matrix product at a
+    time."""
+    factor = right[0].factor
+    num_samples = len(factor)
+    step = max(1, STRIP_NUMBERS // (2 * len(left) * num_samples))
+    total = torch.zeros(len(left), len(right), dtype=torch.float64, device=factor.device)
+    for start in range(0, num_samples, step):
+        rows = slice(start, start + step)
+        first, second = (torch.stack([matrix(rows) for matrix in side]).flatten(1) for side in (left, right))
+        total += first @ second.T
+    return total.cpu()
