@@ -1,0 +1,131 @@
+"""Strict conversion between frozen dataclasses and plain data (what YAML and JSON hold).
+
+The types of the fields are the schema: ``from_plain`` refuses an unknown or missing field and a value of another type
+in one line that says where it stands, what was given and what is allowed; ``to_plain`` leaves out what is ``None``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from zoo.errors import UserError
+
+Record = TypeVar("Record")
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses to dicts in the order of their fields, tuples to lists; fields that are ``None`` are left out."""
+    if dataclasses.is_dataclass(value):
+        fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {name: to_plain(content) for name, content in fields if content is not None}
+    if isinstance(value, Mapping):
+        return {key: to_plain(content) for key, content in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_plain(content) for content in value]
+    return float(value) if isinstance(value, float) else value  # NumPy's float64 is a float that YAML does not know
+
+
+def from_plain(kind: type[Record], value: Any, where: str) -> Record:
+    """Build the dataclass ``kind`` from plain data, recursively.
+
+    Understands str, int, float, bool, None, ``Literal``, unions, ``tuple[X, ...]``, ``tuple[X, Y]``,
+    ``Mapping[str, X]`` and dataclasses.
+
+    Args:
+        kind: the dataclass to build; its own ``__post_init__`` may check further.
+        value: what was read.
+        where: begins every message, e.g. the path of the file.
+
+    Raises:
+        UserError: one line: the place, what was given, what is allowed.
+    """
+    try:
+        return _convert(kind, value, "")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def neighbours(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown ``name``: the nearest known names if any is near, then all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known) or 'none'}"
+
+
+def _convert(kind: Any, value: Any, place: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _convert_union(arguments, value, place)
+    if origin is Literal:
+        if not any(value == choice and type(value) is type(choice) for choice in arguments):
+            raise _refusal(place, value, " or ".join(str(choice) for choice in arguments))
+        return value
+    if origin is tuple:
+        return _convert_tuple(arguments, value, place)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise _refusal(place, value, "a mapping of names")
+        return {_convert(str, key, place): _convert(arguments[1], value[key], _join(place, key)) for key in value}
+    if dataclasses.is_dataclass(kind):
+        return _convert_record(kind, value, place)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise _refusal(place, value, _NAMES.get(kind, str(kind)))
+    return value
+
+
+def _convert_record(kind: Any, value: Any, place: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise _refusal(place, value, "a mapping of fields")
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    for name in value:
+        if name not in fields:
+            raise UserError(f"unknown field {_join(place, name)!r}: {neighbours(str(name), fields)}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in value:
+            raise UserError(f"missing field {_join(place, name)!r}")
+    hints = get_type_hints(kind)
+    return kind(**{name: _convert(hints[name], value[name], _join(place, name)) for name in value})
+
+
+def _convert_tuple(arguments: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise _refusal(place, value, "a list")
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    if len(arguments) != len(value):
+        raise _refusal(place, value, f"a list of {len(arguments)}")
+    return tuple(
+        _convert(kind, item, f"{place}[{i}]") for i, (kind, item) in enumerate(zip(arguments, value, strict=True))
+    )
+
+
+def _convert_union(choices: tuple[Any, ...], value: Any, place: str) -> Any:
+    refusals = []
+    for kind in choices:
+        try:
+            return _convert(kind, value, place)
+        except UserError as error:
+            if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+                raise  # the message about its field says more than "expected a mapping"
+            refusals.append(str(error).rpartition("expected ")[2])
+    raise _refusal(place, value, " or ".join(refusal for refusal in refusals if refusal != "nothing"))
+
+
+def _refusal(place: str, value: Any, expected: str) -> UserError:
+    given = repr(value)
+    given = given if len(given) <= 60 else given[:57] + "..."
+    return UserError(f"{place or 'top level'}: got {given}, expected {expected}")
+
+
+def _join(place: str, name: Any) -> str:
+    return f"{place}.{name}" if place else str(name)
+
+
+_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "nothing"}
