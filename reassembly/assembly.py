@@ -1,0 +1,230 @@
+"""Which compositions exist, what each costs, and which of them fit a budget: exact integers, no network is built.
+
+A composition takes one block from every stage 1..m, m <= K. As every adapter resizes to the next block's native input,
+its cost is ``block costs + adapter costs + neck and head``, to the last digit what the assembled network counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import pairwise, product
+from typing import NamedTuple
+
+import numpy as np
+
+from reassembly.enumeration import PathCosts, Paths, best_path, feasible_paths
+from zoo.costs import Costs
+from zoo.errors import UserError
+
+UNBOUNDED = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits on a composition's parameters and MACs, neck and head included; None leaves a side open.
+
+    Raises:
+        UserError: A limit that is negative or no integer, or a minimum above its maximum.
+    """
+
+    min_params: int | None = None
+    max_params: int | None = None
+    min_macs: int | None = None
+    max_macs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.limits().items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise UserError(
+                    f"budget.{name}={value}: allowed is an integer >= 0 or null; type e.g. budget.{name}=null"
+                )
+        for unit in ("params", "macs"):
+            low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
+            if low is not None and high is not None and low > high:
+                raise UserError(
+                    f"budget.min_{unit}={low} is above budget.max_{unit}={high}; allowed is a minimum <= the maximum; "
+                    f"type e.g. budget.min_{unit}={high} budget.max_{unit}={low}"
+                )
+
+    def limits(self) -> dict[str, int]:
+        """The limits that are set, by name."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high), each (2,) int64: parameters, MACs."""
+        low = [self.min_params, self.min_macs]
+        high = [self.max_params, self.max_macs]
+        return (
+            np.array([0 if value is None else value for value in low], np.int64),
+            np.array([UNBOUNDED if value is None else value for value in high], np.int64),
+        )
+
+    def without(self, names: Sequence[str]) -> Budget:
+        """The same budget with some limits lifted."""
+        return Budget(**{name: value for name, value in self.limits().items() if name not in names})
+
+    def __str__(self) -> str:
+        return " ".join(f"budget.{name}={value}" for name, value in self.limits().items()) or "an open budget"
+
+
+class BlockReference(NamedTuple):
+    """Nodes ``start .. stop - 1`` of one network of the zoo."""
+
+    network: str
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{self.network}[{self.start}:{self.stop}]"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A composition and its exact costs, head included.
+
+    Attributes:
+        blocks: One block per stage 1..m, in order.
+        kind: ``network`` (all K blocks of one network), ``truncated`` (its first m < K), or ``assembly``.
+    """
+
+    blocks: tuple[BlockReference, ...]
+    kind: str
+    num_params: int
+    macs: int
+
+    @property
+    def composition(self) -> str:
+        return " + ".join(map(str, self.blocks))
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """The costs of every block, adapter and ending of a partitioned zoo.
+
+    Attributes:
+        blocks: K rows of N references: ``blocks[k][i]`` is network i's block of stage k.
+        costs: Parameters and MACs (C = 2), int64.
+    """
+
+    blocks: tuple[tuple[BlockReference, ...], ...]
+    costs: PathCosts
+
+    def candidate(self, path: Sequence[int], costs: Sequence[int]) -> Candidate:
+        """The composition that takes network ``path[k]`` in stage k."""
+        blocks = tuple(self.blocks[stage][item] for stage, item in enumerate(path))
+        whole = "network" if len(path) == len(self.blocks) else "truncated"
+        kind = whole if len(set(path)) == 1 else "assembly"
+        return Candidate(blocks, kind, int(costs[0]), int(costs[1]))
+
+
+def cost_table(
+    blocks: Sequence[Sequence[BlockReference]],
+    block_costs: Callable[[BlockReference], Costs],
+    adapter_costs: Callable[[BlockReference, BlockReference], Costs],
+    ending_costs: Callable[[BlockReference], Costs],
+) -> CostTable:
+    """Fills the tables, once per block and pair of blocks.
+
+    Args:
+        blocks: K rows of N references, one row per stage, networks in the same order in each.
+        block_costs: Of one block at its native input.
+        adapter_costs: From the end of one block to the start of another network's block of the next stage; consecutive
+            blocks of one network need none.
+        ending_costs: Neck and head of a composition that ends with this block.
+    """
+    rows = tuple(tuple(BlockReference(*block) for block in row) for row in blocks)
+    shape = (2, len(rows), len(rows[0]))
+    unary, tail = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    pairwise = np.zeros((2, shape[1] - 1, shape[2], shape[2]), np.int64)
+    for stage, row in enumerate(rows):
+        for i, block in enumerate(row):
+            unary[:, stage, i] = _integers(block_costs(block))
+            tail[:, stage, i] = _integers(ending_costs(block))
+            for j, following in enumerate(rows[stage + 1] if stage + 1 < len(rows) else ()):
+                if i != j:
+                    pairwise[:, stage, i, j] = _integers(adapter_costs(block, following))
+                else:
+                    assert (block.network, block.stop) == (following.network, following.start), "stages leave a gap"
+    return CostTable(rows, PathCosts(unary, pairwise, tail))
+
+
+def _integers(costs: Costs) -> tuple[int, int]:
+    return costs.num_params, costs.macs
+
+
+def partition_blocks(cuts: Mapping[str, Sequence[int]]) -> tuple[tuple[BlockReference, ...], ...]:
+    """The K x N blocks of a partition given as cuts ``(0, c1, ..., L - 1)`` of every network."""
+    assert len({len(positions) for positions in cuts.values()}) == 1, "every network is cut into K blocks"
+    by_network = [[BlockReference(name, *pair) for pair in pairwise(positions)] for name, positions in cuts.items()]
+    return tuple(zip(*by_network, strict=True))
+
+
+def list_candidates(table: CostTable, budget: Budget, max_candidates: int = 1_000_000) -> list[Candidate]:
+    """Every composition that fits the budget: shorter ones first, then in the order of the networks.
+
+    Raises:
+        UserError: Nothing fits (names the limit that binds and the nearest that would fit), or more than
+            ``max_candidates`` compositions do.
+    """
+    low, high = budget.bounds()
+    found: list[Paths] = []
+    count = 0
+    for length in range(1, table.costs.num_stages + 1):
+        for paths in feasible_paths(table.costs, low, high, length):
+            count += len(paths)
+            if count > max_candidates:
+                raise UserError(
+                    f"more than {max_candidates:,} compositions fit {budget}: narrow it, e.g. type budget.min_macs=... "
+                    "budget.max_macs=..., or take fewer networks or stages"
+                )
+            found.append(paths)
+    if not count:
+        raise UserError(_infeasible(table, budget))
+    return [
+        table.candidate(path, costs)
+        for paths in found
+        for path, costs in zip(paths.items.tolist(), paths.costs.T.tolist(), strict=True)
+    ]
+
+
+def _infeasible(table: CostTable, budget: Budget) -> str:
+    """One line: the limits that bind and the nearest composition that would fit, exact.
+
+    Lifting one limit may be enough (all such ways are named). Otherwise every composition breaks exactly one limit of
+    each unit, and the pair of limits whose relative excess is least is named.
+    """
+    single = [fix for name in budget.limits() if (fix := _nearest(table, budget, [name]))]
+    by_unit = [[name for name in budget.limits() if name.endswith(unit)] for unit in ("params", "macs")]
+    fixes = single or [min(fix for names in product(*by_unit) if (fix := _nearest(table, budget, names)))]
+    ways = " or ".join(" ".join(f"budget.{name}={value}" for name, value in fix.limits.items()) for fix in fixes)
+    nearest = fixes[0].candidate
+    return (
+        f"no composition fits {budget}: the nearest is {nearest.composition} with {nearest.num_params:,} params and "
+        f"{nearest.macs:,} macs; type {ways}"
+    )
+
+
+@dataclass(frozen=True, order=True)
+class _Fix:
+    excess: float
+    candidate: Candidate = field(compare=False)
+    limits: dict[str, int] = field(compare=False)
+
+
+def _nearest(table: CostTable, budget: Budget, names: Sequence[str]) -> _Fix | None:
+    """The composition nearest to the named limits (at most one per unit) among those that fit all other limits."""
+    limits = budget.limits()
+    weights, at_limits = [0.0, 0.0], 0.0
+    for name in names:
+        sign = 1 if name.startswith("max") else -1
+        scale = 1 if len(names) == 1 else max(limits[name], 1)
+        weights[name.endswith("macs")] = sign / scale
+        at_limits += sign * limits[name] / scale
+    found = best_path(table.costs, *budget.without(names).bounds(), table.costs.combined(weights))
+    if found is None:
+        return None
+    excess, path = found
+    candidate = table.candidate(path, table.costs.total(path))
+    values = {name: candidate.num_params if name.endswith("params") else candidate.macs for name in names}
+    return _Fix(excess - at_limits, candidate, values)
