@@ -1,0 +1,201 @@
+"""Who receives and who gives: the target with the most wanted classes, and an exact minimum cover of the rest.
+
+Source: Partial Network Cloning (arXiv 2303.10597), steps 1 and 2 of its framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from zoo.errors import UserError
+from zoo.records import neighbours
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What selection knows of a network.
+
+    Attributes:
+        name: Its name in the zoo.
+        classes: Names of its outputs.
+        accuracy: On its own task, in percent; 0 where nobody measured it.
+        num_params: Its parameters, for the last tie.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    accuracy: float = 0.0
+    num_params: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network that gives, and the classes it gives."""
+
+    network: str
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The target with the classes it keeps, and the sources; together they hold every wanted class exactly once."""
+
+    target: str
+    kept: tuple[str, ...]
+    sources: tuple[Source, ...]
+
+    @property
+    def cloned(self) -> tuple[str, ...]:
+        """The classes of all sources."""
+        return tuple(name for source in self.sources for name in source.classes)
+
+
+def select(
+    candidates: Sequence[Candidate],
+    classes: Sequence[str],
+    *,
+    cloned: Sequence[str] = (),
+    target: str | None = None,
+    sources: Sequence[str] = (),
+) -> Selection:
+    """Chooses the target and the fewest sources.
+
+    The target knows the most of ``classes``. Among those that tie, the one needing the fewest sources wins, then the
+    one with the fewest superfluous classes, the higher accuracy, the fewer parameters; ties between sets of sources are
+    broken likewise. A class that several chosen sources know goes to the most accurate of them.
+
+    Args:
+        candidates: The zoo.
+        classes: The wanted classes; all but those that the target knows are cloned.
+        cloned: If given, ``classes`` are those wanted of the target and these the ones wanted of the sources.
+        target: Fixes the target.
+        sources: Restricts the sources to these networks; all may be used if empty.
+
+    Raises:
+        UserError: Lists that are empty, repeat or overlap; a name or class nobody knows; a source that is the target;
+            a target that already knows everything or nothing.
+    """
+    by_name = {candidate.name: candidate for candidate in candidates}
+    _check(by_name, classes, cloned, target, sources)
+    givers = [by_name[name] for name in sources] if sources else list(candidates)
+    if cloned:
+        receivers = [c for c in ([by_name[target]] if target else candidates) if set(classes) <= set(c.classes)]
+        if not receivers:
+            raise UserError(
+                f"task.classes={_list(classes)} with task.cloned: no "
+                f"{'single network' if target is None else repr(target)} knows them all; leave task.cloned out"
+            )
+    else:
+        overlap = {c.name: len(set(classes) & set(c.classes)) for c in candidates if target in (None, c.name)}
+        most = max(overlap.values())
+        if most == 0:
+            raise UserError(f"task.target={target} knows none of task.classes={_list(classes)}; leave task.target out")
+        receivers = [by_name[name] for name, size in overlap.items() if size == most]
+
+    found, refusals = [], []
+    for receiver in receivers:
+        missing = tuple(cloned) or tuple(name for name in classes if name not in receiver.classes)
+        if not missing:
+            refusals.append(
+                f"task.classes={_list(classes)}: {receiver.name!r} knows them all and nothing is to be cloned; "
+                "fix another task.target, or take it as it is with method=baseline"
+            )
+            continue
+        others = [giver for giver in givers if giver.name != receiver.name]
+        cover = minimum_cover(others, missing)
+        if cover is None:
+            lost = [name for name in missing if not any(name in giver.classes for giver in others)]
+            refusals.append(
+                f"classes {_list(lost)} are known to no source for target {receiver.name!r}; "
+                f"sources allowed: {', '.join(giver.name for giver in others) or 'none'} (task.sources)"
+            )
+            continue
+        found.append((receiver, missing, cover))
+    if not found:
+        raise UserError(refusals[0])
+
+    def rank(option: tuple[Candidate, tuple[str, ...], tuple[Candidate, ...]]) -> tuple[int, ...]:
+        receiver, _, cover = option
+        return len(cover), len(set(receiver.classes) - set(classes)), -_points(receiver), receiver.num_params
+
+    receiver, missing, cover = min(found, key=rank)
+    return Selection(receiver.name, tuple(name for name in classes if name in receiver.classes), assign(cover, missing))
+
+
+def minimum_cover(candidates: Sequence[Candidate], wanted: Sequence[str]) -> tuple[Candidate, ...] | None:
+    """The fewest candidates that know all ``wanted`` classes, exactly; ``None`` if there is no cover.
+
+    Ties: fewer superfluous classes (summed over the chosen), higher summed accuracy, fewer parameters, zoo order.
+    Dynamic programming over the sets of classes still uncovered, branching on the one that the fewest candidates know.
+    """
+    wanted_set = set(wanted)
+    useful = [c for c in candidates if wanted_set & set(c.classes)]
+    bits = {name: 1 << i for i, name in enumerate(wanted)}
+    covers = [sum(bits[name] for name in set(c.classes) & wanted_set) for c in useful]
+    costs = [(1, len(set(c.classes) - wanted_set), -_points(c), c.num_params) for c in useful]
+    knowers = {bit: [i for i, cover in enumerate(covers) if cover & bit] for bit in bits.values()}
+    if not all(knowers.values()):
+        return None
+
+    @cache
+    def best(uncovered: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The least cost of covering the rest, and the candidates that reach it."""
+        if not uncovered:
+            return (0, 0, 0, 0), ()
+        branch = min((bit for bit in knowers if bit & uncovered), key=lambda bit: len(knowers[bit]))
+        options = []
+        for i in knowers[branch]:
+            cost, others = best(uncovered & ~covers[i])
+            total = tuple(mine + theirs for mine, theirs in zip(costs[i], cost, strict=True))
+            options.append((total, tuple(sorted((i, *others)))))
+        return min(options)
+
+    return tuple(useful[i] for i in best(sum(bits.values()))[1])
+
+
+def assign(cover: Iterable[Candidate], classes: Sequence[str]) -> tuple[Source, ...]:
+    """Gives each class to the most accurate network of the cover that knows it."""
+    cover = list(cover)
+    owner = {name: max((c for c in cover if name in c.classes), key=_points).name for name in classes}
+    sources = (Source(c.name, tuple(name for name in classes if owner[name] == c.name)) for c in cover)
+    return tuple(source for source in sources if source.classes)
+
+
+def _check(
+    by_name: dict[str, Candidate],
+    classes: Sequence[str],
+    cloned: Sequence[str],
+    target: str | None,
+    sources: Sequence[str],
+) -> None:
+    if not classes:
+        raise UserError("task.classes=[] is empty; name the wanted ones: task.classes=[cat,dog]")
+    for key, names in (("classes", classes), ("cloned", cloned), ("sources", sources)):
+        repeated = sorted({name for name in names if list(names).count(name) > 1})
+        if repeated:
+            raise UserError(f"task.{key}={_list(names)} gives {', '.join(repeated)} more than once")
+    both = [name for name in classes if name in cloned]
+    if both:
+        raise UserError(f"task.classes and task.cloned overlap in {', '.join(both)}; leave each class in one of them")
+    for key, names in (("target", [target] if target else []), ("sources", sources)):
+        for name in names:
+            if name not in by_name:
+                raise UserError(f"task.{key}: the zoo has no network {name!r}: {neighbours(name, by_name)}")
+    if target in sources:
+        raise UserError(f"task.sources={_list(sources)} holds the target {target}; a network cannot give to itself")
+    known = dict.fromkeys(name for candidate in by_name.values() for name in candidate.classes)
+    unknown = [name for name in (*classes, *cloned) if name not in known]
+    if unknown:
+        raise UserError(f"task.classes={_list(unknown)}: unknown to every network of the zoo; it knows {_list(known)}")
+
+
+def _points(candidate: Candidate) -> int:
+    """Accuracy in thousandths of a percent: sums of whole numbers compare exactly."""
+    return round(candidate.accuracy * 1000)
+
+
+def _list(names: Iterable[str], limit: int = 20) -> str:
+    names = list(names)
+    return "[" + ",".join(names[:limit]) + (f",... ({len(names)} in all)" if len(names) > limit else "") + "]"
