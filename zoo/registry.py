@@ -1,0 +1,139 @@
+"""Zoos by name: YAML files of entries, and entries spelt out in one word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import timm
+import torchvision
+
+from zoo.entries import InputSpec, ZooEntry, require_architecture
+from zoo.errors import UserError
+from zoo.files import read_yaml
+from zoo.records import from_plain, neighbours, to_plain
+from zoo.weights import PROJECT_ROOT
+
+ZOO_FOLDER = PROJECT_ROOT / "conf" / "zoo"
+
+
+class Zoo(Mapping[str, ZooEntry]):
+    """Entries by name, in the order they were given."""
+
+    def __init__(self, name: str, entries: Iterable[ZooEntry]) -> None:
+        self.name = name
+        self._entries = {entry.name: entry for entry in entries}
+
+    def __getitem__(self, name: str) -> ZooEntry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entry(self, name: str) -> ZooEntry:
+        """The entry of that name; a name the zoo lacks is a `UserError` that lists what it has."""
+        if name not in self._entries:
+            raise UserError(f"zoo {self.name} has no network {name!r}: {neighbours(name, self)}")
+        return self._entries[name]
+
+
+def read_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
+    """A zoo out of a YAML file, or out of a mapping with the same fields (`name`, `input`, `networks`).
+
+    A network of timm or torchvision without `input` gets the preprocessing of its published weights.
+
+    Raises:
+        UserError: Unknown or missing field, value of another type, no network, no `input` where none can be looked up.
+    """
+    content, where = (source, "zoo") if isinstance(source, Mapping) else (read_yaml(source), str(source))
+    unknown = [str(key) for key in content if key not in _FIELDS]
+    if unknown:
+        raise UserError(f"{where}: unknown field {unknown[0]!r}: {neighbours(unknown[0], _FIELDS)}")
+    networks = content.get("networks")
+    if not isinstance(networks, Mapping) or not networks:
+        raise UserError(f"{where}: `networks` holds no network; give at least one under its name")
+    entries = [_read_entry(str(name), fields, content.get("input"), where) for name, fields in networks.items()]
+    return Zoo(str(content.get("name", "zoo")), entries)
+
+
+def find_entry(text: str) -> ZooEntry:
+    """The entry that a word names.
+
+    Args:
+        text: `timm:NAME`, `torchvision:NAME` or `module:factory` (random weights), or the name of a network in one
+            of the zoos of `conf/zoo`, as `ZOO/NAME` where two zoos have one of that name.
+
+    Raises:
+        UserError: Nothing has that name; near names are told.
+    """
+    source, colon, name = text.partition(":")
+    if source in ("timm", "torchvision"):
+        return ZooEntry(name=name or text, source=source, model=name, input=published_input(source, name, {}))
+    if colon:
+        return ZooEntry(name=text, source=text, input=_IMAGENET)
+    zoos = [read_zoo(path) for path in sorted(ZOO_FOLDER.glob("*.yaml"))]
+    entries = {f"{zoo.name}/{name}": entry for zoo in zoos for name, entry in zoo.items()}
+    found = [key for key in entries if key == text or key.rpartition("/")[2] == text]
+    if len(found) > 1:
+        raise UserError(f"several zoos have a network {text!r}; write one of {', '.join(found)}")
+    if not found:
+        names = neighbours(text, (name for zoo in zoos for name in zoo))
+        raise UserError(f"no network {text!r} in {ZOO_FOLDER}: {names}; or timm:NAME, torchvision:NAME, module:factory")
+    return entries[found[0]]
+
+
+def published_input(source: str, model: str, kwargs: Mapping[str, Any]) -> InputSpec:
+    """The preprocessing published with an architecture's weights; its size and channels follow `kwargs` if given.
+
+    Other numbers of channels than three get the mean over the published channels.
+    """
+    require_architecture(source, model, model)
+    published = _timm_input(model) if source == "timm" else _torchvision_input(model)
+    channels = kwargs.get("in_chans", published.channels)
+    size = kwargs.get("img_size", (published.height, published.width))
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    spec = replace(published, height=height, width=width)
+    if channels == published.channels:
+        return spec
+    mean, std = (round(fmean(values), 4) for values in (published.mean, published.std))
+    return replace(spec, channels=channels, mean=(mean,) * channels, std=(std,) * channels)
+
+
+def _read_entry(name: str, fields: Any, default_input: Any, where: str) -> ZooEntry:
+    where = f"{where}: {name}"
+    if not isinstance(fields, Mapping):
+        raise UserError(f"{where}: expected a mapping of fields, got {fields!r}")
+    kwargs = fields.get("kwargs", {})
+    if not isinstance(kwargs, Mapping):
+        raise UserError(f"{where}: kwargs: got {kwargs!r}, expected a mapping of arguments")
+    source, model = fields.get("source"), fields.get("model")
+    given = fields.get("input", default_input)
+    if given is None and source in ("timm", "torchvision") and isinstance(model, str):
+        given = to_plain(published_input(source, model, kwargs))
+    plain = {"name": name, **fields, "kwargs": {}}
+    if given is not None:
+        plain["input"] = given
+    return replace(from_plain(ZooEntry, plain, where), kwargs=dict(kwargs))
+
+
+def _timm_input(model: str) -> InputSpec:
+    published = timm.get_pretrained_cfg(model)
+    channels, height, width = published.input_size
+    interpolation = published.interpolation
+    return InputSpec(channels, height, width, tuple(published.mean), tuple(published.std), interpolation)
+
+
+def _torchvision_input(model: str) -> InputSpec:
+    published = torchvision.models.get_model_weights(model).DEFAULT.transforms()
+    (side,) = published.crop_size
+    return InputSpec(3, side, side, tuple(published.mean), tuple(published.std), published.interpolation.value)
+
+
+_FIELDS = ("name", "input", "networks")
+_IMAGENET = InputSpec(3, 224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")
