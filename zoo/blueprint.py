@@ -171,7 +171,7 @@ def read_blueprint(path: str | Path, *kinds: type[Blueprint]) -> Blueprint:
         raise UserError(f"{path}: format {version!r} is not supported; expected {FORMAT}")
     by_method = {_method(kind): kind for kind in kinds or (ReassemblyBlueprint,)}
     method = plain.get("method")
-    if method not in by_method:
+    if method not in list(by_method):  # a list: what was read may not be hashable
         raise UserError(f"{path}: method {method!r} is not supported here; expected {' or '.join(by_method)}")
     return records.from_plain(by_method[method], plain, where=str(path))
 

@@ -32,7 +32,7 @@ def to_plain(value: Any) -> Any:
 def from_plain(kind: type[Record], value: Any, where: str) -> Record:
     """Build the dataclass ``kind`` from plain data, recursively.
 
-    Understands str, int, float, bool, None, ``Literal``, unions, ``tuple[X, ...]``, ``tuple[X, Y]``,
+    Understands str, int, float, bool, None, ``Any``, ``Literal``, unions, ``tuple[X, ...]``, ``tuple[X, Y]``,
     ``Mapping[str, X]`` and dataclasses.
 
     Args:
@@ -57,6 +57,8 @@ def neighbours(name: str, known: Iterable[str]) -> str:
 
 
 def _convert(kind: Any, value: Any, place: str) -> Any:
+    if kind is Any:
+        return value
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return _convert_union(arguments, value, place)
@@ -107,6 +109,9 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, place: str) -> tuple[
 
 
 def _convert_union(choices: tuple[Any, ...], value: Any, place: str) -> Any:
+    choices = tuple(kind for kind in choices if kind is not types.NoneType or value is None)
+    if len(choices) == 1:
+        return _convert(choices[0], value, place)
     refusals = []
     for kind in choices:
         try:
@@ -115,7 +120,7 @@ def _convert_union(choices: tuple[Any, ...], value: Any, place: str) -> Any:
             if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
                 raise  # the message about its field says more than "expected a mapping"
             refusals.append(str(error).rpartition("expected ")[2])
-    raise _refusal(place, value, " or ".join(refusal for refusal in refusals if refusal != "nothing"))
+    raise _refusal(place, value, " or ".join(refusals))
 
 
 def _refusal(place: str, value: Any, expected: str) -> UserError:
