@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise, product
-from typing import NamedTuple
 
 import numpy as np
 
 from reassembly.enumeration import PathCosts, Paths, best_path, feasible_paths
+from zoo.blueprint import BlockSpec
 from zoo.costs import Costs
 from zoo.errors import UserError
 
@@ -68,17 +68,6 @@ class Budget:
         return " ".join(f"budget.{name}={value}" for name, value in self.limits().items()) or "an open budget"
 
 
-class BlockReference(NamedTuple):
-    """Nodes ``start .. stop - 1`` of one network of the zoo."""
-
-    network: str
-    start: int
-    stop: int
-
-    def __str__(self) -> str:
-        return f"{self.network}[{self.start}:{self.stop}]"
-
-
 @dataclass(frozen=True)
 class Candidate:
     """A composition and its exact costs, head included.
@@ -88,14 +77,15 @@ class Candidate:
         kind: ``network`` (all K blocks of one network), ``truncated`` (its first m < K), or ``assembly``.
     """
 
-    blocks: tuple[BlockReference, ...]
+    blocks: tuple[BlockSpec, ...]
     kind: str
     num_params: int
     macs: int
 
     @property
     def composition(self) -> str:
-        return " + ".join(map(str, self.blocks))
+        """For the reader, e.g. ``resnet18[0:5] + vit_tiny[7:13]``: nodes from the first up to, without, the second."""
+        return " + ".join(f"{block.network}[{block.nodes[0]}:{block.nodes[1]}]" for block in self.blocks)
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,7 @@ class CostTable:
         costs: Parameters and MACs (C = 2), int64.
     """
 
-    blocks: tuple[tuple[BlockReference, ...], ...]
+    blocks: tuple[tuple[BlockSpec, ...], ...]
     costs: PathCosts
 
     def candidate(self, path: Sequence[int], costs: Sequence[int]) -> Candidate:
@@ -119,10 +109,10 @@ class CostTable:
 
 
 def cost_table(
-    blocks: Sequence[Sequence[BlockReference]],
-    block_costs: Callable[[BlockReference], Costs],
-    adapter_costs: Callable[[BlockReference, BlockReference], Costs],
-    ending_costs: Callable[[BlockReference], Costs],
+    blocks: Sequence[Sequence[BlockSpec]],
+    block_costs: Callable[[BlockSpec], Costs],
+    adapter_costs: Callable[[BlockSpec, BlockSpec], Costs],
+    ending_costs: Callable[[BlockSpec], Costs],
 ) -> CostTable:
     """Fills the tables, once per block and pair of blocks.
 
@@ -133,7 +123,7 @@ def cost_table(
             blocks of one network need none.
         ending_costs: Neck and head of a composition that ends with this block.
     """
-    rows = tuple(tuple(BlockReference(*block) for block in row) for row in blocks)
+    rows = tuple(tuple(row) for row in blocks)
     shape = (2, len(rows), len(rows[0]))
     unary, tail = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     pairwise = np.zeros((2, shape[1] - 1, shape[2], shape[2]), np.int64)
@@ -145,7 +135,7 @@ def cost_table(
                 if i != j:
                     pairwise[:, stage, i, j] = _integers(adapter_costs(block, following))
                 else:
-                    assert (block.network, block.stop) == (following.network, following.start), "stages leave a gap"
+                    assert following.continues(block), "stages leave a gap"
     return CostTable(rows, PathCosts(unary, pairwise, tail))
 
 
@@ -153,10 +143,10 @@ def _integers(costs: Costs) -> tuple[int, int]:
     return costs.num_params, costs.macs
 
 
-def partition_blocks(cuts: Mapping[str, Sequence[int]]) -> tuple[tuple[BlockReference, ...], ...]:
+def partition_blocks(cuts: Mapping[str, Sequence[int]]) -> tuple[tuple[BlockSpec, ...], ...]:
     """The K x N blocks of a partition given as cuts ``(0, c1, ..., L - 1)`` of every network."""
     assert len({len(positions) for positions in cuts.values()}) == 1, "every network is cut into K blocks"
-    by_network = [[BlockReference(name, *pair) for pair in pairwise(positions)] for name, positions in cuts.items()]
+    by_network = [[BlockSpec(name, pair) for pair in pairwise(positions)] for name, positions in cuts.items()]
     return tuple(zip(*by_network, strict=True))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from reassembly import enumeration
-from reassembly.assembly import BlockReference, Budget, cost_table, list_candidates, partition_blocks
+from reassembly.assembly import Budget, cost_table, list_candidates, partition_blocks
+from zoo.blueprint import BlockSpec
 from zoo.costs import Costs
 from zoo.errors import UserError
 
@@ -28,7 +29,7 @@ def fake_table(num_networks: int, num_stages: int, seed: int = 0, largest: int =
         blocks, lambda b: drawn("block", b), lambda a, b: drawn("adapter", a, b), lambda b: drawn("end", b)
     )
 
-    def by_hand(path: tuple[BlockReference, ...]) -> tuple[int, int]:
+    def by_hand(path: tuple[BlockSpec, ...]) -> tuple[int, int]:
         parts = [drawn("block", b) for b in path] + [drawn("end", path[-1])]
         parts += [drawn("adapter", a, b) for a, b in pairwise(path) if a.network != b.network]
         return sum(part.num_params for part in parts), sum(part.macs for part in parts)

@@ -1,0 +1,61 @@
+"""Proxies: scores of untuned candidates, one pure function each, and the registry of their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reassembly.proxies.base import Evidence, Proxy
+from reassembly.proxies.controls import MACS, PARAMS, RANDOM
+from reassembly.proxies.logme import LOGME
+from reassembly.proxies.naswot import NASWOT
+from reassembly.proxies.ridge import RIDGE
+from zoo.errors import UserError
+
+__all__ = ["PROXIES", "Evidence", "Proxy", "ProxySettings", "find_proxy"]
+
+PROXIES = {proxy.name: proxy for proxy in (RIDGE, LOGME, NASWOT, PARAMS, MACS, RANDOM)}
+
+
+@dataclass(frozen=True)
+class ProxySettings:
+    """How candidates are scored.
+
+    Attributes:
+        name: The proxy that ranks them.
+        also: Further proxies to report beside it.
+        num_draws: Draws of the random adapters over which scores are averaged.
+        adapters: ``random`` (scaled to the moments that the next block knows from home) or ``closed_form``.
+        num_images: Training images to score on, at most; None takes all.
+        batch_size: Images per forward pass; NASWOT sees the first batch only.
+
+    Raises:
+        UserError: A value that is not allowed.
+    """
+
+    name: str = "ridge"
+    also: tuple[str, ...] = ()
+    num_draws: int = 3
+    adapters: str = "random"
+    num_images: int | None = 300
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.also):
+            find_proxy(name)
+        if self.adapters not in ("random", "closed_form"):
+            raise UserError(f"proxy.adapters={self.adapters}: allowed are random and closed_form")
+        for key, least in (("num_draws", 1), ("num_images", 2), ("batch_size", 2)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise UserError(f"proxy.{key}={value}: allowed is {least} or more; type e.g. proxy.{key}={least}")
+
+
+def find_proxy(name: str) -> Proxy:
+    """The proxy of that name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in PROXIES:
+        raise UserError(f"proxy.name={name} is unknown: allowed are {', '.join(PROXIES)}; type e.g. proxy=ridge")
+    return PROXIES[name]

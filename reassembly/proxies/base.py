@@ -1,0 +1,52 @@
+"""What a proxy sees of a candidate, and what it must say of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from reassembly.assembly import Candidate
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One untuned candidate on the probe images, for one draw of its random adapters.
+
+    Attributes:
+        candidate: Its blocks and costs.
+        labels: (n,) int64.
+        num_classes: C.
+        seed: Of the search.
+        features: (n, d) float32, pooled as the head would get them; only for proxies that need ``features``.
+        code_kernel: (b, b) float64, how many activation units agree between two images of the first batch, summed over
+            the path; only for proxies that need ``codes``.
+    """
+
+    candidate: Candidate
+    labels: Tensor
+    num_classes: int
+    seed: int
+    features: Tensor | None = None
+    code_kernel: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A score of untuned candidates that is to rank them as tuning would.
+
+    Attributes:
+        name: Of the column in the table of candidates.
+        score: Pure function of the evidence; scores are averaged over the draws of the adapters.
+        cost: What one score costs, in one line.
+        higher_is_better: Which end of the scores is picked.
+        needs: ``features``, ``codes`` or neither; what nobody needs is not computed.
+    """
+
+    name: str
+    score: Callable[[Evidence], float]
+    cost: str
+    higher_is_better: bool = True
+    needs: frozenset[Literal["features", "codes"]] = field(default_factory=frozenset)

@@ -1,0 +1,191 @@
+"""Each proxy against its definition, written out the slow way."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import timm
+import torch
+from scipy.optimize import minimize
+from torch import nn
+from torch.nn.functional import one_hot
+
+from reassembly.proxies import PROXIES, ProxySettings, find_proxy
+from reassembly.proxies.controls import random_score
+from reassembly.proxies.logme import logme_score
+from reassembly.proxies.naswot import DIAGONAL, CodeRecorder, code_kernel, naswot_score
+from reassembly.proxies.ridge import ridge_score
+from tuning.ridge import RIDGES
+from zoo.errors import UserError
+
+
+def draw(n: int, d: int, num_classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % num_classes
+    centres = torch.randn(num_classes, d, generator=generator)
+    return centres[labels] + 2 * torch.randn(n, d, generator=generator) + 3, labels
+
+
+# ---- ridge
+
+
+def refit_without(features, labels, num_classes, left_out, ridge):
+    """Predicts one sample from a ridge fit on all the others (at the scale of all)."""
+    x = ((features - features.mean(0)) / features.std(0, correction=0)).double()
+    y = one_hot(labels, num_classes).double()
+    rest = [i for i in range(len(x)) if i != left_out]
+    centre, prior = x[rest].mean(0), y[rest].mean(0)
+    z = x[rest] - centre
+    weight = torch.linalg.solve(z.T @ z + ridge * torch.eye(x.shape[1]).double(), z.T @ (y[rest] - prior))
+    return (x[left_out] - centre) @ weight + prior
+
+
+@pytest.mark.parametrize(("n", "d"), [(24, 7), (16, 30)])
+def test_ridge_equals_an_explicit_leave_one_out_loop(n, d):
+    features, labels = draw(n, d, 3)
+    targets = one_hot(labels, 3).double()
+    by_ridge = []
+    for ridge in RIDGES:
+        predictions = torch.stack([refit_without(features, labels, 3, i, ridge) for i in range(n)])
+        accuracy = (predictions.argmax(1) == labels).double().mean().item()
+        by_ridge.append(((predictions - targets).square().mean().item(), accuracy))
+    error, accuracy = min(by_ridge)
+    assert ridge_score(features, labels, 3) == pytest.approx(accuracy - error / (1 + error) / n, abs=1e-9)
+
+
+def test_ridge_prefers_accuracy_first_and_the_smaller_error_at_equal_accuracy():
+    features, labels = draw(60, 5, 2)
+    noise = torch.randn(60, 1, generator=torch.Generator().manual_seed(1))
+    clear, blurred = (torch.cat([labels[:, None] + level * noise, features], 1) for level in (0.01, 0.1))
+    scores = [ridge_score(x, labels, 2) for x in (clear, blurred, features)]
+    assert min(scores[:2]) > 1 - 1 / 60
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == 3
+
+
+# ---- LogME
+
+
+def log_evidence(alpha: float, beta: float, f: np.ndarray, y: np.ndarray) -> float:
+    """log N(y; 0, I / beta + F F' / alpha), the definition."""
+    covariance = np.eye(len(y)) / beta + f @ f.T / alpha
+    _, logdet = np.linalg.slogdet(covariance)
+    return -0.5 * (len(y) * math.log(2 * math.pi) + logdet + y @ np.linalg.solve(covariance, y))
+
+
+@pytest.mark.parametrize(("n", "d", "copies"), [(40, 6, 1), (20, 6, 5)])
+def test_logme_equals_the_evidence_maximised_by_brute_force(n, d, copies):
+    features, labels = draw(n, d, 3, seed=1)
+    features = features.repeat(1, copies)
+    f, targets = features.double().numpy(), one_hot(labels, 3).double().numpy()
+    best = []
+    for y in targets.T:
+        starts = [(a, b) for a in (-4.0, 0.0, 4.0) for b in (-1.0, 3.0)]
+        results = [
+            minimize(lambda p, y=y: -log_evidence(*np.exp(p), f, y), start, method="Nelder-Mead") for start in starts
+        ]
+        best.append(-min(result.fun for result in results) / n)
+    assert logme_score(features, labels, 3) == pytest.approx(np.mean(best), abs=2e-4)
+
+
+def test_logme_prefers_features_that_tell_the_labels():
+    features, labels = draw(80, 10, 4)
+    shuffled = labels[torch.randperm(80, generator=torch.Generator().manual_seed(0))]
+    assert logme_score(features, labels, 4) > logme_score(features, shuffled, 4)
+
+
+def test_logme_is_finite_on_constant_and_duplicated_features():
+    features, labels = draw(30, 4, 3)
+    features = torch.cat([features, features, torch.zeros(30, 3), torch.ones(30, 2)], 1)
+    assert math.isfinite(logme_score(features, labels, 3))
+    assert math.isfinite(logme_score(torch.zeros(30, 5), labels, 3))
+
+
+# ---- NASWOT
+
+
+def two_products(outputs: torch.Tensor) -> torch.Tensor:
+    """The published form: units both on plus units both off."""
+    on = (outputs.flatten(1) > 0).double()
+    return on @ on.T + (1 - on) @ (1 - on).T
+
+
+ACTIVATIONS = [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.LeakyReLU(0.1), nn.ELU(), nn.GELU(), nn.GELU("tanh")]
+ACTIVATIONS += [nn.SiLU(), nn.SiLU(inplace=True), nn.Hardswish(), nn.Mish(), nn.PReLU()]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_naswot_equals_the_published_two_products_over_all_activations(activation):
+    torch.manual_seed(0)
+    layers = nn.ModuleList([nn.Conv2d(3, 8, 3), activation, nn.Conv2d(8, 16, 3), activation])
+    x = torch.randn(6, 3, 9, 7)
+    with torch.inference_mode(), CodeRecorder() as recorder:
+        nn.Sequential(*layers)(x)
+    expected = torch.zeros(6, 6).double()
+    with torch.no_grad():
+        for layer in layers:
+            if layer is activation:
+                expected += two_products(x)  # the sign of what comes in
+            x = layer(x.clone())
+    assert torch.equal(recorder.kernel, expected)
+    sign, logdet = np.linalg.slogdet(expected.numpy() + DIAGONAL * np.eye(6))
+    assert sign == 1
+    assert naswot_score(recorder.kernel) == pytest.approx(logdet, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "mixer_s32_224", "mobilenetv3_small_050"])
+def test_naswot_sees_the_units_of_every_family(name):
+    network = timm.create_model(name, pretrained=False).eval()
+    seen = []
+    activations = [m for m in network.modules() if type(m).__name__ in ("ReLU", "GELU", "Hardswish")]
+    for module in activations:
+        module.register_forward_hook(lambda _m, _i, out: seen.append(code_kernel(out)))
+    with torch.inference_mode(), CodeRecorder() as recorder:
+        network(torch.randn(3, 3, 224, 224, generator=torch.Generator().manual_seed(0)))
+    assert seen
+    assert torch.equal(recorder.kernel, sum(seen))
+
+
+def test_naswot_of_equal_images_is_low_but_finite():
+    x = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    twins = torch.cat([x[:3], x[:1]])
+    assert math.isfinite(naswot_score(code_kernel(twins)))
+    assert naswot_score(code_kernel(twins)) < naswot_score(code_kernel(x))
+    assert naswot_score(None) == -math.inf
+
+
+# ---- controls, registry, settings
+
+
+def test_random_depends_on_composition_and_seed_alone():
+    assert random_score("a[0:3] + b[3:5]", 1) == random_score("a[0:3] + b[3:5]", 1) == pytest.approx(0.5155, abs=0.5)
+    values = {random_score(text, seed) for text in ("a[0:3]", "b[0:3]") for seed in (0, 1)}
+    assert len(values) == 4
+    assert all(0 <= value < 1 for value in values)
+
+
+def test_every_proxy_states_its_name_needs_and_cost():
+    for name, proxy in PROXIES.items():
+        assert find_proxy(name) is proxy
+        assert proxy.cost
+        assert "\n" not in proxy.cost
+        assert proxy.needs <= {"features", "codes"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "naswto"}, "proxy.name=naswto is unknown: allowed are ridge, logme, naswot"),
+        ({"also": ("tse",)}, "tse is unknown"),
+        ({"adapters": "ridge"}, "proxy.adapters=ridge: allowed are random and closed_form"),
+        ({"num_draws": 0}, "proxy.num_draws=0: allowed is 1 or more"),
+        ({"num_images": 1}, "proxy.num_images=1"),
+        ({"batch_size": 1}, "proxy.batch_size=1"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        ProxySettings(**settings)
+    assert "\n" not in str(caught.value)
