@@ -54,8 +54,8 @@ class PartitionSettings:
                 raise UserError(f"partition.{name}={getattr(self, name)} is not allowed: it is at least {least}")
         if self.mode == "permutation" and self.num_blocks > MAX_PERMUTED_BLOCKS:
             raise UserError(
-                f"partition.mode=permutation with partition.num_blocks={self.num_blocks} is not allowed: its work grows "
-                f"as 2^num_blocks, type partition.num_blocks={MAX_PERMUTED_BLOCKS} or less, or partition.mode=stage"
+                f"partition.mode=permutation with partition.num_blocks={self.num_blocks} is not allowed: its work "
+                f"grows as 2^num_blocks, type partition.num_blocks={MAX_PERMUTED_BLOCKS} or less, or partition.mode=stage"
             )
 
 
@@ -147,10 +147,12 @@ def _check(similarity, features, networks, settings: PartitionSettings) -> None:
     assert len(features) == len(networks) > 0, "one name and one list of features per network"
     assert similarity.shape == (len(similarity),) * 2, "similarity is (M, M)"
     for name, indices in zip(networks, features, strict=True):
-        if len(indices) - 1 < settings.num_blocks:
+        length = len(indices) - 1
+        if length < settings.num_blocks:
+            way_out = f"type partition.num_blocks={length} or take it out of the zoo" if length else "take it out"
             raise UserError(
-                f"network {name!r} has {len(indices) - 1} nodes between stem and head, too few for "
-                f"{settings.num_blocks} blocks: type partition.num_blocks={max(len(indices) - 1, 1)} or less, or take it out of the zoo"
+                f"network {name!r} has {length} nodes between stem and head, too few for "
+                f"partition.num_blocks={settings.num_blocks}: {way_out}"
             )
     if not np.isfinite(similarity).all():
         raise UserError("the similarity matrix holds NaN or infinity: take the network it comes from out of the zoo")

@@ -148,7 +148,7 @@ class PartitionProblem:
     # -- solving -----------------------------------------------------------------------------------------------------
 
     def gains(self, centres: Sequence[int]) -> list[np.ndarray]:
-        """Per set the ``(B,)`` similarity of its blocks to the centre, whose own network can put no other block there."""
+        """Per set the ``(B,)`` similarity of its blocks to the centre, whose network can put no other block there."""
         result = []
         for arcs, centre in zip(self.sets, centres, strict=True):
             gain = arcs.similarity[:, centre].copy()

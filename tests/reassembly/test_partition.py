@@ -161,7 +161,8 @@ def test_even_blocks_differ_by_one_node_and_have_the_best_centres():
         sizes = np.diff([1, *cuts[1:]])
         assert sizes.max() - sizes.min() <= 1, network
     blocks = [
-        [(f[max(a - 1, 0)], f[b - 1]) for a, b in itertools.pairwise(c)] for f, c in zip(features, partition.cuts)
+        [(f[max(a - 1, 0)], f[b - 1]) for a, b in itertools.pairwise(c)]
+        for f, c in zip(features, partition.cuts, strict=True)
     ]
     best = 0.0
     for k in range(3):
@@ -218,7 +219,7 @@ def test_blocks_of_a_set_are_one_per_network():
 
 def test_too_short_a_network_is_named_with_the_override():
     similarity, features, names = instance(12, (5, 3))
-    with pytest.raises(UserError, match=r"network 'net1' has 3 nodes .* type partition\.num_blocks=3 or less"):
+    with pytest.raises(UserError, match=r"network 'net1' has 3 nodes .* type partition\.num_blocks=3 or take it out"):
         find_partition(similarity, features, names, PartitionSettings(num_blocks=4))
 
 
