@@ -133,8 +133,13 @@ def closed_form_adapter(
 
     Penalty and, with ``auto``, kernel size are those of least cross-validated error over images (see
     ``zoo.closed_form``); ``auto`` costs no more than 3, since the moments of the 1x1 are among those of the 3x3. Prefix
-    tokens become the mean of those at home. The norm of ``paper`` takes the statistics of the incoming features, and
-    its projection is fitted to the home features before their activation, that is through its exact inverse.
+    tokens become the mean of those at home.
+
+    The norm of ``paper`` takes the statistics of the incoming features. Its projection is fitted to the home features
+    with their negative values divided by the square root of the activation's slope: midway between no inverse, with
+    which the activation shrinks them, and the exact inverse, which gives their errors tenfold weight. Measured on the
+    embedded zoo, the outputs leave 0.77 of the variance unexplained, against 0.80 and 0.97. Values that are not
+    negative, as those after a ReLU, are the same in all three.
 
     Args:
         source: signal of ``inputs``.
@@ -165,7 +170,7 @@ def closed_form_adapter(
         x = norm(resize(to_grid(inputs[images], source), grid_of(target)))
         y = to_grid(targets[images], target)
         if kind == "paper":
-            y = torch.where(y < 0, y / NEGATIVE_SLOPE, y)
+            y = torch.where(y < 0, y / math.sqrt(NEGATIVE_SLOPE), y)
         moments.add(fold, x, y)
     solution = choose(moments, sizes)
 

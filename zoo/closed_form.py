@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Penalties, relative to the variance of a standardised incoming feature."""
 
 NUM_FOLDS = 4

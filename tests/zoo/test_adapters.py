@@ -153,16 +153,25 @@ def test_auto_finds_the_kernel_size_of_a_true_convolution(true_size, noise):
     assert alone.error == fit.error
 
 
-def test_paper_kind_inverts_its_own_activation():
-    source, target = Signal("NCHW", 4, (5, 5)), Signal("NLC", 3, (5, 5), num_prefix_tokens=1)
-    teacher = Adapter(source, target, kind="paper", generator=torch.Generator().manual_seed(1))
-    x = 3 + 2 * random(60, 4, 5, 5)
-    home = teacher(x).detach()
-    fit = closed_form_adapter(source, target, x, home, kind="paper")
-    assert fit.error < 1e-6
-    torch.testing.assert_close(fit.adapter.eval()(x), home, rtol=0, atol=0.02)
-    torch.testing.assert_close(fit.adapter.norm.running_mean, x.mean((0, 2, 3)))
-    torch.testing.assert_close(fit.adapter.norm.running_var, x.var((0, 2, 3)))
+def test_paper_kind_is_the_linear_solution_behind_a_norm_where_home_features_are_positive():
+    source, target = Signal("NCHW", 4, (6, 5)), Signal("NLC", 3, (3, 5), num_prefix_tokens=1)
+    x, home = 3 + 2 * random(20, 4, 6, 5), random(20, 16, 3, seed=1).relu()
+    linear = closed_form_adapter(source, target, x, home, kernel_size=1)
+    paper = closed_form_adapter(source, target, x, home, kind="paper")
+    assert paper.error == pytest.approx(linear.error, rel=1e-4)
+    expected = F.leaky_relu(linear.adapter(x)[:, 1:], 0.1)
+    torch.testing.assert_close(paper.adapter.eval()(x)[:, 1:], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(paper.adapter.norm.running_mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(paper.adapter.norm.running_var, x.var((0, 2, 3)))
+
+
+def test_paper_kind_allows_for_its_activation_on_negative_home_features():
+    signal = Signal("NCHW", 4, (6, 6))
+    x = random(60, 4, 6, 6)
+    home = F.leaky_relu(torch.einsum("oc,nchw->nohw", random(4, 4, seed=1), x), 0.1)
+    fitted = closed_form_adapter(signal, signal, x, home, kind="paper").adapter.eval()
+    unaware = F.leaky_relu(closed_form_adapter(signal, signal, x, home, kernel_size=1).adapter(x), 0.1)
+    assert (fitted(x) - home).square().mean() < 0.6 * (unaware - home).square().mean()
 
 
 def test_closed_form_prefix_is_the_mean_at_home():
