@@ -72,6 +72,12 @@ class TunableNetwork(nn.Module, ABC):
             keep_frozen_in_eval(self, self.trainable_modules(self._mode), norm_stats=self._norm_stats)
         return self
 
+    def trained_state(self) -> dict[str, Tensor]:
+        """The parameters and buffers that tuning may change, under their names in ``state_dict``; not copied."""
+        trained = trainable_submodules(self.trainable_modules(self._mode))
+        owned = {id(t) for m in trained for t in (*m.parameters(recurse=False), *m.buffers(recurse=False))}
+        return {name: tensor for name, tensor in self.state_dict(keep_vars=True).items() if id(tensor) in owned}
+
     def frozen_prefix(self, mode: str) -> tuple[nn.Sequential, nn.Sequential]:
         """Splits ``stages`` into the leading ones that ``mode`` leaves frozen and the rest.
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from tuning_stand_ins import StandIn
 
-from tuning.freezing import eval_mode
 from zoo.errors import UserError
 
 
@@ -68,17 +67,15 @@ def test_the_frozen_prefix_ends_before_the_first_trained_stage(mode, length):
     assert torch.equal(rest(prefix(images)), network.forward_features(images))
 
 
-def test_eval_mode_restores_every_submodule():
-    network = StandIn()
-    network.freeze("freeze")
-    network.train()
-    network.second[3].train()
-    before = [module.training for module in network.modules()]
-    with eval_mode(network):
-        assert not any(module.training for module in network.modules())
-    assert [module.training for module in network.modules()] == before
-
-
 def test_unknown_mode():
     with pytest.raises(UserError, match=r"tuning\.mode=most is unknown; allowed are full, freeze, probe"):
         StandIn().freeze("most")
+
+
+def test_the_trained_state_is_what_the_mode_may_change():
+    network = StandIn()
+    network.freeze("freeze")
+    assert {name.rsplit(".", 1)[0] for name in network.trained_state()} == {"adapter.0", "adapter.1", "head"}
+    assert "adapter.1.running_mean" in network.trained_state()
+    network.freeze("full")
+    assert network.trained_state().keys() == network.state_dict().keys()

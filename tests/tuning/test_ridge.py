@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tuning.ridge import RIDGES, fit_ridge
+from tuning.ridge import RIDGES, calibrate, fit_ridge
 from zoo.errors import UserError
 
 
@@ -95,3 +95,15 @@ def test_refusals(features, labels, ridges, message):
         fit_ridge(features, labels, 3, ridges)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_calibration_takes_the_factor_of_the_least_cross_entropy():
+    scores = torch.tensor([[0.2, 0.0], [0.0, 0.2], [0.1, 0.0], [0.05, 0.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 0, 1])
+    factor = calibrate(scores, labels)
+
+    def loss(factor):
+        return nn.functional.cross_entropy(factor * scores, labels)
+
+    assert 1 < factor < 100
+    assert loss(factor) <= min(loss(factor * 1.1), loss(factor / 1.1))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from tuning.network import TunableNetwork
 
@@ -32,3 +35,65 @@ class StandIn(TunableNetwork):
 
     def trainable_modules(self, mode):
         return [self.adapter, self.head] if mode == "freeze" else super().trainable_modules(mode)
+
+
+class EpochBatches(Sampler):
+    """Batches in an order of the epoch; each process takes its share of every batch."""
+
+    def __init__(self, size: int, batch_size: int, *, shuffle: bool):
+        self.size, self.batch_size, self.shuffle, self.epoch = size, batch_size, shuffle, 0
+        self.sampler = self  # where Lightning looks for set_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self):
+        return -(-self.size // self.batch_size)
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.epoch)
+        order = torch.randperm(self.size, generator=generator) if self.shuffle else torch.arange(self.size)
+        distributed = dist.is_initialized()
+        rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        for batch in order.split(self.batch_size):
+            yield batch[rank::world].tolist()
+
+
+class Blobs(pl.LightningDataModule):
+    """Noisy images whose class is where a bright spot lies."""
+
+    name = "blobs"
+    input = None
+    augmentation = None
+
+    def __init__(self, num_train: int = 50, num_val: int = 40, num_classes: int = 3, *, batch_size: int = 16):
+        super().__init__()
+        self.num_classes, self.batch_size = num_classes, batch_size
+        generator = torch.Generator().manual_seed(1)
+        self.splits = {}
+        for split, size in {"train": num_train, "val": num_val, "test": num_val}.items():
+            labels = torch.randint(num_classes, (size,), generator=generator)
+            images = torch.randn(size, 1, 8, 8, generator=generator)
+            for image, label in zip(images, labels, strict=True):
+                image[0, 2 * int(label) : 2 * int(label) + 2] += 1.5
+            self.splits[split] = (images, labels)
+
+    def num_images(self, split):
+        return len(self.splits[split][1])
+
+    def images(self, split, input, limit=None):
+        images, labels = self.splits[split]
+        return images[:limit], labels[:limit]
+
+    def _loader(self, split, *, shuffle):
+        dataset = TensorDataset(*self.splits[split])
+        return DataLoader(dataset, batch_sampler=EpochBatches(len(dataset), self.batch_size, shuffle=shuffle))
+
+    def train_dataloader(self):
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self):
+        return self._loader("val", shuffle=False)
+
+    def test_dataloader(self):
+        return self._loader("test", shuffle=False)

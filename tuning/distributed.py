@@ -1,0 +1,37 @@
+"""Sums and rows over the processes of a distributed run; with one process they are the identity."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def total(count: int, device: torch.device) -> int:
+    """Sum of the counts of all processes."""
+    if world_size() == 1:
+        return count
+    counts = torch.tensor(count, device=device)
+    dist.all_reduce(counts)
+    return int(counts)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all processes, one under the other, of any number each; gradients reach the own rows only."""
+    if world_size() == 1:
+        return rows
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.empty_like(count) for _ in range(world_size())]
+    dist.all_gather(counts, count)
+    most = int(max(counts))
+    padded = torch.cat([rows.detach(), rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    gathered = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(gathered, padded)
+    parts = [part[: int(number)] for part, number in zip(gathered, counts, strict=True)]
+    parts[dist.get_rank()] = rows
+    return torch.cat(parts)

@@ -1,0 +1,95 @@
+"""The losses of tuning: cross-entropy on hard or soft targets, and logits of a head that is solved, not trained."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tuning.ridge import RidgeFit, fit_ridge, standardisation
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Sum over the samples (not the mean: shares of a batch on several devices may differ in size).
+
+    Args:
+        logits: (N, C).
+        targets: Class indices (N,) or probabilities (N, C), as Mixup makes them.
+    """
+    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="sum")
+
+
+class LeaveOneOutHead(nn.Module):
+    """What ridge regression says of each training image, fitted to all the others: logits with no trained weight.
+
+    The head is solved inside the loss (variable projection), so it never falls out of step with the body, and an
+    interpolated training set still has errors to learn from. A bank keeps the pooled features of all n training
+    images, standardised as they were at the start; a step recomputes the rows of its batch with gradient. Everything
+    is float64; one step costs O(n d min(n, d)).
+
+    Attributes:
+        bank: (n, d) float64, the latest standardised features.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, fit: RidgeFit, temperature: float) -> None:
+        """Starts from the features (n, d) of the start and the closed-form head solved on them."""
+        super().__init__()
+        features = features.detach().double()
+        mean, scale = standardisation(features)
+        self.ridge, self.temperature = fit.ridge, temperature
+        self.num_classes = len(fit.bias)
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+        self.register_buffer("labels", labels.long())
+        self.register_buffer("bank", (features - mean) / scale)
+
+    def forward(self, features: Tensor, index: Tensor) -> Tensor:
+        """Logits (b, C), float64, of a batch, each from the other n - 1 images; its rows of the bank are overwritten.
+
+        Args:
+            features: (b, d) with gradient, of the training images ``index``.
+            index: (b,) distinct rows of the bank.
+        """
+        rows = (features.double() - self.mean) / self.scale
+        bank = self.bank.index_copy(0, index, rows)
+        self.bank.copy_(bank.detach())
+        residuals = leave_one_out_residuals(bank, self.labels, index, self.num_classes, self.ridge)
+        targets = F.one_hot(self.labels[index], self.num_classes)
+        return self.temperature * (targets - residuals)
+
+    @torch.no_grad()
+    def refresh(self, features: Tensor) -> RidgeFit:
+        """Replaces the whole bank by features (n, d) of one moment; returns the head that fits them."""
+        self.bank.copy_((features.to(self.bank) - self.mean) / self.scale)
+        return fit_ridge(features.cpu(), self.labels.cpu(), self.num_classes, self.ridge)
+
+
+def leave_one_out_residuals(features: Tensor, labels: Tensor, index: Tensor, num_classes: int, ridge: float) -> Tensor:
+    """Label minus leave-one-out ridge prediction, differentiable in the features.
+
+    With Z the centred features and Y the centred one-hot labels: for n <= d, r = (GY)_i / (G_ii - 1/(n ridge)) where
+    G = (ZZ' + ridge I)^-1; else r = (Y - ZMZ'Y)_i / (1 - 1/n - z_i'Mz_i) where M = (Z'Z + ridge I)^-1.
+
+    Args:
+        features: (n, d) float64, standardised.
+        labels: (n,) class indices.
+        index: (b,) the samples wanted.
+
+    Returns:
+        (b, num_classes) float64.
+    """
+    n, d = features.shape
+    z = features - features.mean(0)
+    y = F.one_hot(labels, num_classes).to(z)
+    y = y - y.mean(0)
+    identity = torch.eye(min(n, d), dtype=z.dtype, device=z.device)
+    if n <= d:
+        factor = torch.linalg.cholesky(z @ z.T + ridge * identity)
+        columns = torch.cholesky_solve(identity[:, index], factor)
+        own = columns[index].diagonal() - 1 / (n * ridge)
+        return columns.T @ y / own[:, None]
+    factor = torch.linalg.cholesky(z.T @ z + ridge * identity)
+    rows = z[index]
+    solved = torch.cholesky_solve(rows.T, factor)
+    left = 1 - 1 / n - (rows * solved.T).sum(1)
+    return (y[index] - solved.T @ (z.T @ y)) / left[:, None]

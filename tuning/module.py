@@ -1,0 +1,193 @@
+"""The training loop of any composed network, as a LightningModule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from tuning.distributed import gather_rows, total, world_size
+from tuning.losses import LeaveOneOutHead, cross_entropy
+from tuning.mixing import mix
+from tuning.network import TunableNetwork
+from tuning.settings import OptimizerSettings, ScheduleSettings, TuningSettings
+from zoo.errors import UserError
+
+
+class TuningModule(pl.LightningModule):
+    """Trains what a ``TunableNetwork`` leaves trainable and measures loss and accuracy.
+
+    Batches are (inputs, labels, index): inputs are images, or outputs of the frozen stages where those were computed
+    once; index is the position of the sample in its split. Checkpoints hold what is trained and no frozen weight.
+
+    Args:
+        network: Frozen as its mode demands (``TunableNetwork.freeze``).
+        body: Maps the inputs of a batch to pooled features.
+        seed: Fixes dropout and mixing per epoch, so that a resumed run draws the same.
+        leave_one_out: Where given, the head is solved instead of trained.
+        features: Gives the pooled features of all training images as the network now makes them; with
+            ``leave_one_out``, which starts every validation from them.
+        prefix: Put before the names of the logged metrics.
+    """
+
+    def __init__(
+        self,
+        network: TunableNetwork,
+        body: Callable[[Tensor], Tensor],
+        *,
+        tuning: TuningSettings,
+        optimizer: OptimizerSettings,
+        schedule: ScheduleSettings,
+        seed: int,
+        leave_one_out: LeaveOneOutHead | None = None,
+        features: Callable[[], Tensor] | None = None,
+        prefix: str = "",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.leave_one_out = leave_one_out
+        self._body, self._features = (body,), features  # in a tuple: its modules belong to the network already
+        self._tuning, self._optimizer, self._schedule = tuning, optimizer, schedule
+        self._seed, self.prefix = seed, prefix
+        for split in ("train", "val", "test"):
+            setattr(self, f"{split}_loss", MeanMetric())
+            setattr(self, f"{split}_accuracy", MulticlassAccuracy(network.head.out_features, average="micro"))
+        if leave_one_out is not None:
+            network.head.requires_grad_(False)
+        self.register_load_state_dict_post_hook(_expect_no_frozen_keys)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Maps the inputs of a batch to logits."""
+        return self.network.head(self._body[0](inputs))
+
+    def on_train_epoch_start(self) -> None:
+        """Seeds dropout and stochastic depth from (seed, epoch, rank)."""
+        sequence = np.random.SeedSequence([self._seed, self.current_epoch, self.global_rank])
+        torch.manual_seed(int(sequence.generate_state(1)[0]))
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Returns the mean loss over the batch of all processes, times their number, by which DDP divides gradients.
+
+        Raises:
+            UserError: The loss is not finite.
+        """
+        inputs, labels, index = batch
+        if self.leave_one_out is None:
+            inputs, targets = self._mix(inputs, labels, batch_idx)
+            logits, count = self(inputs), total(len(labels), self.device)
+        else:
+            labels, index = gather_rows(labels), gather_rows(index)
+            logits, targets = self.leave_one_out(gather_rows(self._body[0](inputs)), index), labels
+            count = len(labels)
+        loss = cross_entropy(logits, targets, label_smoothing=self._tuning.label_smoothing)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the training loss is {loss.item()} in epoch {self.current_epoch}: "
+                f"type a learning rate below optimizer.learning_rate={self._optimizer.learning_rate}"
+            )
+        self._log("train", loss.detach(), logits.detach(), labels)
+        return loss * world_size() / count
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Measures loss and accuracy on the validation split."""
+        self._measure("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Measures loss and accuracy on the test split."""
+        self._measure("test", batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Solves the head on the features of the epoch's end."""
+        if self.leave_one_out is not None:
+            fit = self.leave_one_out.refresh(self._features())
+            fit.copy_to(self.network.head, temperature=self.leave_one_out.temperature)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Decays weight matrices and kernels, not norms and biases; one schedule step per optimiser step."""
+        settings = self._optimizer
+        groups = parameter_groups(self.network, settings.weight_decay)
+        if settings.name == "adamw":
+            optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        else:
+            optimizer = torch.optim.SGD(
+                groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0
+            )
+        scheduler = LambdaLR(optimizer, rate(self._schedule, int(self.trainer.estimated_stepping_batches)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The state without the frozen part of the network, which tuning cannot change."""
+        state = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", "")
+        for key in _frozen_keys(self):
+            state.pop(prefix + key, None)
+        return state
+
+    def _mix(self, inputs: Tensor, labels: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
+        if self._tuning.mixup_alpha == 0 == self._tuning.cutmix_alpha:
+            return inputs, labels
+        return mix(
+            inputs,
+            labels,
+            self.network.head.out_features,
+            mixup_alpha=self._tuning.mixup_alpha,
+            cutmix_alpha=self._tuning.cutmix_alpha,
+            seed=(self._seed, self.current_epoch, batch_idx, self.global_rank),
+        )
+
+    def _measure(self, split: str, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        inputs, labels, _ = batch
+        logits = self(inputs)
+        self._log(split, cross_entropy(logits, labels), logits, labels)
+
+    def _log(self, split: str, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
+        loss, accuracy = getattr(self, f"{split}_loss"), getattr(self, f"{split}_accuracy")
+        loss.update(loss_sum / len(labels), weight=len(labels))
+        accuracy.update(logits, labels)
+        for name, metric in (("loss", loss), ("accuracy", accuracy)):
+            self.log(f"{self.prefix}{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(labels))
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The trained parameters in two groups: matrices and kernels with decay, vectors and scalars without."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def rate(schedule: ScheduleSettings, num_steps: int) -> Callable[[int], float]:
+    """The share of the peak learning rate at each step: a linear rise, then a cosine or nothing more."""
+    warmup = schedule.warmup_fraction * num_steps
+
+    def share(step: int) -> float:
+        if step + 1 < warmup:
+            return (step + 1) / warmup
+        if schedule.name == "constant":
+            return 1.0
+        progress = min((step - warmup) / max(num_steps - warmup, 1), 1.0)
+        return schedule.final_fraction + (1 - schedule.final_fraction) * (1 + math.cos(math.pi * max(progress, 0))) / 2
+
+    return share
+
+
+def _frozen_keys(module: TuningModule) -> set[str]:
+    network = module.network
+    return {f"network.{name}" for name in network.state_dict().keys() - network.trained_state().keys()}
+
+
+def _expect_no_frozen_keys(module: TuningModule, incompatible: Any) -> None:
+    frozen = _frozen_keys(module)
+    incompatible.missing_keys[:] = [
+        key for key in incompatible.missing_keys if not any(key.endswith(name) for name in frozen)
+    ]
