@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from torch import nn
 
@@ -37,15 +36,3 @@ def keep_frozen_in_eval(network: nn.Module, modules: Iterable[nn.Module], *, nor
 def has_running_statistics(module: nn.Module) -> bool:
     """Whether the module normalises with statistics that its training mode updates (BatchNorm and its kin)."""
     return getattr(module, "running_mean", None) is not None
-
-
-@contextmanager
-def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Runs a block with the network in eval, then restores the mode of every submodule."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
