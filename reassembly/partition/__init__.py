@@ -55,7 +55,7 @@ class PartitionSettings:
         if self.mode == "permutation" and self.num_blocks > MAX_PERMUTED_BLOCKS:
             raise UserError(
                 f"partition.mode=permutation with partition.num_blocks={self.num_blocks} is not allowed: its work "
-                f"grows as 2^num_blocks, type partition.num_blocks={MAX_PERMUTED_BLOCKS} or less, or partition.mode=stage"
+                f"grows as 2^K, type partition.num_blocks={MAX_PERMUTED_BLOCKS} or less, or partition.mode=stage"
             )
 
 

@@ -1,8 +1,8 @@
 """Representation similarity of network nodes on the same probe images, one pure function per measure.
 
-Every measure takes the pooled features of M nodes, a sequence of ``(n, d_m)`` float32 tensors on the same n probe images, and returns the
-``(M, M)`` float64 matrix of their similarities. A node whose features do not vary with the image (a dead node) has
-similarity 0 to every node, itself included.
+Every measure takes the pooled features of M nodes, a sequence of ``(n, d_m)`` float32 tensors on the same n probe
+images, and returns the ``(M, M)`` float64 matrix of their similarities. A node whose features do not vary with the
+image (a dead node) has similarity 0 to every node, itself included.
 """
 
 from __future__ import annotations
@@ -48,5 +48,5 @@ def similarity_matrix(features: Sequence[Tensor], measure: str = "linear_cka", *
         UserError: Unknown measure, features that are not finite, or too few probe images for the measure.
     """
     if measure not in SIMILARITIES:
-        raise UserError(f"unknown similarity {measure!r}: choose similarity={' | '.join(SIMILARITIES)}")
+        raise UserError(f"unknown similarity {measure!r}: choose similarity.measure={' | '.join(SIMILARITIES)}")
     return SIMILARITIES[measure](features, **settings)

@@ -28,7 +28,7 @@ def check_features(features: Sequence[Tensor], min_samples: int) -> int:
     if num_samples < min_samples:
         raise UserError(
             f"similarity on {num_samples} probe images: this measure needs at least {min_samples}, "
-            "raise the number of probe images"
+            "type similarity.num_probe_images=512"
         )
     for index, x in enumerate(features):
         if not torch.isfinite(x).all():

@@ -54,8 +54,8 @@ class KernelAlignment:
             kernel_energies.append(matrix.square().sum())
             matrix = _u_centre(matrix) if self.unbiased else _double_centre(matrix)
             upper[index], diagonal[index] = matrix[rows, columns], matrix.diagonal()
-        scale = num_samples - 3 if self.unbiased else (num_samples - 1) ** 2 / num_samples
-        self._products = self._products + ((2 * upper @ upper.T + diagonal @ diagonal.T) / scale).cpu()
+        scale = num_samples - 3 if self.unbiased else (num_samples - 1) ** 2 / num_samples  # sums up to b * HSIC
+        self._products = self._products + ((2 * (upper @ upper.T) + diagonal @ diagonal.T) / scale).cpu()
         self._kernel_energy = self._kernel_energy + (torch.stack(kernel_energies) / scale).cpu()
         self._energy = self._energy + torch.stack(energies).cpu()
 

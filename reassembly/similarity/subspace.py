@@ -1,8 +1,7 @@
 """Similarity by linear prediction: regression R2 and (SV)CCA.
 
 Both compare a node's column space with another's through thin orthonormal bases Q. In-sample they need more images
-than dimensions: with
-rank(X) >= n - 1 any features predict any others perfectly, which is refused, not returned as 1.
+than dimensions: with rank(X) >= n - 1 any features predict any others perfectly, which is refused, not returned as 1.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def linear_regression(features: Sequence[Tensor], *, ridge: float = 0.0) -> Tens
         scale = centred.norm()
         targets.append(_GramRows(centred / scale if scale > 0 else centred))
         if ridge == 0:
-            _require_samples(index, len(singular), num_samples, "similarity.ridge=0.1 (leave-one-out)")
+            _require_samples(index, len(singular), num_samples)
             operators.append(_GramRows(left))
         else:
             penalty = ridge * singular.square().mean() if len(singular) else 1.0
@@ -51,8 +50,7 @@ def linear_regression(features: Sequence[Tensor], *, ridge: float = 0.0) -> Tens
     products = _inner_products(operators, targets)
     if ridge == 0:
         return products.clamp(0.0, 1.0)
-    # A leave-one-out mean misses an image by n / (n - 1) of its distance to the mean; a dead target has nothing to
-    # explain.
+    # A leave-one-out mean misses an image by n / (n - 1) of its distance to the mean; a dead target explains nothing.
     dead = torch.tensor([not rows.factor.any() for rows in targets])
     return (1 - products * (1 - 1 / num_samples) ** 2).masked_fill(dead, 0.0).clamp(0.0, 1.0)
 
@@ -79,7 +77,7 @@ def svcca(features: Sequence[Tensor], *, explained_variance: float = 0.99) -> Te
         if len(singular):
             share = singular.square().cumsum(0) / singular.square().sum()
             rank = min(int((share < explained_variance * (1 - 1e-12)).sum()) + 1, len(singular))
-            _require_samples(index, rank, num_samples, "a smaller similarity.explained_variance")
+            _require_samples(index, rank, num_samples)
             left = left[:, :rank]
         bases.append(left)
     result = torch.zeros(len(bases), len(bases), dtype=torch.float64)
@@ -103,11 +101,11 @@ def _decompose(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return centred, left[:, :rank], singular[:rank]
 
 
-def _require_samples(index: int, rank: int, num_samples: int, way_out: str) -> None:
+def _require_samples(index: int, rank: int, num_samples: int) -> None:
     if rank >= num_samples - 1:
         raise UserError(
-            f"features of node {index} span {rank} dimensions on {num_samples} probe images, so they would predict "
-            f"anything: raise the number of probe images above {rank + 1} or type {way_out}"
+            f"features of node {index} span all {rank} dimensions that {num_samples} probe images can have, so they "
+            "would predict anything: raise similarity.num_probe_images or type similarity.measure=linear_cka"
         )
 
 
@@ -122,8 +120,7 @@ class _GramRows:
 
 
 class _PressRows:
-    """Rows of A^T A, where A Y = (I - H) Y / (1 - h_kk) are the leave-one-out residuals of Y and H = 1 1^T / n + F
-    F^T."""
+    """Rows of A^T A, where A Y = (I - H) Y / (1 - h_kk) are leave-one-out residuals of Y, H = 1 1^T / n + F F^T."""
 
     def __init__(self, factor: Tensor):
         num_samples = len(factor)
@@ -139,8 +136,7 @@ class _PressRows:
 
 
 def _inner_products(left: Sequence[_GramRows | _PressRows], right: Sequence[_GramRows]) -> Tensor:
-    """``[i, j]`` = <A_i, B_j> of (n, n) matrices given by their rows: 2 M strips of rows and one matrix product at a
-    time."""
+    """``[i, j]`` = <A_i, B_j> of (n, n) matrices given by their rows: one matrix product of 2 M strips at a time."""
     factor = right[0].factor
     num_samples = len(factor)
     step = max(1, STRIP_NUMBERS // (2 * len(left) * num_samples))
