@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from zoo.chain import Chain, Node
 from zoo.costs import Costs
 from zoo.errors import UserError
 from zoo.signals import Signal
 
-__all__ = ["Costs", "Signal", "UserError"]
+__all__ = ["Chain", "Costs", "Node", "Signal", "UserError"]

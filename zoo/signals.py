@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+
+from zoo.errors import UserError
 
 Layout = Literal["NCHW", "NHWC", "NLC", "NC"]
 
@@ -51,6 +54,35 @@ class Signal:
         return f"{self.layout} {self.channels}{grid}{prefix}"
 
 
+def grid_of(x: torch.Tensor, signal: Signal) -> tuple[int, int]:
+    """Height and width of the tensor's grid; at another resolution than the native one they are read off its shape.
+
+    Tokens alone do not tell their grid: it is taken to have the native aspect ratio, as nearly as their number allows.
+
+    Raises:
+        UserError: two grids fit the number of tokens equally well.
+    """
+    if signal.layout == "NCHW":
+        return x.shape[2], x.shape[3]
+    if signal.layout == "NHWC":
+        return x.shape[1], x.shape[2]
+    assert signal.grid is not None, f"{signal} has no grid"
+    height, width = signal.grid
+    num_tokens = x.shape[1] - signal.num_prefix_tokens
+    if num_tokens == height * width:
+        return height, width
+    if width == 1:
+        return num_tokens, 1
+    grids = [(h, num_tokens // h) for h in range(1, num_tokens + 1) if num_tokens % h == 0]
+    distances = {grid: abs(math.log(grid[0] * width) - math.log(grid[1] * height)) for grid in grids}
+    best = [grid for grid in grids if math.isclose(distances[grid], min(distances.values()), abs_tol=1e-9)]
+    if len(best) != 1:
+        raise UserError(
+            f"{num_tokens} tokens may be a grid of {best}: use a size with the aspect ratio {height}:{width}"
+        )
+    return best[0]
+
+
 def to_grid(x: torch.Tensor, signal: Signal) -> torch.Tensor:
     """The tensor as (N, C, H, W), without its prefix tokens; ``NC`` becomes (N, C, 1, 1)."""
     if signal.layout == "NCHW":
@@ -59,7 +91,7 @@ def to_grid(x: torch.Tensor, signal: Signal) -> torch.Tensor:
         return x.permute(0, 3, 1, 2)
     if signal.layout == "NLC":
         patches = x[:, signal.num_prefix_tokens :]
-        return patches.transpose(1, 2).unflatten(2, signal.grid)
+        return patches.transpose(1, 2).unflatten(2, grid_of(x, signal))
     return x[:, :, None, None]
 
 

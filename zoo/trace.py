@@ -1,0 +1,282 @@
+"""Recording the glue of a network, step by step, without entering its atomic modules.
+
+Built on the recording proxies of `torch.fx`. Every proxy also carries its value on the meta device, so that
+control flow on sizes can be followed: the way taken is noted as a guard, which refuses, when the steps run, an input
+for which the network itself would have taken another.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import fx, nn
+
+from zoo import program
+from zoo.errors import UserError
+from zoo.program import Program, Ref, Step, TrainingFlag, get_attribute, rebuild
+
+ROOT = "network"
+IsAtomic = Callable[[str, nn.Module], bool]
+FACTORIES = ("arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros")
+RECORDERS = (os.path.dirname(fx.__file__), __file__, program.__file__)
+KINDS = {"call_module": "module", "get_attr": "attribute", "call_function": "function", "call_method": "method"}
+
+
+class Untraceable(Exception):
+    """The forward cannot be recorded; the message says why."""
+
+
+def require(value: Any, expected: Any) -> None:
+    """A guard: what the control flow was decided by when the network was sliced must not change."""
+    if value != expected:
+        raise UserError(
+            f"this block was sliced for inputs of another size (a size, or a condition on one, is {value}, was "
+            f"{expected}): resize the input, or slice the network with an example input of this size"
+        )
+
+
+def trace(network: nn.Module, is_atomic: IsAtomic, x: torch.Tensor) -> Program:
+    """Record the forward as steps, with the atomic modules as single steps.
+
+    Args:
+        network: On the meta device, in evaluation mode.
+        is_atomic: Whether the module with this qualified name is not entered.
+        x: Input on the meta device.
+
+    Raises:
+        Untraceable: the forward cannot be recorded, or takes another way in training mode.
+    """
+    entered = [module for path, module in network.named_modules() if not path or not is_atomic(path, module)]
+    graphs = []
+    for training in (True, False):
+        for module in entered:
+            module.training = training
+        graphs.append(_record(network, is_atomic, x))
+    return _merge(graphs[1], graphs[0])
+
+
+def _record(network: nn.Module, is_atomic: IsAtomic, x: torch.Tensor) -> fx.Graph:
+    wrapped: dict[tuple[int, str], tuple[dict, Callable]] = {}
+    while True:
+        tracer = _Tracer(is_atomic, x, wrapped)
+        try:
+            with tracer.patched_functions():
+                return tracer.trace(_Root(network))
+        except _Retry:
+            continue
+        except (UserError, Untraceable):
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()
+            raise Untraceable(f"{type(error).__name__}: {reason[0] if reason else 'no message'}") from error
+
+
+class _Root(nn.Module):
+    """Calls the network with one argument, so that its other arguments keep their defaults."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x)
+
+
+class _Retry(Exception):
+    """A function with control flow was found; trace again with it as one step."""
+
+
+class _Concrete:
+    """What fx proxies refuse and a known value can answer."""
+
+    def __len__(self) -> int:
+        return len(self.tracer.value(self))
+
+    def __index__(self) -> int:
+        return self.tracer.decide(self, int)
+
+    def __int__(self) -> int:
+        return self.tracer.decide(self, int)
+
+    def __float__(self) -> float:
+        return self.tracer.decide(self, float)
+
+
+class _Proxy(_Concrete, fx.Proxy):
+    def __getattr__(self, name: str) -> _Attribute:
+        return _Attribute(self, name)
+
+
+class _Attribute(_Concrete, fx.proxy.Attribute):
+    def __getattr__(self, name: str) -> _Attribute:
+        return _Attribute(self, name)
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def __init__(self, is_atomic: IsAtomic, x: torch.Tensor, wrapped: dict) -> None:
+        super().__init__()
+        self.is_atomic = is_atomic
+        self.example = x
+        self.wrapped = wrapped
+        self.values: dict[fx.Node, Any] = {}
+        self.evaluating = False
+
+    # What is a step.
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        path = module_qualified_name.removeprefix(ROOT).removeprefix(".")
+        return path != "" and self.is_atomic(path, m)
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+        return forward(*args, **kwargs) if self.evaluating else super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict) -> Any:
+        return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    @contextmanager
+    def patched_functions(self) -> Iterator[None]:
+        """Make tensor factories, and functions found to hold control flow, single steps."""
+        with ExitStack() as stack:
+            for name in FACTORIES:
+                stack.enter_context(mock.patch.object(torch, name, self._as_step(getattr(torch, name))))
+            for (_, name), (namespace, function) in self.wrapped.items():
+                stack.enter_context(mock.patch.dict(namespace, {name: self._as_step(function)}))
+            yield
+
+    def _as_step(self, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def record(*args: Any, **kwargs: Any) -> Any:
+            if self.evaluating:
+                return function(*args, **kwargs)
+            return self.create_proxy("call_function", function, args, kwargs)
+
+        return record
+
+    # Values.
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: tuple, kwargs: dict, *rest: Any, **options: Any) -> fx.Proxy:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
+        self.values[proxy.node] = self._evaluate(proxy.node)
+        return proxy
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        self.evaluating = True
+        try:
+            with torch.no_grad(), torch.device("meta"):
+                if node.op == "placeholder":
+                    return self.example
+                if node.op == "get_attr":
+                    return get_attribute(self.root, node.target)
+                if node.op == "call_module":
+                    return self.root.get_submodule(node.target)(*map(_unfrozen, args), **kwargs)
+                if node.op == "call_method":
+                    return getattr(args[0], node.target)(*args[1:], **kwargs)
+                return node.target(*args, **kwargs)
+        finally:
+            self.evaluating = False
+
+    def value(self, proxy: fx.Proxy) -> Any:
+        return self.values[proxy.node]
+
+    # Control flow.
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return self.decide(obj, bool)
+
+    def iter(self, obj: fx.Proxy) -> Iterator:
+        return iter([obj[index] for index in range(len(self.value(obj)))])
+
+    def keys(self, obj: fx.Proxy) -> Any:
+        return self.value(obj).keys()
+
+    def decide(self, proxy: fx.Proxy, convert: type) -> Any:
+        """Let the value decide; inside a plain function make that function one step instead."""
+        function = _plain_function_on_stack()
+        if function is not None and (id(function[0]), function[1].__name__) not in self.wrapped:
+            self.wrapped[id(function[0]), function[1].__name__] = function
+            raise _Retry
+        value = convert(self.value(proxy))
+        self.create_node("call_function", require, (proxy.node, self.value(proxy)), {})
+        return value
+
+
+def _unfrozen(argument: Any) -> Any:
+    """fx keeps lists immutable; modules may write into the lists they are given."""
+    return list(argument) if isinstance(argument, list) else argument
+
+
+def _plain_function_on_stack() -> tuple[dict, Callable] | None:
+    """The outermost function below the innermost module method, as its caller's namespace and itself."""
+    frame = sys._getframe(2)
+    callee = None
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module):
+            break
+        if not frame.f_code.co_filename.startswith(RECORDERS):
+            callee = frame
+        frame = frame.f_back
+    if frame is None or callee is None or callee.f_back is None:
+        return None
+    namespace = callee.f_back.f_globals
+    for candidate in namespace.values():
+        if getattr(candidate, "__code__", None) is callee.f_code:
+            return namespace, candidate
+    return None
+
+
+def _merge(graph: fx.Graph, training_graph: fx.Graph) -> Program:
+    """One program for both modes: where a constant is ``False`` in one and ``True`` in the other, it is the mode."""
+    nodes, others = list(graph.nodes), list(training_graph.nodes)
+    if [(n.op, n.target) for n in nodes] != [(n.op, n.target) for n in others]:
+        raise Untraceable("its forward takes another way in training mode")
+    steps = []
+    for node, other in zip(nodes, others, strict=True):
+        if node.op in KINDS:
+            target = node.target
+            if node.op in ("call_module", "get_attr"):
+                if not target.startswith(ROOT + "."):
+                    raise Untraceable("it computes with a constant tensor that is neither a parameter nor a buffer")
+                target = target.removeprefix(ROOT + ".")
+            args = tuple(_argument(a, b) for a, b in zip(node.args, other.args, strict=True))
+            kwargs = {key: _argument(node.kwargs[key], other.kwargs[key]) for key in node.kwargs}
+            steps.append(Step(node.name, KINDS[node.op], target, args, kwargs))
+    result = nodes[-1].args[0]
+    if not isinstance(result, fx.Node):
+        raise Untraceable("it returns no single tensor")
+    return Program(tuple(steps), nodes[0].name, result.name)
+
+
+def _argument(argument: Any, other: Any) -> Any:
+    if isinstance(argument, fx.Node):
+        return Ref(argument.name)
+    if argument is False and other is True:
+        return TrainingFlag()
+    if isinstance(argument, (tuple, list, dict, slice)):
+        parts = iter(_parts(other))
+        plain = (
+            list(argument) if isinstance(argument, list) else dict(argument) if isinstance(argument, dict) else argument
+        )
+        return rebuild(plain, lambda item: _argument(item, next(parts)))
+    if argument != other:
+        raise Untraceable("its forward computes with other numbers in training mode")
+    return argument
+
+
+def _parts(argument: Any) -> list:
+    if isinstance(argument, slice):
+        return [argument.start, argument.stop, argument.step]
+    return list(argument.values()) if isinstance(argument, dict) else list(argument)
