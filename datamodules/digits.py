@@ -1,0 +1,43 @@
+"""scikit-learn's handwritten digits: 1797 grey images of 8 x 8, part of the package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+
+from datamodules.base import ImageDataModule
+from datamodules.images import ImagesInMemory
+from datamodules.splits import cut, stratified_order
+
+
+class Digits(ImageDataModule):
+    """Ten digits, 1797 images.
+
+    Args:
+        name: For reports.
+        num_train: Images to learn from.
+        num_validation: Images to choose by.
+        num_test: Images for the last figure; None takes all others.
+        seed: Of the splits, too.
+        options: See `ImageDataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "digits",
+        num_train: int | None = 300,
+        num_validation: int | None = 300,
+        num_test: int | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        pixels, labels = load_digits(return_X_y=True)
+        images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16
+        source = ImagesInMemory(images, torch.from_numpy(labels).long())
+        sizes = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
+        train, val, test = cut(stratified_order(source.labels, seed), sizes).values()
+        splits = {"train": train, "val": val, "test": test}
+        super().__init__(name=name, source=source, splits=splits, class_names="0123456789", seed=seed, **options)
