@@ -1,0 +1,223 @@
+"""The assembled network: blocks of different networks in series, adapters between them, a new head."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from tuning.network import TunableNetwork
+from zoo.adapters import Adapter, adapter_costs
+from zoo.blueprint import AdapterSpec, BlockSpec, ReassemblyBlueprint, check_digest
+from zoo.bundle import Bundle
+from zoo.chain import Chain
+from zoo.costs import Costs
+from zoo.digests import digest
+from zoo.errors import UserError
+from zoo.records import neighbours
+from zoo.signals import Signal, pool
+
+
+class AssembledNetwork(TunableNetwork):
+    """Blocks with adapters between them, a neck to pooled features, and a linear head.
+
+    Names of parameters: ``blocks.<k>.<original name>``, ``adapters.<k>...``, ``neck.<original name>``, ``head...``.
+    Freeze-Tuning trains adapters and head.
+
+    Attributes:
+        blueprint: what was built.
+        blocks: own copies of the chains' blocks.
+        adapters: one between each two blocks; identity where a block continues the one before it.
+        neck: the last network's own way from its last block to its classifier, or mean pooling.
+        head: new linear classifier.
+    """
+
+    def __init__(
+        self,
+        blueprint: ReassemblyBlueprint,
+        blocks: Sequence[nn.Module],
+        adapters: Sequence[nn.Module],
+        neck: nn.Module,
+        head: nn.Linear,
+    ) -> None:
+        super().__init__()
+        self.blueprint = blueprint
+        self.blocks = nn.ModuleList(blocks)
+        self.adapters = nn.ModuleList(adapters)
+        self.neck = neck
+        self.head = head
+
+    def stages(self) -> list[nn.Module]:
+        """First block, then adapter and block in turn, then the neck."""
+        stages = [self.blocks[0]]
+        for adapter, block in zip(self.adapters, self.blocks[1:], strict=True):
+            stages += [adapter, block]
+        return [*stages, self.neck]
+
+    def trainable_modules(self, mode: str) -> list[nn.Module]:
+        """Freeze-Tuning trains adapters and head; the other modes as everywhere."""
+        if mode != "freeze":
+            return list(super().trainable_modules(mode))
+        return [*(adapter for adapter in self.adapters if isinstance(adapter, Adapter)), self.head]
+
+
+class MeanPool(nn.Module):
+    """The mean over a signal's grid, without prefix tokens: (N, C). The neck of a network cut off before its end."""
+
+    def __init__(self, signal: Signal) -> None:
+        super().__init__()
+        self.signal = signal
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pool(x, self.signal)
+
+
+def assemble(
+    blueprint: ReassemblyBlueprint,
+    chains: Mapping[str, Chain],
+    *,
+    generator: torch.Generator | None = None,
+    check_digests: bool = True,
+) -> AssembledNetwork:
+    """Build the network that a blueprint describes, in eval mode, with random adapters and a random head.
+
+    ``reassembly.stitch.stitch`` then fills those adapters whose blueprint says ``closed_form``; until then a kernel
+    size ``auto`` stands for the larger, 3.
+
+    Args:
+        blueprint: what to build.
+        chains: of all networks it names, and perhaps more; they stay untouched.
+        generator: of adapters and head, in this order; without one, a fresh generator with seed 0.
+        check_digests: compare the chains' weights with the blueprint's digests.
+
+    Raises:
+        UserError: an unknown network, nodes that its chain does not have, or other weights than the blueprint's.
+    """
+    check_blueprint(blueprint, chains, check_digests=check_digests)
+    generator = generator or torch.Generator().manual_seed(0)
+    adapters = []
+    for before, spec, block in zip(blueprint.blocks, blueprint.adapters, blueprint.blocks[1:], strict=False):
+        adapters.append(_adapter(before, spec, block, chains, generator))
+    blocks = [copy.deepcopy(chains[block.network].block(*block.nodes)) for block in blueprint.blocks]
+    neck, num_features = _neck(blueprint.blocks[-1], chains)
+    head = skip_init(nn.Linear, num_features, blueprint.head.size)
+    with torch.no_grad():
+        head.weight.normal_(0, 1 / math.sqrt(num_features), generator=generator)
+        head.bias.zero_()
+    return AssembledNetwork(blueprint, blocks, adapters, neck, head).eval()
+
+
+def check_blueprint(blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain], *, check_digests: bool = True) -> None:
+    """Raise ``UserError`` where the chains cannot give what the blueprint names."""
+    for block in blueprint.blocks:
+        if block.network not in chains:
+            known = neighbours(block.network, chains)
+            raise UserError(f"the blueprint names the unknown network {block.network!r}: {known}")
+        last = len(chains[block.network]) - 1
+        if block.nodes[1] > last:
+            raise UserError(
+                f"nodes {list(block.nodes)} of {block.network!r}: its blocks end at node {last} at the latest "
+                f"(node {last} is its head, which is replaced)"
+            )
+    for name, expected in blueprint.networks.items() if check_digests else ():
+        check_digest(name, expected, digest(chains[name].network))
+
+
+def assembled_costs(blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain]) -> Costs:
+    """Exact parameters and MACs of the assembled network, without building it: the sum over its parts."""
+    last = blueprint.blocks[-1]
+    chain = chains[last.network]
+    at_end = _ends_at_its_networks_end(last, chain)
+    num_features = chain.neck_dim if at_end else chain.signal(last.nodes[1]).channels
+    head = Costs(num_params=(num_features + 1) * blueprint.head.size, macs=num_features * blueprint.head.size)
+    total = head + chain.neck_costs if at_end else head
+    for block in blueprint.blocks:
+        total += chains[block.network].block_costs(*block.nodes)
+    for before, spec, block in zip(blueprint.blocks, blueprint.adapters, blueprint.blocks[1:], strict=False):
+        if spec.kind != "none":
+            source, target = boundary(before, block, chains)
+            total += adapter_costs(source, target, spec.kind, largest_kernel_size(spec))
+    return total
+
+
+def boundary(before: BlockSpec, block: BlockSpec, chains: Mapping[str, Chain]) -> tuple[Signal, Signal]:
+    """The signals on both sides of an adapter."""
+    return chains[before.network].signal(before.nodes[1]), chains[block.network].signal(block.nodes[0])
+
+
+def largest_kernel_size(spec: AdapterSpec) -> int:
+    """The kernel size of an adapter, where ``auto`` is not yet decided the largest that it may become."""
+    if spec.kernel_size == "auto":
+        return 1 if spec.kind == "paper" else 3
+    return spec.kernel_size
+
+
+def to_bundle(network: AssembledNetwork, chains: Mapping[str, Chain], *, complete: bool = False) -> Bundle:
+    """What a network has learnt: adapters, head, and every tensor of its blocks and neck that differs from the zoo's.
+
+    Args:
+        network: assembled from ``chains``, then tuned.
+        chains: the untouched originals.
+        complete: take all tensors (after Full-Tuning), so that loading needs no weights of the zoo.
+    """
+    tensors = network.state_dict()
+    if not complete:
+        originals = assemble(network.blueprint, chains).state_dict()
+        tensors = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if _is_new(name) or not torch.equal(tensor.cpu(), originals[name].cpu())
+        }
+    return Bundle(network.blueprint, {name: tensor.detach().clone() for name, tensor in tensors.items()}, complete)
+
+
+def from_bundle(bundle: Bundle, chains: Mapping[str, Chain]) -> AssembledNetwork:
+    """Rebuild the network, in eval mode; its outputs are bit-equal to those of the network that was saved.
+
+    The weights of ``chains`` are checked against the blueprint's digests unless the bundle is complete.
+
+    Raises:
+        UserError: as ``assemble``, or tensors that do not fit the blueprint.
+    """
+    network = assemble(bundle.blueprint, chains, check_digests=not bundle.complete)
+    state = network.state_dict()
+    for name, tensor in bundle.tensors.items():
+        if name not in state:
+            raise UserError(f"bundle: its blueprint gives no tensor {name!r}")
+        if (tensor.shape, tensor.dtype) != (state[name].shape, state[name].dtype):
+            given, expected = (f"{t.dtype} {list(t.shape)}" for t in (tensor, state[name]))
+            raise UserError(f"bundle: tensor {name!r} is {given}, its blueprint expects {expected}")
+    for name in state:
+        if name not in bundle.tensors and (bundle.complete or _is_new(name)):
+            raise UserError(f"bundle: tensor {name!r} is missing")
+    network.load_state_dict({**state, **bundle.tensors})
+    return network
+
+
+def _is_new(name: str) -> bool:
+    return name.startswith(("adapters.", "head."))
+
+
+def _adapter(
+    before: BlockSpec, spec: AdapterSpec, block: BlockSpec, chains: Mapping[str, Chain], generator: torch.Generator
+) -> nn.Module:
+    if spec.kind == "none":
+        return nn.Identity()
+    source, target = boundary(before, block, chains)
+    return Adapter(source, target, kind=spec.kind, kernel_size=largest_kernel_size(spec), generator=generator)
+
+
+def _neck(last: BlockSpec, chains: Mapping[str, Chain]) -> tuple[nn.Module, int]:
+    chain = chains[last.network]
+    if _ends_at_its_networks_end(last, chain):
+        return copy.deepcopy(chain.neck()), chain.neck_dim
+    signal = chain.signal(last.nodes[1])
+    return MeanPool(signal), signal.channels
+
+
+def _ends_at_its_networks_end(last: BlockSpec, chain: Chain) -> bool:
+    return last.nodes[1] == len(chain) - 1

@@ -1,0 +1,72 @@
+"""Closed-form initialisation of all adapters of an assembled network, front to back."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from reassembly.network import AssembledNetwork, boundary
+from zoo.adapters import closed_form_adapter
+from zoo.chain import Chain
+from zoo.modes import eval_mode
+
+log = logging.getLogger(__name__)
+
+ImagesFor = Callable[[str], Tensor]
+"""Name of a network -> the probe images with that network's preprocessing, (n, C, H, W), the same images for all."""
+
+
+@torch.no_grad()
+def stitch(
+    network: AssembledNetwork,
+    chains: Mapping[str, Chain],
+    images_for: ImagesFor,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> AssembledNetwork:
+    """Fit every adapter whose blueprint says ``closed_form``; the other adapters stay as they are.
+
+    Adapter k maps what comes out of the network up to block k, with the adapters before it already fitted, to what
+    block k + 1 received at home on the same images. Features of one cut are held in memory at a time, for all images.
+
+    Args:
+        network: as ``assemble`` made it; stays untouched.
+        chains: the untouched originals, which give the home features.
+        images_for: the probe images, by the name of the network that is to see them.
+        seed: of the cross-validation folds and the positions drawn.
+        batch_size: images per forward pass.
+
+    Returns:
+        A new network in eval mode; in its blueprint the kernel sizes ``auto`` are decided.
+
+    Raises:
+        UserError: fewer than two probe images.
+    """
+    network = copy.deepcopy(network).eval()
+    blueprint = network.blueprint
+    specs = list(blueprint.adapters)
+    features = _run(network.blocks[0], images_for(blueprint.blocks[0].network), batch_size)
+    for k, (spec, before, block) in enumerate(zip(specs, blueprint.blocks, blueprint.blocks[1:], strict=False)):
+        if spec.initialisation == "closed_form" and spec.kind != "none":
+            source, target = boundary(before, block, chains)
+            home = _run(chains[block.network].block(0, block.nodes[0]), images_for(block.network), batch_size)
+            fit = closed_form_adapter(
+                source, target, features, home, kind=spec.kind, kernel_size=spec.kernel_size, seed=seed
+            )
+            log.info("adapter %d (%s): unexplained variance %.3f", k, fit.adapter.extra_repr(), fit.error)
+            network.adapters[k] = fit.adapter.eval()
+            specs[k] = dataclasses.replace(spec, kernel_size=fit.adapter.kernel_size)
+        features = _run(nn.Sequential(network.adapters[k], network.blocks[k + 1]), features, batch_size)
+    network.blueprint = dataclasses.replace(blueprint, adapters=tuple(specs))
+    return network
+
+
+def _run(module: nn.Module, inputs: Tensor, batch_size: int) -> Tensor:
+    with eval_mode(module):
+        return torch.cat([module(batch) for batch in inputs.split(batch_size)])
