@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tuning_stand_ins import StandIn
+
+DRIVER = Path(__file__).parent / "ddp_driver.py"
+
+
+def start(folder, num_processes):
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(DRIVER.parents[2])}
+    return subprocess.Popen(
+        [sys.executable, str(DRIVER), str(folder), str(num_processes)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ddp")
+    processes = [start(folder / "one", 1), start(folder / "two", 2)]
+    for process in processes:
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    return folder
+
+
+@pytest.mark.parametrize("loss", ["loo", "cross_entropy"])
+def test_two_processes_give_the_result_of_one(runs, loss):
+    one = torch.load(runs / "one" / loss / "rank0.pt")
+    ranks = [torch.load(runs / "two" / loss / f"rank{rank}.pt") for rank in (0, 1)]
+    frozen = StandIn(dropout=0.0).state_dict()
+    for name, tensor in one["network"].items():
+        assert torch.equal(ranks[0]["network"][name], ranks[1]["network"][name]), name
+        torch.testing.assert_close(ranks[0]["network"][name], tensor, rtol=1e-3, atol=1e-4)
+        if not name.startswith(("adapter.", "head.")):
+            assert torch.equal(ranks[0]["network"][name], frozen[name]), name
+    assert ranks[0]["losses"] == pytest.approx(one["losses"], rel=1e-3)
+
+
+def test_files_are_written_once(runs):
+    for loss in ("loo", "cross_entropy"):
+        names = {path.name for path in (runs / "two" / loss / "checkpoints").iterdir()}
+        assert names == {"best.ckpt", "last.ckpt"}
