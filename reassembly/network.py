@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +15,14 @@ from torch.nn.utils import skip_init
 from tuning.network import TunableNetwork
 from zoo.adapters import Adapter, adapter_costs
 from zoo.blueprint import AdapterSpec, BlockSpec, ReassemblyBlueprint, check_digest
-from zoo.bundle import Bundle
+from zoo.bundle import Bundle, read_bundle
 from zoo.chain import Chain
 from zoo.costs import Costs
 from zoo.digests import digest
+from zoo.entries import load_chain
 from zoo.errors import UserError
 from zoo.records import neighbours
+from zoo.registry import Zoo
 from zoo.signals import Signal, pool
 
 
@@ -130,18 +134,28 @@ def check_blueprint(blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain],
 def assembled_costs(blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain]) -> Costs:
     """Exact parameters and MACs of the assembled network, without building it: the sum over its parts."""
     last = blueprint.blocks[-1]
-    chain = chains[last.network]
-    at_end = _ends_at_its_networks_end(last, chain)
-    num_features = chain.neck_dim if at_end else chain.signal(last.nodes[1]).channels
-    head = Costs(num_params=(num_features + 1) * blueprint.head.size, macs=num_features * blueprint.head.size)
-    total = head + chain.neck_costs if at_end else head
+    total = ending_costs(last, chains[last.network], blueprint.head.size)
     for block in blueprint.blocks:
         total += chains[block.network].block_costs(*block.nodes)
     for before, spec, block in zip(blueprint.blocks, blueprint.adapters, blueprint.blocks[1:], strict=False):
-        if spec.kind != "none":
-            source, target = boundary(before, block, chains)
-            total += adapter_costs(source, target, spec.kind, largest_kernel_size(spec))
+        total += seam_costs(before, spec, block, chains)
     return total
+
+
+def seam_costs(before: BlockSpec, spec: AdapterSpec, block: BlockSpec, chains: Mapping[str, Chain]) -> Costs:
+    """Exact costs of the adapter between two blocks; ``auto`` counts as the larger kernel."""
+    if spec.kind == "none":
+        return Costs(0, 0)
+    source, target = boundary(before, block, chains)
+    return adapter_costs(source, target, spec.kind, largest_kernel_size(spec))
+
+
+def ending_costs(last: BlockSpec, chain: Chain, num_classes: int) -> Costs:
+    """Exact costs of neck and head behind a network's last block."""
+    at_end = _ends_at_its_networks_end(last, chain)
+    num_features = chain.neck_dim if at_end else chain.signal(last.nodes[1]).channels
+    head = Costs(num_params=(num_features + 1) * num_classes, macs=num_features * num_classes)
+    return head + chain.neck_costs if at_end else head
 
 
 def boundary(before: BlockSpec, block: BlockSpec, chains: Mapping[str, Chain]) -> tuple[Signal, Signal]:
@@ -196,6 +210,21 @@ def from_bundle(bundle: Bundle, chains: Mapping[str, Chain]) -> AssembledNetwork
             raise UserError(f"bundle: tensor {name!r} is missing")
     network.load_state_dict({**state, **bundle.tensors})
     return network
+
+
+def load(directory: str | Path, zoo: Zoo) -> AssembledNetwork:
+    """Rebuild the network of a bundle's directory with the networks of a zoo, in eval mode.
+
+    For a complete bundle no weights of the zoo are read, so that their files may be missing.
+
+    Raises:
+        UserError: as ``read_bundle``, ``load_chain`` and ``from_bundle``, or a network that the zoo lacks.
+    """
+    bundle = read_bundle(directory)
+    entries = {name: zoo.entry(name) for name in bundle.blueprint.networks}
+    if bundle.complete:
+        entries = {name: replace(entry, weights=None) for name, entry in entries.items()}
+    return from_bundle(bundle, {name: load_chain(entry) for name, entry in entries.items()})
 
 
 def _is_new(name: str) -> bool:

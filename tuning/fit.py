@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -76,6 +77,7 @@ def tune(
     loggers: Loggers = (),
     callbacks: Sequence[pl.Callback] = (),
     resume: bool = False,
+    test: bool = True,
 ) -> TuningResult:
     """Tunes a network in place and leaves it on the CPU, in eval mode, with the chosen weights.
 
@@ -87,6 +89,7 @@ def tune(
         loggers: Receive the metrics of every epoch.
         callbacks: For Lightning's trainer, besides checkpoints and averaging.
         resume: Continue from the last checkpoint in ``run_dir``, to the numbers of a run without interruption.
+        test: Measure the choice on the test split; ``False`` leaves that split unseen and the figures NaN.
 
     Raises:
         UserError: The head does not fit the data, the settings contradict each other, the training diverges.
@@ -108,6 +111,7 @@ def tune(
         loggers,
         callbacks,
         resume,
+        test,
     )
     with quiet(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)  # Lightning's loaders draw their workers' seeds from it
@@ -135,6 +139,7 @@ class _Job:
     loggers: Loggers
     callbacks: Sequence[pl.Callback]
     resume: bool
+    test: bool
 
     def run(self) -> TuningResult:
         network, tuning, clock = self.network, self.tuning, _Clock()
@@ -163,9 +168,11 @@ class _Job:
         if tuning.guard:
             chosen = min(candidates, key=lambda candidate: (-candidate.val_accuracy, candidate.val_loss))
         self.restore(chosen.state)
-        with clock("test"):
-            whole = nn.Sequential(*network.stages())
-            test_accuracy, test_loss = self.measure("test", whole, TuningData(self.datamodule), self.loggers)
+        test_accuracy = test_loss = math.nan
+        if self.test:
+            with clock("test"):
+                whole = nn.Sequential(*network.stages())
+                test_accuracy, test_loss = self.measure("test", whole, TuningData(self.datamodule), self.loggers)
         network.cpu().eval()
         return TuningResult(
             choice=chosen.name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -121,6 +121,16 @@ class ReassemblyBlueprint:
                     f"{before.network!r} up to node {before.nodes[1]}: use linear or paper"
                 )
         check_networks({block.network for block in self.blocks}, self.networks)
+
+    @property
+    def composition(self) -> str:
+        """For the reader, as ``composition`` gives it."""
+        return composition(self.blocks)
+
+
+def composition(blocks: Sequence[BlockSpec]) -> str:
+    """Blocks in one line, ``resnet18[0:5] + vit_tiny[7:13]``: nodes from the first up to, without, the second."""
+    return " + ".join(f"{block.network}[{block.nodes[0]}:{block.nodes[1]}]" for block in blocks)
 
 
 def check_networks(used: set[str], networks: Mapping[str, str]) -> None:

@@ -62,6 +62,11 @@ class Store:
         self.hits: dict[str, int] = {}
         self.misses: dict[str, int] = {}
 
+    @staticmethod
+    def key(stage: str, inputs: Any) -> str:
+        """Returns the content key of an entry, for what depends on it."""
+        return content_key(stage, inputs)
+
     def fetch(self, stage: str, inputs: Any, compute: Callable[[], Entry]) -> Entry:
         """Returns the stored entry of ``stage`` for ``inputs``, or computes and stores it.
 
@@ -70,7 +75,7 @@ class Store:
         Raises:
             UserError: the entry's file does not match its checksum and ``rebuild_damaged`` is off.
         """
-        path = self.root / stage / f"{content_key(stage, inputs)}.entry"
+        path = self.root / stage / f"{self.key(stage, inputs)}.entry"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             entry = self._read(path) if path.exists() else None

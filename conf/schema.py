@@ -1,0 +1,128 @@
+"""The schema of the configuration: every key of ours with its type; Hydra checks each override against it.
+
+The settings themselves are the frozen dataclasses of the packages that use them, checked further by their constructors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from reassembly.assembly import Budget
+from reassembly.partition import PartitionSettings
+from reassembly.proxies import ProxySettings
+from reassembly.similarity import SimilaritySettings
+from reassembly.stitch import AdapterSettings
+from tuning.settings import OptimizerSettings, ScheduleSettings, TrainerSettings, TuningSettings
+from zoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """What is searched and tuned.
+
+    Attributes:
+        name: ``reassembly`` (compositions of the whole zoo) or ``baseline`` (one whole network).
+        network: The baseline's network by name; ``None`` takes the best by the proxy.
+    """
+
+    name: str = "reassembly"
+    network: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.network is not None and self.name != "baseline":
+            raise UserError(f"method.network={self.network} needs method=baseline, not method={self.name}")
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Where stage results are kept.
+
+    Attributes:
+        root: Directory of the entries.
+        rebuild_damaged: Compute a damaged entry anew instead of refusing it.
+    """
+
+    root: str = "runs/cache"
+    rebuild_damaged: bool = False
+
+
+@dataclass(frozen=True)
+class LoggerSettings:
+    """Where metrics go beside our own files.
+
+    Attributes:
+        name: ``csv`` (our own files only), ``wandb`` or ``wandb_offline``.
+        project: W&B project.
+    """
+
+    name: str = "csv"
+    project: str = "huozi"
+
+    def __post_init__(self) -> None:
+        if self.name not in ("csv", "wandb", "wandb_offline"):
+            raise UserError(f"logger.name={self.name} is unknown; type logger=csv, logger=wandb or logger=wandb_offline")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration of a job; ``conf/base.yaml`` says what each key is for."""
+
+    method: MethodSettings = field(default_factory=MethodSettings)
+    zoo: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    similarity: SimilaritySettings = field(default_factory=SimilaritySettings)
+    partition: PartitionSettings = field(default_factory=PartitionSettings)
+    budget: Budget = field(default_factory=Budget)
+    proxy: ProxySettings = field(default_factory=ProxySettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    tuning: TuningSettings = field(default_factory=TuningSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    logger: LoggerSettings = field(default_factory=LoggerSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    seed: int = 0
+    finalists: int = 1
+    output_dir: str | None = None
+    runs_dir: str = "runs"
+    resume: str | None = None
+    blueprint: str | None = None
+    skip_completed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.finalists < 1:
+            raise UserError(f"finalists={self.finalists}: at least 1 candidate is picked; type finalists=1 or more")
+
+
+def register() -> None:
+    """Makes the schema known to Hydra as ``schema``, the first entry of ``conf/base.yaml``'s defaults."""
+    ConfigStore.instance().store(name="schema", node=_writable(OmegaConf.structured(Config)))
+
+
+def keys() -> list[str]:
+    """Returns the dotted keys of the schema."""
+
+    def walk(node: DictConfig, prefix: str) -> list[str]:
+        found: list[str] = []
+        for key in node:
+            child = node._get_node(key)
+            found.append(f"{prefix}{key}")
+            if isinstance(child, DictConfig) and not child._is_none():
+                found += walk(child, f"{prefix}{key}.")
+        return found
+
+    return walk(OmegaConf.structured(Config), "")
+
+
+def _writable(node: DictConfig) -> DictConfig:
+    """Lets the composition set the keys: OmegaConf makes the node of a frozen dataclass read-only."""
+    OmegaConf.set_readonly(node, None)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            _writable(child)
+    return node

@@ -1,0 +1,290 @@
+"""The search, from a zoo to a blueprint: features -> similarity -> partition -> assembly -> pick.
+
+Every stage is stored by content, so an identical search runs no network and a changed setting redoes only what depends
+on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from datamodules import ImageDataModule
+from reassembly.assembly import Candidate, CostTable, cost_table, list_candidates, partition_blocks
+from reassembly.network import AssembledNetwork, assemble, ending_costs, seam_costs
+from reassembly.partition import Partition, find_partition
+from reassembly.scoring import ScoredCandidate, score_candidates
+from reassembly.settings import SearchSettings
+from reassembly.similarity import similarity_matrix
+from reassembly.stitch import stitch
+from reassembly.study import Chains, NetworkStudy, feature_indices, study_network
+from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, Provenance, ReassemblyBlueprint
+from zoo.chain import Chain
+from zoo.description import ChainDescription
+from zoo.entries import ZooEntry
+from zoo.errors import UserError
+from zoo.records import from_plain, to_plain
+from zoo.registry import Zoo
+from zoo.store import Entry, Store, content_key
+
+log = logging.getLogger(__name__)
+
+Tune = Callable[[ReassemblyBlueprint, int], float]
+"""Tunes the network of a blueprint for some epochs and returns its accuracy on the validation split."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        blueprint: the pick.
+        candidates: all that fit the budget and were scored, best first; the first one is the pick.
+        partition: of every network of the zoo.
+        similarity: (M, M) float64, of the nodes in the order of ``descriptions``, stem and body of each.
+        descriptions: of every network of the zoo.
+        seconds: wall time of every stage.
+        reused: stages that an earlier run had stored.
+    """
+
+    blueprint: ReassemblyBlueprint
+    candidates: tuple[ScoredCandidate, ...]
+    partition: Partition
+    similarity: Tensor
+    descriptions: Mapping[str, ChainDescription]
+    seconds: Mapping[str, float]
+    reused: tuple[str, ...]
+
+
+class Search:
+    """One search over a zoo for a task; ``run`` is the whole of it."""
+
+    def __init__(self, zoo: Zoo, data: ImageDataModule, settings: SearchSettings, *, store: Store, seed: int) -> None:
+        self.zoo, self.data, self.settings, self.store, self.seed = zoo, data, settings, store, seed
+        self.chains = Chains(zoo)
+        self.seconds: dict[str, float] = {}
+
+    def run(self, tune: Tune | None = None) -> SearchResult:
+        """Searches.
+
+        Args:
+            tune: short tuning, needed where ``settings.finalists`` is above 1.
+
+        Raises:
+            UserError: a network that is no chain or too short, a budget that nothing fits.
+        """
+        with self._timed("features"):
+            studies = self._study()
+        with self._timed("similarity"):
+            similarity = self._similarity(studies)
+        with self._timed("partition"):
+            partition = self._partition(studies, similarity)
+        descriptions = {study.description.name: study.description for study in studies}
+        log.info(
+            "partition: J %.3f, upper bound %.3f (gap %.2f %%)",
+            partition.objective,
+            partition.upper_bound,
+            100 * partition.gap,
+        )
+        with self._timed("assembly"):
+            table = self._costs(partition, descriptions)
+            candidates = self._admissible(list_candidates(table, self.settings.budget), partition)
+        with self._timed("scores"):
+            scored = self._score(candidates, studies)
+        if self.settings.finalists > 1:
+            assert tune is not None
+            with self._timed("finalists"):
+                scored = self._decide(scored, descriptions, tune)
+        pick = scored[0]
+        log.info("%d candidates fit; the pick is %s", len(scored), pick.candidate.composition)
+        return SearchResult(
+            blueprint=self.blueprint(pick, descriptions),
+            candidates=tuple(scored),
+            partition=partition,
+            similarity=similarity,
+            descriptions=descriptions,
+            seconds=dict(self.seconds),
+            reused=tuple(stage for stage in self.store.hits if stage not in self.store.misses),
+        )
+
+    def images_for(self, name: str) -> Tensor:
+        """Returns the probe images as the network of that name takes them; always images of the training split."""
+        images, _ = self.data.images("probe", self.zoo[name].input, limit=self.settings.similarity.num_probe_images)
+        return images
+
+    def build(self, blueprint: ReassemblyBlueprint) -> AssembledNetwork:
+        """Assembles a blueprint and initialises its adapters, in eval mode.
+
+        Raises:
+            UserError: a network the zoo lacks or whose weights are not the blueprint's.
+        """
+        return build_network(blueprint, self.chains, self.images_for, seed=self.seed)
+
+    def blueprint(self, pick: ScoredCandidate, descriptions: Mapping[str, ChainDescription]) -> ReassemblyBlueprint:
+        """Returns the recipe of a candidate."""
+        blocks = pick.candidate.blocks
+        proxy = self.settings.proxy.name
+        return ReassemblyBlueprint(
+            blocks=blocks,
+            adapters=self._adapters(blocks),
+            head=HeadSpec(classes=self.data.class_names),
+            networks={name: descriptions[name].digest for name in dict.fromkeys(block.network for block in blocks)},
+            provenance=Provenance(self.zoo.name, proxy, pick.scores[proxy], self.seed),
+        )
+
+    def whole_network(self, name: str | None) -> ReassemblyBlueprint:
+        """Returns the blueprint of one whole network of the zoo with a new head: the baseline, under no budget.
+
+        Args:
+            name: of the network; ``None`` takes the best of the zoo by the proxy.
+
+        Raises:
+            UserError: a network the zoo lacks.
+        """
+        with self._timed("features"):
+            studies = self._study() if name is None else [self._study_one(self.zoo.entry(name))]
+        descriptions = {study.description.name: study.description for study in studies}
+        candidates = [
+            Candidate((BlockSpec(name, (0, len(description) - 1)),), "network", *self._whole_costs(description))
+            for name, description in descriptions.items()
+        ]
+        with self._timed("scores"):
+            return self.blueprint(self._score(candidates, studies)[0], descriptions)
+
+    def _study(self) -> list[NetworkStudy]:
+        return [self._study_one(entry) for entry in self.zoo.values()]
+
+    def _study_one(self, entry: ZooEntry) -> NetworkStudy:
+        key = content_key(self.data.digest, self.settings.similarity.num_probe_images)
+        return study_network(entry, lambda: self.images_for(entry.name), key, self.store)
+
+    def _whole_costs(self, description: ChainDescription) -> tuple[int, int]:
+        block = BlockSpec(description.name, (0, len(description) - 1))
+        costs = description.block_costs(*block.nodes) + ending_costs(block, description, self.data.num_classes)
+        return costs.num_params, costs.macs
+
+    def _similarity(self, studies: Sequence[NetworkStudy]) -> Tensor:
+        measure = self.settings.similarity.measure
+
+        def compute() -> Entry:
+            features = [tensor for study in studies for tensor in study.features]
+            return Entry({"similarity": similarity_matrix(features, measure)})
+
+        inputs = {"measure": measure, "features": [study.key for study in studies]}
+        return self.store.fetch("similarity", inputs, compute).tensors["similarity"]
+
+    def _partition(self, studies: Sequence[NetworkStudy], similarity: Tensor) -> Partition:
+        settings = replace(self.settings.partition, seed=self.seed)
+        names = [study.description.name for study in studies]
+
+        def compute() -> Entry:
+            return Entry(values=to_plain(find_partition(similarity, feature_indices(studies), names, settings)))
+
+        inputs = {
+            "measure": self.settings.similarity.measure,
+            "features": [study.key for study in studies],
+            "names": names,
+            "settings": settings,
+        }
+        return from_plain(Partition, self.store.fetch("partition", inputs, compute).values, "partition")
+
+    def _costs(self, partition: Partition, descriptions: Mapping[str, ChainDescription]) -> CostTable:
+        spec = self.settings.adapter.spec()
+        return cost_table(
+            partition_blocks(dict(zip(partition.networks, partition.cuts, strict=True))),
+            lambda block: descriptions[block.network].block_costs(*block.nodes),
+            lambda before, block: seam_costs(before, spec, block, descriptions),
+            lambda block: ending_costs(block, descriptions[block.network], self.data.num_classes),
+        )
+
+    def _admissible(self, candidates: Sequence[Candidate], partition: Partition) -> list[Candidate]:
+        """Keeps compositions with at most one block of every equivalence set: in stage mode all of them."""
+        sets = {
+            BlockSpec(name, (cuts[k], cuts[k + 1])): sets[k]
+            for name, cuts, sets in zip(partition.networks, partition.cuts, partition.sets, strict=True)
+            for k in range(partition.num_blocks)
+        }
+        kept = [c for c in candidates if len({sets[block] for block in c.blocks}) == len(c.blocks)]
+        if not kept:
+            raise UserError(
+                f"no composition within {self.settings.budget} takes its blocks from different equivalence sets: widen "
+                "the budget, or type partition.mode=stage"
+            )
+        return kept
+
+    def _score(self, candidates: Sequence[Candidate], studies: Sequence[NetworkStudy]) -> list[ScoredCandidate]:
+        settings, spec = self.settings.proxy, self.settings.adapter.spec()
+
+        def compute() -> Entry:
+            scored = score_candidates(
+                candidates,
+                self.chains,
+                lambda name: self.data.images("probe", self.zoo[name].input, limit=settings.num_images)[0],
+                self.data.images("probe", next(iter(self.zoo.values())).input, limit=settings.num_images)[1],
+                self.data.num_classes,
+                settings,
+                spec,
+                self.seed,
+            )
+            return Entry(values=to_plain(scored))
+
+        inputs = {
+            "networks": {study.description.name: study.key for study in studies},
+            "candidates": to_plain(candidates),
+            "data": self.data.digest,
+            "settings": [settings, spec, self.seed],
+        }
+        stored = self.store.fetch("scores", inputs, compute).values
+        return [from_plain(ScoredCandidate, row, "scores") for row in stored]
+
+    def _decide(self, scored: list[ScoredCandidate], descriptions, tune: Tune) -> list[ScoredCandidate]:
+        """Successive halving: tune the best ones shortly, keep the better half, double the epochs, until one is left.
+
+        Differs from resumed halving: each rung tunes anew with a schedule of its own length, so that a rung's accuracy
+        is that of a finished short run.
+        """
+        rung, epochs = scored[: self.settings.finalists], 1
+        accuracies: dict[str, float] = {}
+        while True:
+            for entry in rung:
+                accuracies[entry.candidate.composition] = tune(self.blueprint(entry, descriptions), epochs)
+            rung = sorted(rung, key=lambda entry: -accuracies[entry.candidate.composition])
+            log.info("finalists after %d epochs: %s", epochs, [f"{accuracies[e.candidate.composition]:.3f}" for e in rung])
+            if len(rung) <= 2:
+                break
+            rung, epochs = rung[: -(-len(rung) // 2)], 2 * epochs
+        finalists = {
+            entry.candidate.composition: replace(entry, scores={**entry.scores, "short_tuning": accuracy})
+            for entry in scored
+            if (accuracy := accuracies.get(entry.candidate.composition)) is not None
+        }
+        first = [finalists.pop(entry.candidate.composition) for entry in rung]
+        others = sorted(finalists.values(), key=lambda entry: -entry.scores["short_tuning"])
+        return [*first, *others, *scored[self.settings.finalists :]]
+
+    def _adapters(self, blocks: Sequence[BlockSpec]) -> tuple[AdapterSpec, ...]:
+        none = AdapterSpec(kind="none", kernel_size=1, initialisation="random")
+        spec = self.settings.adapter.spec()
+        return tuple(
+            none if block.continues(before) else spec for before, block in zip(blocks, blocks[1:], strict=False)
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - started, 2)
+
+
+def build_network(
+    blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain], images_for: Callable[[str], Tensor], *, seed: int
+) -> AssembledNetwork:
+    """Assembles a blueprint with adapters and head drawn from ``seed``, then initialises what is in closed form."""
+    network = assemble(blueprint, chains, generator=torch.Generator().manual_seed(seed))
+    return stitch(network, chains, images_for, seed=seed)

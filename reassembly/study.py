@@ -1,0 +1,99 @@
+"""One pass of the probe images through every network: what similarity, partition and costs are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo.chain import Chain
+from zoo.description import ChainDescription, describe, identity
+from zoo.entries import ZooEntry, load_chain
+from zoo.modes import eval_mode
+from zoo.records import from_plain, to_plain
+from zoo.registry import Zoo
+from zoo.signals import pool
+from zoo.store import Entry, Store
+
+
+@dataclass(frozen=True)
+class NetworkStudy:
+    """A network as the search sees it.
+
+    Attributes:
+        key: content key of network and probe images; what depends on the features depends on it.
+        description: nodes, signals, costs, digest.
+        features: L - 1 tensors (n, d) float32: the pooled output of the stem and of every body node.
+    """
+
+    key: str
+    description: ChainDescription
+    features: tuple[Tensor, ...]
+
+
+class Chains(Mapping[str, Chain]):
+    """The chains of a zoo, loaded when first asked for."""
+
+    def __init__(self, zoo: Zoo) -> None:
+        self._zoo = zoo
+        self._loaded: dict[str, Chain] = {}
+
+    def __getitem__(self, name: str) -> Chain:
+        if name not in self._loaded:
+            self._loaded[name] = load_chain(self._zoo[name])
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._zoo)
+
+    def __len__(self) -> int:
+        return len(self._zoo)
+
+
+def study_network(entry: ZooEntry, images: Callable[[], Tensor], data_key: str, store: Store) -> NetworkStudy:
+    """Runs the probe images through one network, or reads what an earlier run found.
+
+    Args:
+        entry: the network; it is loaded only if its study is not stored yet, and dropped afterwards.
+        images: gives the probe images as the network takes them, (n, C, H, W) float32.
+        data_key: names the images.
+        store: of stage results.
+    """
+
+    def compute() -> Entry:
+        chain = load_chain(entry)
+        features = {str(cut): tensor for cut, tensor in enumerate(node_features(chain, images()), start=1)}
+        return Entry(features, to_plain(describe(chain)))
+
+    inputs = {"network": identity(entry), "data": data_key}
+    stored = store.fetch("features", inputs, compute)
+    description = from_plain(ChainDescription, stored.values, f"features of {entry.name}")
+    return NetworkStudy(
+        key=store.key("features", inputs),
+        description=description,
+        features=tuple(stored.tensors[str(cut)] for cut in range(1, len(description))),
+    )
+
+
+@torch.no_grad()
+def node_features(chain: Chain, images: Tensor, batch_size: int = 64) -> list[Tensor]:
+    """Returns the pooled outputs of stem and body nodes: L - 1 tensors (n, d) float32, without prefix tokens."""
+    found: list[list[Tensor]] = [[] for _ in range(len(chain) - 1)]
+    with eval_mode(chain.network):
+        nodes = [chain.block(index, index + 1) for index in range(len(chain) - 1)]
+        for batch in images.split(batch_size):
+            for index, node in enumerate(nodes):
+                batch = node(batch)
+                found[index].append(pool(batch, chain.signal(index + 1)).float())
+    return [torch.cat(batches) for batches in found]
+
+
+def feature_indices(studies: Sequence[NetworkStudy]) -> list[list[int]]:
+    """Returns, per network, the rows that its features have among the features of all networks, stem first."""
+    indices, start = [], 0
+    for study in studies:
+        indices.append(list(range(start, start + len(study.features))))
+        start += len(study.features)
+    return indices

@@ -1,0 +1,129 @@
+"""Weights & Biases beside our own files: one run a job, opened and closed inside the job.
+
+Our files (``result.json``, ``metrics.csv``, ``candidates.csv``, figures) are complete without it; W&B receives copies.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+
+from zoo.errors import UserError
+from zoo.files import write_json
+
+_IDENTITY = "wandb_run.json"
+
+
+class Tracker:
+    """Where a job's metrics, tables, figures and artifacts go. Without W&B, only Lightning's ``metrics.csv`` is written."""
+
+    def __init__(self, run_dir: Path, run: Any = None) -> None:
+        self.run_dir = run_dir
+        self._run = run
+
+    def lightning_loggers(self) -> list[Logger]:
+        """Returns the loggers for a ``Trainer``: ``metrics.csv`` in the run directory, and W&B where it is on."""
+        loggers: list[Logger] = [CSVLogger(save_dir=str(self.run_dir), name="", version="")]
+        if self._run is not None:
+            loggers.append(WandbLogger(experiment=self._run, log_model=False))
+        return loggers
+
+    def summary(self, metrics: Mapping[str, Any]) -> None:
+        """Writes final figures into the run's summary."""
+        if self._run is not None:
+            self._run.summary.update(dict(metrics))
+
+    def table(self, name: str, path: Path) -> None:
+        """Logs a CSV file as a table, such as the candidates of a search."""
+        if self._run is not None:
+            import wandb
+
+            with path.open(newline="") as file:
+                columns, *rows = csv.reader(file)
+            self._run.log({name: wandb.Table(columns=columns, data=rows)})
+
+    def figures(self, paths: Sequence[Path]) -> None:
+        """Logs image files under their stems."""
+        if self._run is not None and paths:
+            import wandb
+
+            self._run.log({path.stem: wandb.Image(str(path)) for path in paths})
+
+    def artifact(self, name: str, kind: str, paths: Sequence[Path], uses: Sequence[str] = ()) -> None:
+        """Logs files as one artifact. ``uses`` names the artifacts it was made from: the lineage W&B draws.
+
+        Offline runs keep no lineage: W&B resolves the names of used artifacts on its server.
+        """
+        if self._run is None:
+            return
+        import wandb
+
+        artifact = wandb.Artifact(name, type=kind)
+        for path in paths:
+            artifact.add_file(str(path))
+        if not self._run.offline:
+            for used in uses:
+                self._run.use_artifact(f"{used}:latest")
+        self._run.log_artifact(artifact)
+
+
+@contextmanager
+def tracking(
+    logger: str,
+    run_dir: Path,
+    *,
+    project: str,
+    job_type: str,
+    group: str | None,
+    config: Mapping[str, Any],
+    resume: bool = False,
+) -> Iterator[Tracker]:
+    """Opens the job's tracker and closes it on the way out, with exit code 1 on failure.
+
+    Args:
+        logger: ``csv``, ``wandb`` or ``wandb_offline``.
+        run_dir: the job's directory; W&B's own files go into ``run_dir/wandb``.
+        group: W&B group, the name of the sweep for a multirun.
+        config: the resolved configuration, given whole at the start since offline runs take it from there alone.
+        resume: continue the W&B run whose identity ``run_dir`` holds.
+
+    Raises:
+        UserError: ``wandb`` without a key to log in with.
+    """
+    if logger == "csv":
+        yield Tracker(run_dir)
+        return
+    import wandb
+
+    offline = logger == "wandb_offline"
+    if not offline and not (os.environ.get("WANDB_MODE") in ("offline", "disabled") or wandb.api.api_key):
+        raise UserError("logger=wandb found no W&B key: run `wandb login`, or type logger=wandb_offline")
+    identity = run_dir / _IDENTITY
+    known = json.loads(identity.read_text())["id"] if resume and identity.exists() else None
+    run = wandb.init(
+        project=project,
+        name=run_dir.name,
+        id=known,
+        resume="allow" if known else None,
+        job_type=job_type,
+        group=group,
+        config=dict(config),
+        dir=str(run_dir),
+        mode="offline" if offline else None,
+        settings=wandb.Settings(silent=True),
+        reinit="finish_previous",
+    )
+    write_json(identity, {"id": run.id, "group": group})
+    try:
+        yield Tracker(run_dir, run)
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish(exit_code=0)

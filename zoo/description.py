@@ -1,0 +1,68 @@
+"""What is known of a sliced network without the network: enough to cut it, cost it and name it in a later run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from zoo.chain import Chain, Node
+from zoo.costs import Costs
+from zoo.digests import digest
+from zoo.entries import ZooEntry
+from zoo.records import to_plain
+from zoo.signals import Signal
+
+
+@dataclass(frozen=True)
+class ChainDescription:
+    """A chain as plain data, kept beside its features so that a repeated search loads no network.
+
+    Attributes:
+        digest: of the network's parameters and buffers.
+        nodes: stem, body and head, as in :class:`zoo.chain.Chain`.
+        neck_costs: parameters and MACs of the final norm and pooling in front of a new head.
+        neck_dim: features the neck gives.
+    """
+
+    name: str
+    digest: str
+    nodes: tuple[Node, ...]
+    neck_costs: Costs
+    neck_dim: int
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def num_body_nodes(self) -> int:
+        """Nodes between stem and head: what a partition distributes over its blocks."""
+        return len(self.nodes) - 2
+
+    def signal(self, cut: int) -> Signal:
+        """Returns what runs through ``cut``: 0 is the network's input, ``len`` its output."""
+        return self.nodes[0].input if cut == 0 else self.nodes[cut - 1].output
+
+    def block_costs(self, start: int, stop: int) -> Costs:
+        """Returns the costs of nodes ``start..stop-1`` at their native resolution."""
+        return sum((Costs(node.num_params, node.macs) for node in self.nodes[start:stop]), Costs(0, 0))
+
+
+def describe(chain: Chain) -> ChainDescription:
+    """Returns the description of a chain."""
+    return ChainDescription(chain.name, digest(chain.network), chain.nodes, chain.neck_costs, chain.neck_dim)
+
+
+def identity(entry: ZooEntry) -> dict[str, Any]:
+    """Returns what decides an entry's network and its features, as plain data for content keys.
+
+    A file of weights counts by its bytes, not by its path; names and remarks do not count, except that a network
+    without weights is drawn from its name.
+    """
+    plain = to_plain(entry)
+    fields = {key: plain.get(key) for key in ("source", "model", "kwargs", "input", "nodes", "weights")}
+    if entry.weights is None:
+        fields["name"] = entry.name
+    elif entry.weights.file is not None and entry.weights.path.is_file():
+        fields["weights"] = {**fields["weights"], "file": hashlib.sha256(entry.weights.path.read_bytes()).hexdigest()}
+    return fields
