@@ -45,12 +45,13 @@ class CodeRecorder(TorchDispatchMode):
     output is positive, which is where its input is.
 
     Attributes:
-        kernel: (b, b) float64 or None before the first activation: units that agree between two images.
+        kernel: (b, b) float64 or None before the first activation: units that agree between two images, on top of the
+            kernel given at the start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: Tensor | None = None) -> None:
         super().__init__()
-        self.kernel: Tensor | None = None
+        self.kernel = kernel
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))

@@ -1,0 +1,298 @@
+"""The prefix tree against networks that are assembled and run one by one."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+from itertools import product
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from reassembly import scoring
+from reassembly.assembly import Budget, Candidate, cost_table, list_candidates, partition_blocks
+from reassembly.moments import home_moments, matched_adapter
+from reassembly.network import assemble, assembled_costs
+from reassembly.proxies import PROXIES, Proxy, ProxySettings
+from reassembly.proxies.naswot import CodeRecorder
+from reassembly.scoring import PrefixTree, Probe, adapter_seed, score_candidates, write_candidates_csv
+from zoo.adapters import adapter_costs
+from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
+from zoo.chain import Chain
+from zoo.costs import Costs, count
+from zoo.digests import digest
+from zoo.signals import Signal, to_grid
+
+NUM_IMAGES, NUM_CLASSES, STAGES = 20, 3, 3
+SIZES = {"plain": (3, 14, 10), "vit": (1, 16, 16), "resnet": (2, 21, 15)}
+
+
+def plain_network() -> nn.Module:
+    layers = []
+    for before, after in ((3, 6), (6, 8), (8, 8), (8, 12)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4))
+
+
+@pytest.fixture(scope="module")
+def chains() -> dict[str, Chain]:
+    torch.manual_seed(0)
+    networks = {
+        "plain": plain_network(),
+        "vit": timm.create_model(
+            "vit_tiny_patch16_224", img_size=16, patch_size=4, in_chans=1, embed_dim=12, depth=4, num_heads=2
+        ),
+        "resnet": timm.create_model(
+            "resnet18", in_chans=2, block_args={}, stem_width=8, layers=(1, 1, 1, 1), channels=(8, 8, 16, 16)
+        ),
+    }
+    return {
+        name: Chain.from_network(network.eval(), torch.zeros(1, *SIZES[name]), name=name)
+        for name, network in networks.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def probe() -> Probe:
+    generator = torch.Generator().manual_seed(1)
+    images = {name: torch.randn(NUM_IMAGES, *size, generator=generator) for name, size in SIZES.items()}
+    return Probe(images.__getitem__, torch.arange(NUM_IMAGES) % NUM_CLASSES, NUM_CLASSES)
+
+
+def score(candidates, chains, probe, settings, adapter=None, seed=0):
+    return score_candidates(
+        candidates, chains, probe.images_for, probe.labels, probe.num_classes, settings, adapter, seed
+    )
+
+
+def even_cuts(chain: Chain) -> tuple[int, ...]:
+    end = len(chain) - 1
+    return (0, *(1 + (end - 1) * k // STAGES for k in range(1, STAGES)), end)
+
+
+@pytest.fixture(scope="module")
+def candidates(chains) -> list[Candidate]:
+    def head(block: BlockSpec) -> Costs:
+        chain = chains[block.network]
+        if block.nodes[1] == len(chain) - 1:
+            return chain.neck_costs + Costs((chain.neck_dim + 1) * NUM_CLASSES, chain.neck_dim * NUM_CLASSES)
+        width = chain.signal(block.nodes[1]).channels
+        return Costs((width + 1) * NUM_CLASSES, width * NUM_CLASSES)
+
+    table = cost_table(
+        partition_blocks({name: even_cuts(chain) for name, chain in chains.items()}),
+        lambda block: chains[block.network].block_costs(*block.nodes),
+        lambda a, b: adapter_costs(chains[a.network].signal(a.nodes[1]), chains[b.network].signal(b.nodes[0])),
+        head,
+    )
+    return list_candidates(table, Budget())
+
+
+def blueprint_of(candidate: Candidate, chains, adapter: AdapterSpec) -> ReassemblyBlueprint:
+    pairs = zip(candidate.blocks, candidate.blocks[1:], strict=False)
+    adapters = tuple(AdapterSpec(kind="none") if b.continues(a) else adapter for a, b in pairs)
+    networks = {block.network: digest(chains[block.network].network) for block in candidate.blocks}
+    return ReassemblyBlueprint(candidate.blocks, adapters, HeadSpec(num_classes=NUM_CLASSES), networks)
+
+
+def features_one_by_one(candidate, chains, probe, settings, adapter, draw, seed=0):
+    """Features of a network that is assembled alone, adapters set from front to back, run whole; and its codes."""
+    spec = AdapterSpec(adapter.kind, 1, "random")
+    network = assemble(blueprint_of(candidate, chains, spec), chains)
+    x = probe.images_for(candidate.blocks[0].network)
+    home = PrefixTree([], chains, probe, settings, adapter, seed)
+    for k in range(len(network.adapters)):
+        before, block = candidate.blocks[k : k + 2]
+        if not block.continues(before):
+            stages = nn.Sequential(*network.stages()[: 2 * k + 1])
+            with torch.no_grad():
+                come_in = torch.cat([stages(batch) for batch in x.split(settings.batch_size)])
+            network.adapters[k] = home.make_adapter(before, block, k + 1, draw, come_in)
+    batches, codes = x.split(settings.batch_size), CodeRecorder()
+    with torch.no_grad():
+        with codes:
+            outputs = [network.forward_features(batches[0])]
+        outputs += [network.forward_features(batch) for batch in batches[1:]]
+    return torch.cat(outputs), codes.kernel
+
+
+CASES = [
+    ("random", AdapterSpec()),
+    ("random", AdapterSpec(kind="paper", kernel_size=1)),
+    ("closed_form", AdapterSpec()),
+]
+
+
+@pytest.mark.parametrize(("adapters", "adapter"), CASES)
+def test_tree_features_and_codes_equal_those_of_whole_networks(
+    chains, probe, candidates, adapters, adapter, monkeypatch
+):
+    seen: dict[tuple, list] = {}
+
+    def remember(evidence):
+        seen.setdefault(evidence.candidate.blocks, []).append((evidence.features, evidence.code_kernel))
+        return 0.0
+
+    spy = Proxy("spy", remember, "nothing", needs=frozenset({"features", "codes"}))
+    monkeypatch.setitem(PROXIES, "spy", spy)
+    settings = ProxySettings(name="spy", num_draws=2, adapters=adapters, batch_size=8)
+    score(candidates, chains, probe, settings, adapter)
+    assert len(seen) == len(candidates) == 3 + 9 + 27
+    for candidate in candidates[::3]:
+        single = candidate.kind != "assembly" or adapters == "closed_form"
+        draws = seen[candidate.blocks]
+        assert len(draws) == (1 if single else 2)
+        for draw, (features, codes) in enumerate(draws):
+            expected, kernel = features_one_by_one(candidate, chains, probe, settings, adapter, draw)
+            assert torch.equal(features, expected)
+            assert torch.equal(codes, kernel)
+        if not single:
+            assert not torch.equal(draws[0][0], draws[1][0])
+
+
+def test_scores_are_the_mean_over_draws_of_each_network_scored_alone(chains, probe, candidates):
+    names = ("ridge", "logme", "naswot", "params", "macs")
+    settings = ProxySettings(also=names, num_draws=2, batch_size=20)
+    scored = {entry.candidate: entry.scores for entry in score(candidates, chains, probe, settings, seed=3)}
+    for candidate in candidates[::5]:
+        draws = []
+        for draw in range(2):
+            found = features_one_by_one(candidate, chains, probe, settings, AdapterSpec(), draw, seed=3)
+            evidence = scoring.Evidence(candidate, probe.labels, NUM_CLASSES, 3, *found)
+            draws.append([PROXIES[name].score(evidence) for name in names])
+        expected = {name: sum(values) / 2 for name, values in zip(names, zip(*draws, strict=True), strict=True)}
+        assert scored[candidate] == expected
+
+
+def test_costs_of_candidates_equal_the_count_of_the_assembled_networks(chains, candidates):
+    for candidate in candidates[::3]:
+        blueprint = blueprint_of(candidate, chains, AdapterSpec("linear", 1, "random"))
+        network = assemble(blueprint, chains)
+        whole = count(network, torch.zeros(1, *SIZES[candidate.blocks[0].network]))
+        assert Costs(candidate.num_params, candidate.macs) == whole == assembled_costs(blueprint, chains)
+
+
+def test_a_shared_prefix_runs_once_and_networks_keep_their_modes(chains, probe, candidates, monkeypatch):
+    runs = []
+    original = PrefixTree.run
+    monkeypatch.setattr(
+        PrefixTree, "run", lambda self, module, flow: runs.append(module) or original(self, module, flow)
+    )
+    chains["plain"].network.train()
+    before = {name: (digest(c.network), [m.training for m in c.network.modules()]) for name, c in chains.items()}
+    score(candidates, chains, probe, ProxySettings(num_draws=2))
+    after = {name: (digest(c.network), [m.training for m in c.network.modules()]) for name, c in chains.items()}
+    chains["plain"].network.eval()
+    assert after == before
+    blocks = 3 + (3 + 6 * 2) + (3 + 6 * 2 + 18 * 2)  # one flow before the first adapter of a path, two behind it
+    adapters = 6 * 2 + (6 + 12) * 2
+    necks = blocks  # a candidate ends behind every block of this tree
+    assert len(runs) == blocks + adapters + necks
+
+
+def test_scores_are_the_same_again_and_change_with_the_seed(chains, probe, candidates):
+    some = candidates[:12]
+    settings = ProxySettings(also=("logme", "random"), num_draws=1)
+    first = score(some, chains, probe, settings)
+    assert score(list(reversed(some)), chains, probe, settings) == first
+    other = {entry.candidate: entry.scores for entry in score(some, chains, probe, settings, seed=1)}
+    for entry in first:
+        same = entry.scores["logme"] == other[entry.candidate]["logme"]
+        assert same == (entry.candidate.kind != "assembly")
+        assert entry.scores["random"] != other[entry.candidate]["random"]
+
+
+def test_adapter_seeds_are_stable_and_differ_in_every_ingredient():
+    a, b = BlockSpec("a", (0, 3)), BlockSpec("b", (3, 5))
+    assert adapter_seed(a, b, 1, 0, 0) == 1087928324434679
+    others = [(b, a, 1, 0, 0), (a, b, 2, 0, 0), (a, b, 1, 1, 0), (a, b, 1, 0, 1), (a, BlockSpec("b", (3, 6)), 1, 0, 0)]
+    assert len({adapter_seed(*key) for key in [(a, b, 1, 0, 0), *others]}) == 6
+
+
+def test_candidates_are_sorted_best_first_with_ties_to_the_cheaper(chains, probe, candidates):
+    scored = score(candidates, chains, probe, ProxySettings(name="macs"))
+    assert [entry.candidate.macs for entry in scored] == sorted((c.macs for c in candidates), reverse=True)
+    scored = score(candidates[:5], chains, probe, ProxySettings(num_draws=1))
+    assert [entry.scores["ridge"] for entry in scored] == sorted((e.scores["ridge"] for e in scored), reverse=True)
+
+
+def test_controls_need_no_forward_pass(chains, candidates):
+    def no_images(name):
+        raise AssertionError("a control asked for images")
+
+    probe = Probe(no_images, torch.zeros(4), NUM_CLASSES)
+    assert len(score(candidates, chains, probe, ProxySettings(name="params", also=("macs", "random")))) == 39
+
+
+def test_a_candidate_with_features_that_are_not_finite_is_last(chains, probe, candidates, monkeypatch, caplog):
+    broken = candidates[1]
+    original = PrefixTree.run
+
+    def run(self, module, flow):
+        out = original(self, module, flow)
+        bad = module is self.neck(broken.blocks[-1]) and flow.features.shape == broken_shape
+        return scoring.Flow(out.features * math.nan) if bad else out
+
+    end = broken.blocks[-1]
+    broken_shape = chains[end.network].signal(end.nodes[1]).shape(NUM_IMAGES)
+    monkeypatch.setattr(PrefixTree, "run", run)
+    with caplog.at_level(logging.WARNING):
+        scored = score(candidates[:3], chains, probe, ProxySettings())
+    assert scored[-1].candidate == broken
+    assert scored[-1].scores["ridge"] == -math.inf
+    assert "not finite" in caplog.text
+
+
+def test_equal_probe_images_are_warned_of(chains, probe, candidates, caplog):
+    twins = Probe(lambda name: probe.images_for(name)[[0, 1, 1, 2]], torch.tensor([0, 1, 1, 2]), NUM_CLASSES)
+    with caplog.at_level(logging.WARNING):
+        scored = score(candidates[:3], chains, twins, ProxySettings(name="naswot"))
+    assert "some are equal" in caplog.text
+    assert all(math.isfinite(entry.scores["naswot"]) for entry in scored)
+
+
+SIGNALS = [
+    Signal("NCHW", 6, (5, 7)),
+    Signal("NHWC", 9, (2, 3)),
+    Signal("NLC", 8, (4, 4), num_prefix_tokens=2),
+    Signal("NC", 10, None),
+]
+
+
+@pytest.mark.parametrize("kind", ["linear", "paper"])
+@pytest.mark.parametrize(("source", "target"), list(product(SIGNALS, SIGNALS)), ids=str)
+def test_random_adapters_have_the_moments_of_home(source, target, kind):
+    generator = torch.Generator().manual_seed(0)
+    inputs = 3 * torch.randn(source.shape(40), generator=generator) + 1
+    home = 0.3 * torch.randn(target.shape(40), generator=generator) + 2
+    moments = home_moments(home, target, kind)
+    adapter = matched_adapter(source, target, inputs, moments, kind, generator)
+    with torch.no_grad():
+        found = home_moments(adapter(inputs), target, kind)
+    torch.testing.assert_close(found.mean, moments.mean, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.deviation, moments.deviation, atol=1e-3, rtol=1e-3)
+    assert torch.equal(found.prefix, moments.prefix) or torch.allclose(found.prefix, moments.prefix)
+
+
+def test_a_dead_channel_comes_in_as_its_home_mean():
+    source, target = Signal("NCHW", 3, (4, 4)), Signal("NCHW", 5, (4, 4))
+    moments = home_moments(torch.randn(10, 5, 4, 4), target, "linear")
+    adapter = matched_adapter(source, target, torch.zeros(10, 3, 4, 4), moments, "linear", torch.Generator())
+    with torch.no_grad():
+        out = to_grid(adapter(torch.zeros(2, 3, 4, 4)), target)
+    assert torch.equal(out, moments.mean[None, :, None, None].expand(2, 5, 4, 4))
+
+
+def test_the_table_of_candidates_is_written_as_csv(chains, probe, candidates, tmp_path):
+    scored = score(candidates[:4], chains, probe, ProxySettings(also=("logme",)))
+    write_candidates_csv(tmp_path / "candidates.csv", scored, picked=scored[1].candidate)
+    with (tmp_path / "candidates.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = ["rank", "composition", "kind", "num_blocks", "num_params", "macs", "ridge", "logme", "picked"]
+    assert list(rows[0]) == names
+    assert [row["picked"] for row in rows] == ["0", "1", "0", "0"]
+    assert [float(row["ridge"]) for row in rows] == [entry.scores["ridge"] for entry in scored]
+    assert rows[0]["composition"] == scored[0].candidate.composition
