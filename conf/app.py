@@ -48,7 +48,9 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
 
         def main() -> None:
             register()
-            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+            console = logging.StreamHandler()
+            console.setLevel(logging.INFO)
+            logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
             show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra is to raise what it would print in many lines
             try:

@@ -14,8 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from reassembly.assembly import Budget
 from reassembly.partition import PartitionSettings
 from reassembly.proxies import ProxySettings
-from reassembly.similarity import SimilaritySettings
-from reassembly.stitch import AdapterSettings
+from reassembly.settings import AdapterSettings, SimilaritySettings
 from tuning.settings import OptimizerSettings, ScheduleSettings, TrainerSettings, TuningSettings
 from zoo.errors import UserError
 

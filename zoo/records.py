@@ -1,7 +1,8 @@
 """Strict conversion between frozen dataclasses and plain data (what YAML and JSON hold).
 
 The types of the fields are the schema: ``from_plain`` refuses an unknown or missing field and a value of another type
-in one line that says where it stands, what was given and what is allowed; ``to_plain`` leaves out what is ``None``.
+in one line that says where it stands, what was given and what is allowed; ``to_plain`` leaves out what is ``None`` by
+default.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ Record = TypeVar("Record")
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses to dicts in the order of their fields, tuples to lists; fields that are ``None`` are left out."""
+    """Dataclasses to dicts in the order of their fields, tuples to lists; fields that are ``None``, as by default, are left out."""
     if dataclasses.is_dataclass(value):
-        fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {name: to_plain(content) for name, content in fields if content is not None}
+        fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {field.name: to_plain(content) for field, content in fields if content is not None or field.default is not None}
     if isinstance(value, Mapping):
         return {key: to_plain(content) for key, content in value.items()}
     if isinstance(value, (tuple, list)):
