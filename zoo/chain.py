@@ -222,8 +222,8 @@ class Chain:
                 y = self.block(index, index + 1)(y)
         if not torch.equal(y.nan_to_num(), expected.nan_to_num()):
             raise UserError(
-                f"{self.name} cannot be sliced: its blocks in a row give another output than it (a hook on a container, "
-                f"or a forward that changes from call to call); {ADVICE}"
+                f"{self.name} cannot be sliced: its blocks in a row give another output than it (a hook on a "
+                f"container, or a forward that changes from call to call); {ADVICE}"
             )
 
 
@@ -242,8 +242,8 @@ def _anatomy(shadow: nn.Module, x: torch.Tensor, name: str) -> Anatomy:
     except REFUSALS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{name} cannot be sliced: its forward on {tuple(x.shape[1:])} fails without data (control flow that depends "
-            f"on pixels, or another input size): {reason}; {ADVICE}"
+            f"{name} cannot be sliced: its forward on {tuple(x.shape[1:])} fails without data (control flow that "
+            f"depends on pixels, or another input size): {reason}; {ADVICE}"
         ) from error
     if observation is None:
         raise UserError(f"{name} cannot be sliced: it does not return one tensor; wrap it in a module that does")
