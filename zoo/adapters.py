@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
-from zoo.closed_form import PatchMoments, choose
+from zoo.closed_form import MAX_COLUMNS, PatchMoments, choose
 from zoo.costs import Costs
 from zoo.errors import UserError
 from zoo.signals import Signal, to_grid
@@ -151,21 +151,23 @@ def closed_form_adapter(
         seed: of the folds and of the positions drawn.
 
     Raises:
-        UserError: fewer than two images, or not the same number on both sides.
+        UserError: fewer than two images, not the same number on both sides, features that are not finite, or 3x3 over
+            so many channels that the regression would not fit into memory (``auto`` then takes 1).
     """
     if len(inputs) != len(targets) or len(inputs) < 2:
         raise UserError(
             f"closed-form adapter: got {len(inputs)} incoming and {len(targets)} home features; expected the same "
             "number of images, at least 2"
         )
-    largest = 1 if kind == "paper" else 3
-    largest = usable_kernel_size(source, target, kind, largest if kernel_size == "auto" else kernel_size)
-    sizes = (1, 3)[: 1 + largest // 2] if kernel_size == "auto" else (largest,)
+    for name, features in (("incoming", inputs), ("home", targets)):
+        if not torch.isfinite(features).all():
+            raise UserError(f"closed-form adapter {source} -> {target}: the {name} features are not finite")
+    sizes = _kernel_sizes(source, target, kind, kernel_size)
 
     norm = nn.Identity()
     if kind == "paper":
         norm = _norm_of(source, inputs)
-    moments = PatchMoments(source.channels, target.channels, largest, grid_of(target), len(inputs), seed)
+    moments = PatchMoments(source.channels, target.channels, max(sizes), grid_of(target), len(inputs), seed)
     for fold, images in moments.schedule():
         x = norm(resize(to_grid(inputs[images], source), grid_of(target)))
         y = to_grid(targets[images], target)
@@ -183,6 +185,20 @@ def closed_form_adapter(
         if adapter.prefix is not None:
             adapter.prefix.copy_(targets[:, : target.num_prefix_tokens].double().mean(0, keepdim=True))
     return AdapterFit(adapter, solution.ridge, solution.error)
+
+
+def _kernel_sizes(source: Signal, target: Signal, kind: Kind, kernel_size: int | Literal["auto"]) -> tuple[int, ...]:
+    """The kernel sizes to choose from, smaller first."""
+    if kernel_size == "auto":
+        larger = () if kind == "paper" or 9 * source.channels > MAX_COLUMNS else (3,)
+        return tuple(dict.fromkeys(usable_kernel_size(source, target, kind, size) for size in (1, *larger)))
+    size = usable_kernel_size(source, target, kind, kernel_size)
+    if size == 3 and 9 * source.channels > MAX_COLUMNS:
+        raise UserError(
+            f"closed-form adapter {source} -> {target}: 3x3 over {source.channels} channels does not fit into memory; "
+            f"use kernel_size=auto or 1, or networks of at most {MAX_COLUMNS // 9} channels"
+        )
+    return (size,)
 
 
 def _norm_of(source: Signal, inputs: Tensor) -> nn.BatchNorm2d:

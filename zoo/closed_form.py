@@ -22,6 +22,9 @@ NUM_FOLDS = 4
 MAX_POSITIONS = 32_768
 """Rows of the regression; above, every image gives the same number of randomly drawn positions."""
 
+MAX_COLUMNS = 9 * 1024
+"""Columns of the regression; the moments of all folds and one solution then take about 6 GiB."""
+
 _CHUNK_ELEMENTS = 2**23  # unfolded values held at once: 64 MiB in float64
 
 
@@ -70,7 +73,7 @@ class Moments:
         mean = self.x / self.count
         covariance = self.xx / self.count - torch.outer(mean, mean)
         variance = covariance.diagonal().clone()
-        constant = variance <= 1e-12 * (self.xx.diagonal() / self.count)
+        constant = variance <= 1e-9 * (self.xx.diagonal() / self.count)  # below, rounding could outweigh the ridge
         scale = torch.where(constant, 0.0, variance.rsqrt())
         correlation = covariance * torch.outer(scale, scale)
         right = (self.xy / self.count - torch.outer(mean, self.y / self.count)) * scale[:, None]

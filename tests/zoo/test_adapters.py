@@ -254,3 +254,20 @@ def test_images_that_do_not_match_are_refused(num_inputs, num_targets):
     inputs, targets = torch.zeros(num_inputs, 4, 3, 8), torch.zeros(num_targets, 4, 3, 8)
     with pytest.raises(UserError, match=f"{num_inputs} incoming and {num_targets} home"):
         closed_form_adapter(SIGNALS[1], SIGNALS[1], inputs, targets)
+
+
+def test_too_many_channels_for_a_closed_form_3x3():
+    wide, narrow = Signal("NCHW", 1025, (2, 2)), Signal("NCHW", 2, (2, 2))
+    x, y = random(4, 1025, 2, 2), random(4, 2, 2, 2, seed=1)
+    assert closed_form_adapter(wide, narrow, x, y).adapter.kernel_size == 1
+    with pytest.raises(UserError, match="3x3 over 1025 channels does not fit into memory; use kernel_size=auto or 1"):
+        closed_form_adapter(wide, narrow, x, y, kernel_size=3)
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "incoming"), (1, "home")])
+def test_features_that_are_not_finite_are_refused(place, name):
+    signal = Signal("NCHW", 2, (2, 2))
+    features = [random(4, 2, 2, 2), random(4, 2, 2, 2, seed=1)]
+    features[place][1, 1, 0, 1] = float("nan")
+    with pytest.raises(UserError, match=f"the {name} features are not finite"):
+        closed_form_adapter(signal, signal, *features)
