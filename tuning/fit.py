@@ -199,7 +199,7 @@ class _Job:
         head_only = set(self.network.trainable_modules(tuning.mode)) == {self.network.head}
         if tuning.loss == "loo":
             return "none" if head_only else "loo"
-        fits = len(inputs.labels) <= LOO_MAX_IMAGES and tuning.norm_stats != "adaptive"
+        fits = len(inputs.labels) <= LOO_MAX_IMAGES and inputs.complete and tuning.norm_stats != "adaptive"
         mixes = tuning.mixup_alpha or tuning.cutmix_alpha
         return "loo" if tuning.loss == "auto" and fits and not mixes and not head_only else "cross_entropy"
 
@@ -233,19 +233,19 @@ class _Job:
         directory = self.checkpoints / rule if suffix else self.checkpoints
         if not self.resume:
             _remove_checkpoints(directory)
-        checkpoint = checkpointing(directory, f"{module.prefix}val/accuracy")
+        best, last = checkpointing(directory, f"{module.prefix}val/accuracy")
         trainer = build_trainer(
             self.trainer,
             max_epochs=self.tuning.num_epochs,
             gradient_clip_norm=self.optimizer.gradient_clip_norm,
             loggers=self.loggers,
-            callbacks=[*self.callbacks, *averaging(self.tuning.ema_decay), checkpoint],
+            callbacks=[*self.callbacks, *averaging(self.tuning.ema_decay), best, last],
         )
-        last = directory / "last.ckpt"
+        resumed = directory / "last.ckpt"
         self.network.train()
-        trainer.fit(module, datamodule=inputs.loaders, ckpt_path=last if last.exists() else None)
+        trainer.fit(module, datamodule=inputs.loaders, ckpt_path=resumed if resumed.exists() else None)
         last_state = self.state()
-        module.load_state_dict(torch.load(checkpoint.best_model_path, weights_only=True)["state_dict"])
+        module.load_state_dict(torch.load(directory / "best.ckpt", weights_only=True)["state_dict"])
         return self.state(), last_state
 
     def candidate(self, name: str, inputs: TuningInputs, loggers: Loggers = ()) -> _Candidate:

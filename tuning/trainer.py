@@ -54,17 +54,15 @@ def build_trainer(
     )
 
 
-def checkpointing(directory: Path, monitor: str) -> ModelCheckpoint:
-    """Writes ``best.ckpt`` by validation accuracy (the earlier of equals) and ``last.ckpt`` after every epoch."""
-    return ModelCheckpoint(
-        dirpath=directory,
-        filename="best",
-        monitor=monitor,
-        mode="max",
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+def checkpointing(directory: Path, monitor: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
+    """Writes ``best.ckpt`` by validation accuracy (the earlier of equals), and ``last.ckpt`` after every epoch.
+
+    Two callbacks: with ``save_last`` Lightning renews the last checkpoint only when there is a new best. The order
+    matters: the last checkpoint holds what the first callback knows of the best one.
+    """
+    common = {"dirpath": directory, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(filename="best", monitor=monitor, mode="max", **common)
+    return best, ModelCheckpoint(filename="last", **common)
 
 
 def averaging(decay: float) -> list[pl.Callback]:

@@ -1,20 +1,127 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tuning_stand_ins import Blobs, StandIn
 
 from tuning.fit import tune
-from tuning.settings import TuningSettings
+from tuning.settings import HeadSettings, OptimizerSettings, TuningSettings
+from zoo.errors import UserError
+
+NO_REFIT = HeadSettings(refit="never")
+
+
+def evaluate(network, split):
+    images, labels = split
+    with torch.no_grad():
+        logits = network(images)
+    return (
+        (logits.argmax(1) == labels).double().mean().item(),
+        torch.nn.functional.cross_entropy(logits, labels).item(),
+    )
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "loo"])
-@pytest.mark.parametrize("mode", ["full", "freeze", "probe"])
-def test_modes_and_losses(mode, loss, tmp_path):
+@pytest.mark.parametrize(("mode", "trained"), [("freeze", ("adapter.", "head.")), ("probe", ("head.",))])
+def test_every_frozen_tensor_stays_bit_equal(mode, trained, loss, tmp_path):
     network = StandIn()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    result = tune(network, Blobs(), TuningSettings(mode=mode, loss=loss, num_epochs=2), run_dir=tmp_path)
-    print(result)
+    before = copy.deepcopy(network.state_dict())
+    tuning = TuningSettings(mode=mode, loss=loss, num_epochs=2, guard=False)
+    tune(network, Blobs(), tuning, run_dir=tmp_path)
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
-    if mode == "freeze":
-        assert all(name.startswith(("adapter.", "head.")) for name in changed)
+    assert changed
+    assert all(name.startswith(trained) for name in changed)
+
+
+def test_full_tuning_changes_the_weights_of_every_stage_and_the_result_reports_it(tmp_path):
+    network, data = StandIn(), Blobs()
+    before = copy.deepcopy(network.state_dict())
+    tuning = TuningSettings(mode="full", loss="cross_entropy", norm_stats="adaptive", num_epochs=2, guard=False)
+    result = tune(network, data, tuning, run_dir=tmp_path)
+    assert all(not torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert result.choice == "refitted"
+    assert result.num_trained_parameters == result.num_parameters == sum(p.numel() for p in network.parameters())
+    assert not network.training
+    accuracy, loss = evaluate(network, data.splits["test"])
+    assert result.test_accuracy == pytest.approx(accuracy)
+    assert result.test_loss == pytest.approx(loss, rel=1e-4)
+    assert result.val_accuracies[result.choice] == pytest.approx(evaluate(network, data.splits["val"])[0])
+
+
+def test_the_guard_keeps_the_start_when_tuning_destroys_the_network(tmp_path):
+    network, data = StandIn(), Blobs()
+    tuning = TuningSettings(mode="full", loss="cross_entropy", num_epochs=1, norm_stats="frozen", head=NO_REFIT)
+    result = tune(network, data, tuning, optimizer=OptimizerSettings(learning_rate=3.0), run_dir=tmp_path)
+    assert result.choice == "start"
+    assert result.val_accuracies["start"] > result.val_accuracies["tuned"]
+    start = StandIn().state_dict()
+    assert all(torch.equal(t, start[name]) for name, t in network.state_dict().items() if "head" not in name)
+    accuracy, loss = evaluate(network, data.splits["val"])
+    assert result.val_accuracies["start"] == pytest.approx(accuracy)
+    assert result.val_losses["start"] == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "loo"])
+def test_cached_stages_give_the_numbers_of_the_whole_network(loss, tmp_path):
+    outcomes = []
+    for cache in ("always", "never"):
+        network = StandIn()
+        tuning = TuningSettings(mode="freeze", loss=loss, norm_stats="frozen", num_epochs=2, cache_prefix=cache)
+        result = tune(network, Blobs(), tuning, run_dir=tmp_path / cache, seed=1)
+        outcomes.append((result, network.state_dict()))
+    (cached, cached_state), (whole, whole_state) = outcomes
+    assert cached.choice == whole.choice
+    assert cached.val_losses == pytest.approx(whole.val_losses, rel=1e-4)
+    for name, tensor in whole_state.items():
+        torch.testing.assert_close(cached_state[name], tensor, rtol=1e-4, atol=1e-4)
+
+
+def test_both_rules_of_the_statistics_start_from_the_same_weights(tmp_path):
+    def losses(rule):
+        tuning = TuningSettings(mode="full", loss="cross_entropy", norm_stats=rule, num_epochs=1, head=NO_REFIT)
+        return tune(StandIn(), Blobs(), tuning, run_dir=tmp_path / rule).val_losses
+
+    both = losses("auto")
+    assert both["tuned/frozen"] == losses("frozen")["tuned"]
+    assert both["tuned/adaptive"] == losses("adaptive")["tuned"]
+
+
+def test_without_epochs_the_closed_form_is_the_result(tmp_path):
+    network = StandIn()
+    result = tune(network, Blobs(), TuningSettings(mode="full", num_epochs=0), run_dir=tmp_path)
+    assert (result.choice, result.loss, result.epochs) == ("start", "none", 0)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_global_random_state_is_left_alone(tmp_path):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    tune(StandIn(), Blobs(), TuningSettings(mode="full", num_epochs=1), run_dir=tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_more_images_than_the_closed_form_takes(tmp_path):
+    head = HeadSettings(max_images=20)
+    result = tune(StandIn(), Blobs(), TuningSettings(mode="freeze", num_epochs=1, head=head), run_dir=tmp_path)
+    assert result.loss == "cross_entropy"
+    assert not any(name.startswith("refitted") for name in result.val_accuracies)
+
+
+def test_a_head_that_does_not_fit_the_data(tmp_path):
+    with pytest.raises(UserError, match="the network's head has 4 outputs, blobs has 3 classes"):
+        tune(StandIn(num_classes=4), Blobs(), TuningSettings(), run_dir=tmp_path)
+
+
+def test_divergence_is_told_in_one_line(tmp_path):
+    tuning = TuningSettings(mode="full", loss="cross_entropy", num_epochs=3, norm_stats="frozen")
+    with pytest.raises(UserError, match=r"below optimizer\.learning_rate=1e\+30"):
+        tune(StandIn(), Blobs(), tuning, optimizer=OptimizerSettings(learning_rate=1e30), run_dir=tmp_path)
+
+
+def test_augmented_images_are_not_cached(tmp_path):
+    data = Blobs()
+    data.augmentation = "affine"
+    with pytest.raises(UserError, match=r"tuning\.cache_prefix=always cannot hold augmented images"):
+        tune(StandIn(), data, TuningSettings(cache_prefix="always"), run_dir=tmp_path)
