@@ -14,7 +14,7 @@ from zoo.classify import Anatomy, classify
 from zoo.costs import Costs, MacCounter, num_params
 from zoo.errors import UserError
 from zoo.layouts import REFUSALS, probe, run
-from zoo.modes import eval_mode, meta_copy
+from zoo.modes import eval_mode, meta_copy, meta_pass
 from zoo.neck import neck_program
 from zoo.nodes import choose_cuts
 from zoo.observe import observe
@@ -157,7 +157,7 @@ class Chain:
     @cached_property
     def _neck_costs_and_dim(self) -> tuple[Costs, int]:
         neck = Block(self._shadow, self._neck)
-        with torch.no_grad(), torch.device("meta"), MacCounter() as counter:
+        with meta_pass(), MacCounter() as counter:
             features = neck(torch.empty(self.signal(len(self) - 1).shape(1)))
         assert features.dim() == 2, f"the neck of {self.name} gives {tuple(features.shape)}"
         return Costs(num_params(neck), counter.macs), features.shape[1]
@@ -200,7 +200,7 @@ class Chain:
         block = self._block(self._shadow, index, index + 1)
         x = torch.empty(source.shape(1), device="meta")
         version = x._version
-        with torch.no_grad(), torch.device("meta"), MacCounter() as counter:
+        with meta_pass(), MacCounter() as counter:
             y = block(x)
         assert tuple(y.shape) == target.shape(1), f"node {index} of {self.name}: {tuple(y.shape)}, expected {target}"
         self._writes_input[index] = x._version != version

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from zoo.modes import meta_copy
+from zoo.modes import meta_copy, meta_pass
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def count(module: nn.Module, example_input: torch.Tensor) -> Costs:
         UserError: the module has lazy parameters.
     """
     shadow = meta_copy(module).eval()
-    with torch.no_grad(), torch.device("meta"), MacCounter() as counter:
+    with meta_pass(), MacCounter() as counter:
         shadow(example_input.to("meta"))
     return Costs(num_params(module), counter.macs)
 

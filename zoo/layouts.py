@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoo.modes import meta_pass
 from zoo.observe import FlowRecorder, Op, flow, tensors
 from zoo.program import Program
 from zoo.signals import Signal
@@ -32,6 +33,7 @@ class Run:
         values: Of every step by name: the shape if it is a tensor, else the value itself.
         ops: All operations.
         articulations: Shape of every value that all flow passes, in order, and the index of the operation that made it.
+        values_in_order: Those values.
         places: For each step whose value is such an articulation, its index among them.
         holds_tensor: Names of the steps whose values contain tensors.
     """
@@ -41,6 +43,7 @@ class Run:
     ops: list[Op]
     shapes: dict[int, tuple[int, ...]]
     articulations: list[tuple[tuple[int, ...], int]]
+    values_in_order: list[int]
     places: dict[str, int]
     holds_tensor: frozenset[str]
 
@@ -51,7 +54,7 @@ def run(program: Program, network: nn.Module, shape: tuple[int, ...]) -> Run:
     values: dict[str, Any] = {program.input: tuple(shape)}
     numbers: dict[str, int] = {}
     holds_tensor = {program.input}
-    with torch.no_grad(), torch.device("meta"), recorder:
+    with meta_pass(), recorder:
         x = torch.empty(shape, device="meta")
         numbers[program.input] = recorder.value_of(x)
         for step, value in program.run(network, x):
@@ -68,6 +71,7 @@ def run(program: Program, network: nn.Module, shape: tuple[int, ...]) -> Run:
         ops=recorder.ops,
         shapes=recorder.shapes,
         articulations=[(recorder.shapes[value], way.born[value]) for value in way.articulations],
+        values_in_order=way.articulations,
         places={name: order[number] for name, number in numbers.items() if number in order},
         holds_tensor=frozenset(holds_tensor),
     )
@@ -102,6 +106,8 @@ def infer_signals(native: Run, other: Run | None, source: Signal) -> dict[str, S
     height = source.grid[0] * source.stride if source.grid and source.stride else None
     signals: list[Signal | None] = []
     grids = (source.grid, _scaled(source, native, other))
+    num_prefix = source.num_prefix_tokens
+    images = _image_values(native) | set(native.places.values())
     for index, (shape, born) in enumerate(native.articulations):
         second = other.articulations[index][0] if other else None
         if second is not None and len(second) != len(shape):
@@ -114,9 +120,11 @@ def infer_signals(native: Run, other: Run | None, source: Signal) -> dict[str, S
         elif len(shape) in (3, 4):
             axis = _channel_axis(shape, second, native, born)
             if len(shape) == 4 and axis is not None:
-                signal, grids = _of_image(shape, second, axis)
+                signal, image_grids = _of_image(shape, second, axis)
+                grids = image_grids if index in images else grids
             elif axis == 2:
-                signal, grids = _of_tokens(shape, second, grids)
+                signal, grids = _of_tokens(shape, second, grids, num_prefix)
+                num_prefix = signal.num_prefix_tokens
         if signal is not None and signal.grid and height:
             signal = Signal(
                 signal.layout, signal.channels, signal.grid, signal.num_prefix_tokens, height / signal.grid[0]
@@ -145,25 +153,33 @@ def _of_image(shape: tuple, second: tuple | None, axis: int) -> tuple[Signal, tu
     return signal, (grid, (second[rows], second[columns]) if second else None)
 
 
+def _image_values(native: Run) -> set[int]:
+    """Indices of the articulations that a spatial operation reads or makes; other 4-D values may be attention heads."""
+    spatial = [op for op in native.ops if any(word in op.name for word in ("convolution", "pool2d", "upsample"))]
+    touched = {value for op in spatial for value in (*op.inputs, *op.outputs)}
+    return {index for index, value in enumerate(native.values_in_order) if value in touched}
+
+
 def _of_tokens(
-    shape: tuple, second: tuple | None, grids: tuple[Grid | None, Grid | None]
+    shape: tuple, second: tuple | None, grids: tuple[Grid | None, Grid | None], num_prefix: int
 ) -> tuple[Signal, tuple[Grid | None, Grid | None]]:
     """Tokens on the carried grid or a subsampled one, behind prefix tokens; else tokens in one column."""
     num_tokens, channels = shape[1:]
     grid, second_grid = grids
     grew = second is not None and second[1] != num_tokens
+    fits = []
     for factor in range(1, max(grid) + 1) if grid else ():
         coarse = _subsampled(grid, factor)
+        second_coarse = _subsampled(second_grid, factor) if second_grid else None
         prefix = num_tokens - coarse[0] * coarse[1]
-        if prefix < 0:
-            continue
-        if grew and second_grid:
-            second_coarse = _subsampled(second_grid, factor)
-            if second[1] - second_coarse[0] * second_coarse[1] == prefix:
-                return Signal("NLC", channels, coarse, prefix), (coarse, second_coarse)
-        elif prefix <= MAX_GUESSED_PREFIX:
-            return Signal("NLC", channels, coarse, prefix), (coarse, coarse if second else None)
-    return Signal("NLC", channels, (num_tokens, 1)), grids
+        if grew and second_coarse:
+            fit = prefix >= 0 and second[1] - second_coarse[0] * second_coarse[1] == prefix
+        else:
+            fit = 0 <= prefix <= MAX_GUESSED_PREFIX
+        if fit:
+            fits.append((Signal("NLC", channels, coarse, prefix), (coarse, second_coarse)))
+    fits.sort(key=lambda fit: fit[0].num_prefix_tokens != num_prefix)
+    return fits[0] if fits else (Signal("NLC", channels, (num_tokens, 1)), grids)
 
 
 def _subsampled(grid: Grid, factor: int) -> Grid:

@@ -1,4 +1,4 @@
-"""Looking at a network without leaving a trace on it: evaluation mode that is undone, and copies without data."""
+"""Looking at a network without leaving a trace on it: evaluation mode that is undone, copies without data."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zoo.errors import UserError
@@ -66,3 +68,34 @@ def _meta_twin(tensor: torch.Tensor) -> torch.Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(twin, requires_grad=tensor.requires_grad)
     return twin
+
+
+@contextmanager
+def meta_pass() -> Iterator[None]:
+    """Inside the ``with`` forwards run on the meta device: no gradients, new tensors there too, shapes found fast."""
+    with torch.no_grad(), torch.device("meta"), _ShapesOnly():
+        yield
+
+
+class _ShapesOnly(TorchDispatchMode):
+    """Skips the slow, exact meta kernels of some frequent operations, of which only the shape is wanted."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        shape = _SHAPES.get(func)
+        if shape is None or not args[0].is_meta:
+            return func(*args, **(kwargs or {}))
+        return shape(*args)
+
+
+def _norm_shapes(x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, ...]:
+    return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+
+
+aten = torch.ops.aten
+_SHAPES = {
+    aten.native_batch_norm.default: _norm_shapes,
+    aten.native_layer_norm.default: _norm_shapes,
+    aten.addmm.default: lambda bias, x, weight: x.new_empty(x.shape[0], weight.shape[1]),
+    aten.gelu.default: lambda x, *_: torch.empty_like(x),
+    aten._safe_softmax.default: lambda x, *_: torch.empty_like(x),
+}

@@ -16,6 +16,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zoo.modes import meta_pass
+
 Value = int
 V = TypeVar("V", bound=Hashable)
 
@@ -174,7 +176,7 @@ def observe(network: nn.Module, x: torch.Tensor) -> Observation | None:
         handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(module.register_forward_hook(leave, with_kwargs=True))
     try:
-        with torch.no_grad(), torch.device("meta"), recorder:
+        with meta_pass(), recorder:
             source = recorder.value_of(x)
             output = network(x)
     finally:

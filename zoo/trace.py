@@ -17,9 +17,11 @@ from unittest import mock
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_leaves
 
 from zoo import program
 from zoo.errors import UserError
+from zoo.modes import meta_pass
 from zoo.program import Program, Ref, Step, TrainingFlag, get_attribute, rebuild
 
 ROOT = "network"
@@ -55,17 +57,18 @@ def trace(network: nn.Module, is_atomic: IsAtomic, x: torch.Tensor) -> Program:
     """
     entered = [module for path, module in network.named_modules() if not path or not is_atomic(path, module)]
     graphs = []
+    memory: dict[str, Any] = {}
     for training in (True, False):
         for module in entered:
             module.training = training
-        graphs.append(_record(network, is_atomic, x))
+        graphs.append(_record(network, is_atomic, x, memory))
     return _merge(graphs[1], graphs[0])
 
 
-def _record(network: nn.Module, is_atomic: IsAtomic, x: torch.Tensor) -> fx.Graph:
+def _record(network: nn.Module, is_atomic: IsAtomic, x: torch.Tensor, memory: dict[str, Any]) -> fx.Graph:
     wrapped: dict[tuple[int, str], tuple[dict, Callable]] = {}
     while True:
-        tracer = _Tracer(is_atomic, x, wrapped)
+        tracer = _Tracer(is_atomic, x, wrapped, memory)
         try:
             with tracer.patched_functions():
                 return tracer.trace(_Root(network))
@@ -122,8 +125,9 @@ class _Attribute(_Concrete, fx.proxy.Attribute):
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
-    def __init__(self, is_atomic: IsAtomic, x: torch.Tensor, wrapped: dict) -> None:
+    def __init__(self, is_atomic: IsAtomic, x: torch.Tensor, wrapped: dict, memory: dict[str, Any]) -> None:
         super().__init__()
+        self.memory = memory
         self.is_atomic = is_atomic
         self.example = x
         self.wrapped = wrapped
@@ -175,18 +179,26 @@ class _Tracer(fx.Tracer):
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.values[n])
         self.evaluating = True
         try:
-            with torch.no_grad(), torch.device("meta"):
+            with meta_pass():
                 if node.op == "placeholder":
                     return self.example
                 if node.op == "get_attr":
                     return get_attribute(self.root, node.target)
                 if node.op == "call_module":
-                    return self.root.get_submodule(node.target)(*map(_unfrozen, args), **kwargs)
+                    return self._call(node.target, tuple(map(_unfrozen, args)), kwargs)
                 if node.op == "call_method":
                     return getattr(args[0], node.target)(*args[1:], **kwargs)
                 return node.target(*args, **kwargs)
         finally:
             self.evaluating = False
+
+    def _call(self, path: str, args: tuple, kwargs: dict) -> Any:
+        """Call an atomic module; its value at the same inputs is known from an earlier attempt."""
+        shapes = [getattr(argument, "shape", argument) for argument in tree_leaves((args, kwargs))]
+        key = f"{path} {shapes}"
+        if key not in self.memory:
+            self.memory[key] = self.root.get_submodule(path)(*args, **kwargs)
+        return self.memory[key]
 
     def value(self, proxy: fx.Proxy) -> Any:
         return self.values[proxy.node]
