@@ -49,7 +49,12 @@ class Moments:
         self.count += len(x)
         self.x += x.sum(0)
         self.y += y.sum(0)
-        self.xx.addmm_(x.T, x)
+        width = -(-x.shape[1] // 8)
+        for start in range(0, x.shape[1], width):  # the upper triangle, mirrored: 9/16 of the products
+            stop = start + width
+            products = x[:, start:stop].T @ x[:, start:]
+            self.xx[start:stop, start:] += products
+            self.xx[stop:, start:stop] += products[:, width:].T
         self.xy.addmm_(x.T, y)
         self.yy += y.square().sum(0)
 
