@@ -177,13 +177,12 @@ def closed_form_adapter(
     solution = choose(moments, sizes)
 
     adapter = Adapter(source, target, kind=kind, kernel_size=solution.kernel_size).to(inputs.device)
-    with torch.no_grad():
-        if kind == "paper":
-            adapter.norm = norm.train()
-        adapter.projection.weight.copy_(solution.weight)
-        adapter.projection.bias.copy_(solution.bias)
-        if adapter.prefix is not None:
-            adapter.prefix.copy_(targets[:, : target.num_prefix_tokens].double().mean(0, keepdim=True))
+    if kind == "paper":
+        adapter.norm = norm.train()
+    adapter.projection.weight.copy_(solution.weight)
+    adapter.projection.bias.copy_(solution.bias)
+    if adapter.prefix is not None:
+        adapter.prefix.copy_(targets[:, : target.num_prefix_tokens].double().mean(0, keepdim=True))
     return AdapterFit(adapter, solution.ridge, solution.error)
 
 

@@ -55,6 +55,8 @@ class AdapterSpec:
     initialisation: Literal["closed_form", "random"] = "closed_form"
 
     def __post_init__(self) -> None:
+        if self.kind == "paper" and self.kernel_size == 3:
+            raise UserError("kernel_size 3 does not exist for kind paper: use 1, or kind linear")
         if self.kernel_size == "auto" and self.initialisation == "random":
             raise UserError("kernel_size auto needs initialisation closed_form: give kernel_size 1 or 3 for random")
 

@@ -112,6 +112,7 @@ def test_text_begins_with_format_and_method_and_keeps_every_block_on_a_line():
         ("  - {kind: none}\n", "", "adapters: got 1, expected 2"),
         ("kind: linear", "kind: cubic", "adapters[0].kind: got 'cubic', expected linear or paper or none"),
         ("kernel_size: 3", "kernel_size: 5", "adapters[0].kernel_size: got 5, expected 1 or 3 or auto"),
+        ("kind: linear", "kind: paper", "kernel_size 3 does not exist for kind paper: use 1, or kind linear"),
         ("kernel_size: 3, initialisation: closed_form", "initialisation: random", "kernel_size auto needs"),
         ("['0', '1']", "[0, 1]", "head.classes[0]: got 0, expected text"),
         ("['0', '1']", "['0', '0']", "the names of the classes must differ"),
