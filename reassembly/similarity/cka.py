@@ -124,8 +124,9 @@ def rbf_cka(
 
 
 def _accumulate(features: Sequence[Tensor], batch_size: int | None, alignment: KernelAlignment) -> Tensor:
-    num_samples = check_features(features, MIN_BATCH)
-    num_batches = 1 if batch_size is None else min(math.ceil(num_samples / batch_size), num_samples // MIN_BATCH)
+    num_samples = len(features[0])
+    wanted = 1 if batch_size is None else math.ceil(num_samples / batch_size)
+    num_batches = max(1, min(wanted, num_samples // MIN_BATCH))
     for start in range(num_batches):
         # Strides, not slices: no batch is short, and images sorted by class are mixed.
         alignment.update([x[start::num_batches] for x in features])
