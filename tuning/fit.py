@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +42,7 @@ class TuningResult:
             rule of the normalisation statistics where two were tried, as in ``tuned/adaptive``.
         val_accuracies: Of every candidate, by the same names.
         val_losses: Mean cross-entropy of every candidate.
-        test_accuracy: Of the choice, measured once.
+        test_accuracy: Of the choice, measured once; None where the test split was left out.
         test_loss: Mean cross-entropy of the choice.
         loss: The loss that was minimised, ``none`` where nothing was trained.
         num_parameters: Of the network.
@@ -55,8 +54,8 @@ class TuningResult:
     choice: str
     val_accuracies: dict[str, float]
     val_losses: dict[str, float]
-    test_accuracy: float
-    test_loss: float
+    test_accuracy: float | None
+    test_loss: float | None
     loss: str
     num_parameters: int
     num_trained_parameters: int
@@ -89,7 +88,7 @@ def tune(
         loggers: Receive the metrics of every epoch.
         callbacks: For Lightning's trainer, besides checkpoints and averaging.
         resume: Continue from the last checkpoint in ``run_dir``, to the numbers of a run without interruption.
-        test: Measure the choice on the test split; ``False`` leaves that split unseen and the figures NaN.
+        test: Measure the choice on the test split; ``False`` leaves that split unseen and the figures None.
 
     Raises:
         UserError: The head does not fit the data, the settings contradict each other, the training diverges.
@@ -168,7 +167,7 @@ class _Job:
         if tuning.guard:
             chosen = min(candidates, key=lambda candidate: (-candidate.val_accuracy, candidate.val_loss))
         self.restore(chosen.state)
-        test_accuracy = test_loss = math.nan
+        test_accuracy = test_loss = None
         if self.test:
             with clock("test"):
                 whole = nn.Sequential(*network.stages())
