@@ -19,10 +19,11 @@ Record = TypeVar("Record")
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses to dicts in the order of their fields, tuples to lists; fields that are ``None``, as by default, are left out."""
+    """Dataclasses to dicts in the order of their fields, tuples to lists; without fields that are ``None`` by default."""
     if dataclasses.is_dataclass(value):
         fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {field.name: to_plain(content) for field, content in fields if content is not None or field.default is not None}
+        kept = ((field, content) for field, content in fields if content is not None or field.default is not None)
+        return {field.name: to_plain(content) for field, content in kept}
     if isinstance(value, Mapping):
         return {key: to_plain(content) for key, content in value.items()}
     if isinstance(value, (tuple, list)):
