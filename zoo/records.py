@@ -19,7 +19,7 @@ Record = TypeVar("Record")
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses to dicts in the order of their fields, tuples to lists; without fields that are ``None`` by default."""
+    """Dataclasses to dicts in the order of their fields, tuples to lists; a default of ``None`` is left out."""
     if dataclasses.is_dataclass(value):
         fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
         kept = ((field, content) for field, content in fields if content is not None or field.default is not None)
