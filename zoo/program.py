@@ -139,8 +139,10 @@ class Block(nn.Module):
         self._clone_input = clone_input
         self._last_reads = _last_reads(program)
         self.training = network.training
-        for target in sorted({step.target for step in program.steps if step.kind == "module"}):
-            _graft_module(self, network, target)
+        modules = {network.get_submodule(step.target) for step in program.steps if step.kind == "module"}
+        for path, module in network.named_modules(remove_duplicate=False):
+            if module in modules:
+                _graft_module(self, network, path)
         for target in sorted({step.target for step in program.steps if step.kind == "attribute"}):
             _graft_attribute(self, network, target)
 

@@ -153,17 +153,29 @@ class Slicer:
             name = todo.pop()
             if name in chosen or name == start:
                 continue
+            if name == self.program.input:
+                raise Leak(name)
+            step = self.steps[name]
             if name in regions and name not in inside:
-                if name in self.flow.reached:
-                    raise Leak(name)
-                sources = self.flow.reached.intersection(self.steps[name].inputs)
-                step = self._rederived(name, start) if sources - {start} else self.steps[name]
-            else:
-                step = self.steps[name]
+                step = self._behind(step, start)
             chosen[name] = step
             todo += step.inputs
         steps = [chosen[name] for name in sorted(chosen, key=self.position.__getitem__)]
         return Program(tuple(steps), start, end)
+
+    def _behind(self, step: Step, cut: str) -> Step:
+        """A step from before the cut whose value is needed behind it: a size is found again, as late as possible."""
+        if step.name in self.flow.reached:
+            raise Leak(step.name)
+        sources = self.flow.reached.intersection(step.inputs)
+        if sources == {cut} or step.name in self.native.holds_tensor:
+            return step
+        try:
+            return self._rederived(step.name, cut)
+        except Leak:
+            if sources:
+                raise
+            return step
 
     def _must_run(self, name: str) -> bool:
         """Live steps, guards, and steps that may write in place; the rest runs where it is needed."""

@@ -8,12 +8,13 @@ for which the network itself would have taken another.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import fx, nn
@@ -61,24 +62,46 @@ def trace(network: nn.Module, is_atomic: IsAtomic, x: torch.Tensor) -> Program:
     for training in (True, False):
         for module in entered:
             module.training = training
-        graphs.append(_record(network, is_atomic, x, memory))
+        graphs.append(_record(network, is_atomic, x, memory, _namespaces(entered)))
     return _merge(graphs[1], graphs[0])
 
 
-def _record(network: nn.Module, is_atomic: IsAtomic, x: torch.Tensor, memory: dict[str, Any]) -> fx.Graph:
+def _namespaces(modules: list[nn.Module]) -> list[dict]:
+    """The global variables that the methods of these modules see, those of torch itself left out."""
+    functions = [
+        function
+        for kind in {kind for module in modules for kind in type(module).__mro__}
+        if not kind.__module__.startswith("torch.")
+        for function in vars(kind).values()
+        if inspect.isfunction(function)
+    ]
+    return list({id(function.__globals__): function.__globals__ for function in functions}.values())
+
+
+def _record(
+    network: nn.Module, is_atomic: IsAtomic, x: torch.Tensor, memory: dict[str, Any], namespaces: list[dict]
+) -> fx.Graph:
     wrapped: dict[tuple[int, str], tuple[dict, Callable]] = {}
     while True:
         tracer = _Tracer(is_atomic, x, wrapped, memory)
         try:
-            with tracer.patched_functions():
+            with tracer.patched_functions(namespaces):
                 return tracer.trace(_Root(network))
         except _Retry:
             continue
         except (UserError, Untraceable):
             raise
         except Exception as error:
-            reason = str(error).strip().splitlines()
-            raise Untraceable(f"{type(error).__name__}: {reason[0] if reason else 'no message'}") from error
+            raise Untraceable(_describe(error)) from error
+
+
+def _describe(error: Exception) -> str:
+    """What went wrong and in which line of the network's code, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((*RECORDERS, os.path.dirname(torch.__file__)))]
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    place = f" in {own[-1].name} ({os.path.basename(own[-1].filename)}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}{place}: {reason}"
 
 
 class _Root(nn.Module):
@@ -101,9 +124,6 @@ class _Concrete:
 
     def __len__(self) -> int:
         return len(self.tracer.value(self))
-
-    def __index__(self) -> int:
-        return self.tracer.decide(self, int)
 
     def __int__(self) -> int:
         return self.tracer.decide(self, int)
@@ -147,14 +167,27 @@ class _Tracer(fx.Tracer):
         return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     @contextmanager
-    def patched_functions(self) -> Iterator[None]:
-        """Make tensor factories, and functions found to hold control flow, single steps."""
-        with ExitStack() as stack:
-            for name in FACTORIES:
-                stack.enter_context(mock.patch.object(torch, name, self._as_step(getattr(torch, name))))
-            for (_, name), (namespace, function) in self.wrapped.items():
-                stack.enter_context(mock.patch.dict(namespace, {name: self._as_step(function)}))
+    def patched_functions(self, namespaces: list[dict]) -> Iterator[None]:
+        """Make tensor factories, and functions found to hold control flow, single steps; let built-ins see values."""
+        replacements = [(vars(torch), name, self._as_step(getattr(torch, name))) for name in FACTORIES]
+        for namespace in namespaces:
+            for name, function in (("len", self._len), ("range", self._range), ("isinstance", self._isinstance)):
+                if name not in namespace:
+                    replacements.append((namespace, name, function))
+        for (_, name), (namespace, function) in self.wrapped.items():
+            replacements.append((namespace, name, self._as_step(function)))
+        missing = object()
+        originals = [(namespace, name, namespace.get(name, missing)) for namespace, name, _ in replacements]
+        try:
+            for namespace, name, function in replacements:
+                namespace[name] = function
             yield
+        finally:
+            for namespace, name, original in originals:
+                if original is missing:
+                    del namespace[name]
+                else:
+                    namespace[name] = original
 
     def _as_step(self, function: Callable) -> Callable:
         @functools.wraps(function)
@@ -164,6 +197,17 @@ class _Tracer(fx.Tracer):
             return self.create_proxy("call_function", function, args, kwargs)
 
         return record
+
+    def _len(self, x: Any) -> Any:
+        if isinstance(x, fx.Proxy) and isinstance(self.value(x), torch.Tensor):
+            return self.create_proxy("call_function", len, (x,), {})
+        return len(x)
+
+    def _range(self, *bounds: Any) -> range:
+        return range(*(int(bound) if isinstance(bound, fx.Proxy) else bound for bound in bounds))
+
+    def _isinstance(self, x: Any, kinds: Any) -> bool:
+        return isinstance(self.value(x) if isinstance(x, fx.Proxy) else x, kinds)
 
     # Values.
 
@@ -176,7 +220,7 @@ class _Tracer(fx.Tracer):
         return proxy
 
     def _evaluate(self, node: fx.Node) -> Any:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value_of)
         self.evaluating = True
         try:
             with meta_pass():
@@ -192,6 +236,11 @@ class _Tracer(fx.Tracer):
         finally:
             self.evaluating = False
 
+    def _value_of(self, node: fx.Node) -> Any:
+        if node not in self.values:
+            self.values[node] = self._evaluate(node)
+        return self.values[node]
+
     def _call(self, path: str, args: tuple, kwargs: dict) -> Any:
         """Call an atomic module; its value at the same inputs is known from an earlier attempt."""
         shapes = [getattr(argument, "shape", argument) for argument in tree_leaves((args, kwargs))]
@@ -201,7 +250,7 @@ class _Tracer(fx.Tracer):
         return self.memory[key]
 
     def value(self, proxy: fx.Proxy) -> Any:
-        return self.values[proxy.node]
+        return self._value_of(proxy.node)
 
     # Control flow.
 
