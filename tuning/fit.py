@@ -171,7 +171,7 @@ class _Job:
         if self.test:
             with clock("test"):
                 whole = nn.Sequential(*network.stages())
-                test_accuracy, test_loss = self.measure("test", whole, TuningData(self.datamodule), self.loggers)
+                test_accuracy, test_loss = self.measure("test", whole, TuningData(self.datamodule))
         network.cpu().eval()
         return TuningResult(
             choice=chosen.name,
@@ -252,7 +252,7 @@ class _Job:
         log.info("%s: validation accuracy %.4f, loss %.4f", name, accuracy, loss)
         return _Candidate(name, accuracy, loss, self.state())
 
-    def measure(self, split: str, body: nn.Module, loaders: TuningData, loggers: Loggers) -> tuple[float, float]:
+    def measure(self, split: str, body: nn.Module, loaders: TuningData, loggers: Loggers = ()) -> tuple[float, float]:
         """Accuracy and mean cross-entropy on a split, over all processes."""
         trainer = build_trainer(self.trainer, loggers=loggers)
         run = trainer.validate if split == "val" else trainer.test

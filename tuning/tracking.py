@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
+from tuning.metrics_file import MetricsFile
 from zoo.errors import UserError
 from zoo.files import write_json
 
@@ -22,15 +23,15 @@ _IDENTITY = "wandb_run.json"
 
 
 class Tracker:
-    """Where a job's metrics, tables, figures and artifacts go. Without W&B, only Lightning's ``metrics.csv`` is written."""
+    """Where a job's metrics, tables, figures and artifacts go. Without W&B, only ``metrics.csv`` is written."""
 
-    def __init__(self, run_dir: Path, run: Any = None) -> None:
+    def __init__(self, run_dir: Path, run: Any = None, *, resume: bool = False) -> None:
         self.run_dir = run_dir
-        self._run = run
+        self._run, self._resume = run, resume
 
     def lightning_loggers(self) -> list[Logger]:
         """Returns the loggers for a ``Trainer``: ``metrics.csv`` in the run directory, and W&B where it is on."""
-        loggers: list[Logger] = [CSVLogger(save_dir=str(self.run_dir), name="", version="")]
+        loggers: list[Logger] = [MetricsFile(self.run_dir / "metrics.csv", resume=self._resume)]
         if self._run is not None:
             loggers.append(WandbLogger(experiment=self._run, log_model=False))
         return loggers
@@ -98,7 +99,7 @@ def tracking(
         UserError: ``wandb`` without a key to log in with.
     """
     if logger == "csv":
-        yield Tracker(run_dir)
+        yield Tracker(run_dir, resume=resume)
         return
     import wandb
 
@@ -122,7 +123,7 @@ def tracking(
     )
     write_json(identity, {"id": run.id, "group": group})
     try:
-        yield Tracker(run_dir, run)
+        yield Tracker(run_dir, run, resume=resume)
     except BaseException:
         run.finish(exit_code=1)
         raise
