@@ -1,0 +1,214 @@
+"""Localisation: which gates of a source stay open, so that the masked source behaves as the source on some classes.
+
+Source: Partial Network Cloning (arXiv 2303.10597), Local(.); the article leaves its equations out, these are this
+project's reading. With m the gates, M_f(x; m) the masked source, G the local linear models of the source, and pi the
+proximities of the LIME neighbours x_k = b_k x:
+
+    min_a  E[pi_k |M_f(x_k; m) - G(b_k)|^2] / Var(G)  +  10 r_t relu(mean m - keep)  +  0.03 mean m
+    m = sigmoid(tau_t a)
+
+where the temperature tau_t rises from 1 to 5 and the weight r_t of the density from 0 to 1 over the first half. Without
+the rising temperature the soft gates fit well, but the cut to hard gates that follows leaves the module at chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cloning.gates import GateSite, gated, num_gates, split_gates
+from cloning.neighbourhoods import Neighbourhoods, draw_neighbourhoods, fit_surrogates, surrogate_outputs
+from cloning.settings import LocalisationSettings
+from zoo.chain import Chain
+from zoo.errors import UserError
+from zoo.modes import eval_mode
+
+FINAL_TEMPERATURE = 5.0
+DENSITY_WEIGHT = 10.0
+SPARSITY_WEIGHT = 0.03
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """The module inside a source.
+
+    Attributes:
+        gates: (n,) float32 of 0 and 1, in the order of the sites.
+        scores: (n,) float32, by which the gates were chosen; larger is more important.
+    """
+
+    gates: Tensor
+    scores: Tensor
+
+
+def localise(
+    chain: Chain,
+    sites: Sequence[GateSite],
+    images: Tensor,
+    labels: Tensor,
+    settings: LocalisationSettings,
+    *,
+    black: Tensor,
+    seed: int,
+) -> Localisation:
+    """Scores the gates of a source on images of the cloned classes and keeps the best.
+
+    Args:
+        chain: The source; it is left as it was.
+        sites: Where it has gates.
+        images: (n, C, H, W) of the cloned classes, preprocessed for the source.
+        labels: (n,) the source's own output indices, read by ``taylor`` alone.
+        settings: Which localiser, and how many gates stay open.
+        black: (C,) value of a black pixel after the preprocessing.
+        seed: Of the neighbourhoods, the batches and the random control.
+
+    Raises:
+        UserError: The source has no gates, or there are no images.
+    """
+    if not sites:
+        raise UserError(
+            f"{chain.name!r} has no unit that a gate could switch off; type localisation=none, or another source"
+        )
+    if not len(images):
+        raise UserError(f"{chain.name!r}: no image of the cloned classes to localise on; add some, or clone others")
+    generator = torch.Generator().manual_seed(seed)
+    if len(images) > settings.num_images:
+        chosen = torch.randperm(len(images), generator=generator)[: settings.num_images]
+        images, labels = images[chosen], labels[chosen]
+    network = chain.network
+    with eval_mode(network):
+        if settings.name in ("lime", "direct"):
+            scores = _fitted_scores(network, sites, images, settings, black, generator)
+        elif settings.name == "taylor":
+            scores = _taylor_scores(network, sites, images, labels)
+        elif settings.name == "magnitude":
+            scores = _magnitude_scores(network, sites, images)
+        elif settings.name == "random":
+            scores = torch.rand(num_gates(sites), generator=generator)
+        else:
+            scores = torch.ones(num_gates(sites))
+    return Localisation(hard_gates(scores, sites, settings), scores)
+
+
+def hard_gates(scores: Tensor, sites: Sequence[GateSite], settings: LocalisationSettings) -> Tensor:
+    """Opens the best gates of the whole network, and in every layer at least its own best few.
+
+    Args:
+        scores: (n,); ties go to the gate that comes first.
+        sites: The layers.
+        settings: ``keep`` is the share of all gates that stays open, ``min_per_layer`` the least number in a layer;
+            ``none`` keeps everything.
+
+    Returns:
+        (n,) float32 of 0 and 1.
+    """
+    if settings.name == "none":
+        return torch.ones(num_gates(sites))
+    promoted = scores.double().clone()
+    for part in split_gates(promoted, sites):
+        part[part.argsort(descending=True, stable=True)[: settings.min_per_layer]] = torch.inf
+    num_kept = max(round(settings.keep * len(scores)), int(promoted.isinf().sum()))
+    gates = torch.zeros(len(scores))
+    gates[promoted.argsort(descending=True, stable=True)[:num_kept]] = 1
+    return gates
+
+
+def module_loss(outputs: Tensor, wanted: Tensor, proximity: Tensor, variance: Tensor) -> Tensor:
+    """Proximity-weighted squared error of the module's logits (b, C), relative to the variance of what is wanted."""
+    return (proximity * (outputs - wanted).square().sum(1)).mean() / variance
+
+
+def _fitted_scores(
+    network: nn.Module,
+    sites: Sequence[GateSite],
+    images: Tensor,
+    settings: LocalisationSettings,
+    black: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    grid = (min(settings.patch_grid, images.shape[2]), min(settings.patch_grid, images.shape[3]))
+    around = draw_neighbourhoods(len(images), settings.num_neighbours, grid, generator)
+    wanted = _source_outputs(network, around, images, black)
+    if settings.name == "lime":
+        wanted = surrogate_outputs(around, fit_surrogates(around, wanted)).to(wanted)
+    wanted, proximity = wanted.flatten(0, 1), around.proximity.flatten().to(wanted)
+    variance = wanted.var(0, unbiased=False).sum().clamp_min(1e-12)
+
+    logits = (2 + 0.01 * torch.randn(num_gates(sites), generator=generator)).requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=settings.learning_rate)
+    for step in range(settings.num_steps):
+        progress = step / max(1, settings.num_steps - 1)
+        index = torch.randint(len(wanted), (settings.batch_size,), generator=generator)
+        gates = torch.sigmoid((1 + (FINAL_TEMPERATURE - 1) * progress) * logits)
+        with gated(network, sites, gates):
+            outputs = network(around.images(images, index, black))
+        density = gates.mean()
+        loss = (
+            module_loss(outputs, wanted[index], proximity[index], variance)
+            + DENSITY_WEIGHT * min(1.0, 2 * progress) * F.relu(density - settings.keep)
+            + SPARSITY_WEIGHT * density
+        )
+        (logits.grad,) = torch.autograd.grad(loss, logits)
+        optimizer.step()
+    return logits.detach()
+
+
+@torch.no_grad()
+def _source_outputs(network: nn.Module, around: Neighbourhoods, images: Tensor, black: Tensor) -> Tensor:
+    """The source's logits on all neighbours: (n, K, C)."""
+    num_neighbours = around.patches.shape[1]
+    index = torch.arange(len(images) * num_neighbours)
+    outputs = [network(around.images(images, part, black)) for part in index.split(_CHUNK)]
+    return torch.cat(outputs).unflatten(0, (len(images), num_neighbours))
+
+
+def _taylor_scores(network: nn.Module, sites: Sequence[GateSite], images: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the images of |dL/dm| at open gates, L the cross-entropy; each layer scaled to norm 1.
+
+    Source: Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient Inference (arXiv 1611.06440).
+    """
+    total = torch.zeros(num_gates(sites))
+    for image, label in zip(images.split(1), labels.split(1), strict=True):
+        gates = torch.ones(len(total), requires_grad=True)
+        with gated(network, sites, gates):
+            loss = F.cross_entropy(network(image), label)
+        total += torch.autograd.grad(loss, gates)[0].abs()
+    return _scaled_by_layer(total, sites)
+
+
+@torch.no_grad()
+def _magnitude_scores(network: nn.Module, sites: Sequence[GateSite], images: Tensor) -> Tensor:
+    """Mean absolute activation behind each gate; each layer scaled to norm 1."""
+    sums = [torch.zeros(site.num_gates) for site in sites]
+
+    def measure(site: GateSite, total: Tensor) -> Callable[[Tensor], None]:
+        def add(activation: Tensor) -> None:
+            channels = activation.movedim(site.axis, -1).flatten(0, -2).abs().mean(0)
+            total.add_(channels.unflatten(0, (site.num_gates, site.group_size)).mean(1) * len(activation))
+
+        return add
+
+    handles = []
+    for site, total in zip(sites, sums, strict=True):
+        module, add = network.get_submodule(site.path), measure(site, total)
+        if site.side == "output":
+            handles.append(module.register_forward_hook(lambda module, args, output, add=add: add(output)))
+        else:
+            handles.append(module.register_forward_pre_hook(lambda module, args, add=add: add(args[0])))
+    try:
+        for part in images.split(_CHUNK):
+            network(part)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _scaled_by_layer(torch.cat(sums), sites)
+
+
+def _scaled_by_layer(scores: Tensor, sites: Sequence[GateSite]) -> Tensor:
+    parts = split_gates(scores, sites)
+    return torch.cat([part / part.norm().clamp_min(1e-12) for part in parts])

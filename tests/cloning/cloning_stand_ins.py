@@ -1,0 +1,59 @@
+"""Small networks of several families with random weights, as chains."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import timm
+import torch
+from timm.models.mlp_mixer import MlpMixer
+from torch import Tensor, nn
+
+from zoo.chain import Chain
+
+ARCHITECTURES = {
+    "resnet": ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 12, 16]}),
+    "resnext": (
+        "resnext50_32x4d",
+        {"layers": [1, 1, 1, 1], "channels": [4, 4, 6, 8], "cardinality": 2, "base_width": 32},
+    ),
+    "regnety": ("regnety_002", {"w0": 24, "wa": 16.0, "wm": 1.8, "depth": 7, "group_size": 8, "stem_width": 8}),
+    "mobilenet": ("mobilenetv3_small_050", {}),
+    "convnext": ("convnext_atto", {"patch_size": 2, "depths": [1, 1, 1, 1], "dims": [8, 12, 16, 20]}),
+    "vit": (
+        "vit_tiny_patch16_224",
+        {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3},
+    ),
+    "mixer": (MlpMixer, {"img_size": 32, "patch_size": 8, "num_blocks": 3, "embed_dim": 24}),
+    "swin": (
+        "swin_tiny_patch4_window7_224",
+        {"img_size": 32, "window_size": 4, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 4]},
+    ),
+}
+
+
+def randomised(network: nn.Module, seed: int) -> nn.Module:
+    """Random weights and statistics everywhere, so that nothing is zero or one by initialisation."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            scale = 0.5 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator) + (parameter.ndim < 2) * 0.5)
+        for name, buffer in network.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+    return network.eval()
+
+
+@cache
+def chain(family: str, num_classes: int = 5, seed: int = 0) -> Chain:
+    """A chain for one-channel images of 32 x 32; shared between tests, which leave it as it is."""
+    model, kwargs = ARCHITECTURES[family]
+    with torch.random.fork_rng():
+        build = partial(timm.create_model, model) if isinstance(model, str) else model
+        network = build(in_chans=1, num_classes=num_classes, **kwargs)
+    return Chain.from_network(randomised(network, seed), torch.zeros(1, 1, 32, 32), name=family)
+
+
+def images(n: int, seed: int = 0, channels: int = 1, size: int = 32) -> Tensor:
+    return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from cloning_stand_ins import chain, images
+from torch.nn import functional as F
+
+from cloning.gates import gated, num_gates, split_gates
+from cloning.localise import hard_gates, localise, module_loss
+from cloning.settings import LocalisationSettings
+from cloning.sites import find_sites
+from zoo.digests import digest
+from zoo.errors import UserError
+
+BLACK = torch.tensor([-1.0])
+
+
+def find(family: str, seed: int = 0, **settings: object):
+    source = chain(family)
+    settings = LocalisationSettings(num_steps=4, batch_size=8, num_neighbours=6, **settings)
+    return localise(source, find_sites(source), images(5), torch.arange(5), settings, black=BLACK, seed=seed)
+
+
+@pytest.mark.parametrize("name", ["lime", "direct", "taylor", "magnitude", "random", "none"])
+def test_every_localiser_keeps_what_it_is_told_and_leaves_the_source_alone(name: str) -> None:
+    source = chain("resnet")
+    before = digest(source.network)
+    found = find("resnet", name=name, keep=0.6)
+    n = num_gates(find_sites(source))
+    assert found.gates.sum() == (n if name == "none" else round(0.6 * n))
+    assert torch.equal(found.gates, find("resnet", name=name, keep=0.6).gates)
+    assert digest(source.network) == before
+    assert all(parameter.grad is None for parameter in source.network.parameters())
+
+
+def test_another_seed_draws_another_random_mask() -> None:
+    assert not torch.equal(find("vit", name="random").gates, find("vit", name="random", seed=1).gates)
+
+
+def test_hard_gates_are_the_best_of_all_with_some_in_every_layer() -> None:
+    sites = find_sites(chain("vit"))
+    scores = torch.rand(num_gates(sites), generator=torch.Generator().manual_seed(0))
+    split_gates(scores, sites)[-1].sub_(5)  # the last layer is worse than all others
+    gates = hard_gates(scores, sites, LocalisationSettings(keep=0.4))
+    assert gates.sum() == round(0.4 * len(scores))
+    layers = split_gates(gates, sites)
+    assert all(part.sum() >= 2 for part in layers)
+    assert layers[-1].sum() == 2
+    assert (
+        split_gates(scores, sites)[-1][layers[-1] == 0].max() <= split_gates(scores, sites)[-1][layers[-1] == 1].min()
+    )
+    assert hard_gates(scores, sites, LocalisationSettings(keep=1.0)).all()
+
+
+def test_module_loss_gradient_against_finite_differences() -> None:
+    source = chain("regnety")
+    network, sites = copy.deepcopy(source.network).double(), find_sites(source)
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(num_gates(sites), generator=generator).requires_grad_()
+    x, wanted, proximity = images(4), torch.randn(4, 5, generator=generator), torch.rand(4, generator=generator)
+
+    def loss(values: torch.Tensor) -> torch.Tensor:
+        with gated(network, sites, torch.sigmoid(2 * values)):
+            return module_loss(network(x), wanted, proximity, torch.tensor(1.3))
+
+    x, wanted, proximity, logits = x.double(), wanted.double(), proximity.double(), logits.detach().double()
+    (gradient,) = torch.autograd.grad(loss(logits.requires_grad_()), logits)
+    step = torch.randn(len(logits), generator=generator, dtype=torch.float64) * 1e-6
+    with torch.no_grad():
+        slope = (loss(logits + step) - loss(logits - step)) / 2
+    torch.testing.assert_close(gradient @ step, slope, rtol=1e-4, atol=1e-12)
+
+
+def test_taylor_scores_are_the_effect_of_closing_a_gate_a_little() -> None:
+    source = chain("resnet")
+    network, sites, x = copy.deepcopy(source.network).double(), find_sites(source), images(5).double()
+
+    def losses(gates: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), gated(network, sites, gates):
+            return F.cross_entropy(network(x), torch.arange(5), reduction="none")
+
+    open_gates = torch.ones(num_gates(sites), dtype=torch.float64)
+    effects = []
+    for gate in range(sites[0].num_gates):
+        step = torch.zeros_like(open_gates)
+        step[gate] = 1e-6
+        effects.append(((losses(open_gates + step) - losses(open_gates - step)) / 2e-6).abs().sum())
+    expected = torch.stack(effects) / torch.stack(effects).norm()
+    scores = split_gates(find("resnet", name="taylor").scores, sites)[0]
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_source_without_gates_or_without_images_is_refused() -> None:
+    source = chain("resnet")
+    sites, settings = find_sites(source), LocalisationSettings()
+    with pytest.raises(UserError, match="no unit that a gate"):
+        localise(source, (), images(2), torch.zeros(2).long(), settings, black=BLACK, seed=0)
+    with pytest.raises(UserError, match="no image of the cloned classes"):
+        localise(source, sites, images(0), torch.zeros(0).long(), settings, black=BLACK, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"keep": 0.0}, r"localisation.keep=0.0 is out of range; allowed: above 0, at most 1"),
+        ({"keep": 1.5}, r"localisation.keep=1.5"),
+        ({"name": "lim"}, "allowed are lime, direct"),
+    ],
+)
+def test_bad_settings_name_their_override(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LocalisationSettings(**settings)
