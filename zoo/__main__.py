@@ -1,0 +1,67 @@
+"""``python -m zoo inspect NETWORK``: a network as a chain, in a table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+from rich.table import Table
+
+from zoo.chain import Chain
+from zoo.costs import Costs
+from zoo.entries import load_chain
+from zoo.errors import UserError
+from zoo.registry import find_entry
+
+WIDTH_IN_FILES = 140
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code, 2 for a mistake of the user."""
+    parser = argparse.ArgumentParser(prog="python -m zoo", description="Look at the networks of a zoo.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser("inspect", help="print a network as a chain of nodes")
+    inspect.add_argument(
+        "network", help="a network of the zoos in conf/zoo, timm:NAME, torchvision:NAME or module:factory"
+    )
+    inspect.add_argument("--random", action="store_true", help="random weights: nothing is read or downloaded")
+    options = parser.parse_args(arguments)
+    try:
+        entry = find_entry(options.network)
+        chain = load_chain(replace(entry, weights=None) if options.random else entry)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
+    console.print(chain_table(chain))
+    return 0
+
+
+def chain_table(chain: Chain) -> Table:
+    """One row for each node: what is in it, the signal that enters it, what it costs; then the output and the neck."""
+    table = Table(title=f"{chain.name}: {len(chain)} nodes")
+    table.add_column("node", justify="right")
+    table.add_column("kind")
+    table.add_column("modules", no_wrap=True, overflow="ellipsis", max_width=44)
+    table.add_column("signal in", no_wrap=True)
+    table.add_column("stride", justify="right")
+    table.add_column("params", justify="right", no_wrap=True)
+    table.add_column("MACs", justify="right", no_wrap=True)
+    for node in chain.nodes:
+        stride = "" if node.input.stride is None else f"{node.input.stride:g}"
+        table.add_row(str(node.index), node.kind, node.name, str(node.input), stride, *_numbers(node.costs))
+    table.add_section()
+    table.add_row("", "whole", f"gives {chain.signal(len(chain))}", "", "", *_numbers(chain.costs))
+    table.add_row("", "neck", f"gives NC {chain.neck_dim}", "", "", *_numbers(chain.neck_costs))
+    return table
+
+
+def _numbers(costs: Costs) -> tuple[str, str]:
+    return f"{costs.num_params:,}", f"{costs.macs:,}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
