@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import CONF, explain, report
+from conf.resume import resumed
 from conf.schema import Config, keys, register
 from conf.sweep import Sweep
 from zoo.errors import UserError
@@ -75,13 +76,15 @@ def _checked(cfg: DictConfig) -> Config:
     """Returns the configuration as our dataclasses, whose constructors check the values.
 
     Raises:
-        UserError: a value out of its range, or a key appended with ``+`` that our settings do not have.
+        UserError: a value out of its range, a key appended with ``+`` that our settings do not have, a wrong ``resume``.
     """
     try:
         config = OmegaConf.to_object(cfg)
     except dataclasses.FrozenInstanceError as error:
         raise UserError(f"a key appended with '+' does not exist: {error}; --help lists the groups and keys") from error
     assert isinstance(config, Config)
+    if config.resume is not None:
+        return resumed(config, HydraConfig.get().overrides.task)
     return config
 
 

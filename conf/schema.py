@@ -99,7 +99,12 @@ class Config:
 
 def register() -> None:
     """Makes the schema known to Hydra as ``schema``, the first entry of ``conf/base.yaml``'s defaults."""
-    ConfigStore.instance().store(name="schema", node=_writable(OmegaConf.structured(Config)))
+    ConfigStore.instance().store(name="schema", node=structured())
+
+
+def structured() -> DictConfig:
+    """Returns the schema with its defaults, as OmegaConf checks values against it."""
+    return _writable(OmegaConf.structured(Config))
 
 
 def keys() -> list[str]:
@@ -114,7 +119,7 @@ def keys() -> list[str]:
                 found += walk(child, f"{prefix}{key}.")
         return found
 
-    return walk(OmegaConf.structured(Config), "")
+    return walk(structured(), "")
 
 
 def _writable(node: DictConfig) -> DictConfig:
