@@ -28,7 +28,7 @@ class TuningInputs:
         loaders: Train and validation loaders of (inputs, labels, index).
         inputs: (n, ...) inputs of the training images without augmentation, for closed forms.
         labels: (n,).
-        complete: Whether ``inputs`` are all the training images or the first ``tuning.head.max_images``.
+        complete: Whether ``inputs`` are all the training images, or as many as the settings let into memory.
         batch_size: For passes without gradient.
     """
 
@@ -50,11 +50,12 @@ def prepare_inputs(
     """Reads the training images and, where it pays, replaces images by the outputs of the frozen leading stages.
 
     Raises:
-        UserError: ``tuning.cache_prefix=always`` where augmentation makes every epoch's images new.
+        UserError: ``tuning.cache_prefix=always`` where augmentation or mixing makes every epoch's images new.
     """
-    images, labels = datamodule.images("train", datamodule.input, limit=tuning.head.max_images + 1)
-    complete = len(labels) <= tuning.head.max_images
-    images, labels = images[: tuning.head.max_images], labels[: tuning.head.max_images]
+    image, _ = datamodule.images("train", datamodule.input, limit=1)
+    limit = max(2, min(tuning.head.max_images, tuning.max_cache_bytes // image.nbytes))
+    images, labels = datamodule.images("train", datamodule.input, limit=limit)
+    complete = len(labels) == datamodule.num_images("train")
     batch_size = datamodule.batch_size
     prefix, rest = network.frozen_prefix(tuning.mode)
     if not (complete and _caches(network, prefix, datamodule, tuning, images[:1], device)):
@@ -81,11 +82,11 @@ def _caches(
 ) -> bool:
     if tuning.cache_prefix == "never" or not any(True for _ in prefix.parameters()):
         return False
-    if datamodule.augmentation is not None:
+    if datamodule.augmentation is not None or tuning.mixup_alpha or tuning.cutmix_alpha:
         if tuning.cache_prefix == "always":
             raise UserError(
-                "tuning.cache_prefix=always cannot hold augmented images: type dataset.augmentation=null "
-                "or tuning.cache_prefix=auto"
+                "tuning.cache_prefix=always cannot hold images that are augmented or mixed: type "
+                "tuning.cache_prefix=auto, or dataset.augmentation=null tuning.mixup_alpha=0 tuning.cutmix_alpha=0"
             )
         return False
     if tuning.cache_prefix == "always":

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -196,6 +197,12 @@ class _Job:
         if not tuning.num_epochs:
             return "none"
         head_only = set(self.network.trainable_modules(tuning.mode)) == {self.network.head}
+        if tuning.loss == "loo" and not inputs.complete:
+            raise UserError(
+                f"tuning.loss=loo needs all training images for its closed form, {len(inputs.labels)} of "
+                f"{self.datamodule.num_images('train')} are let in: type tuning.loss=cross_entropy, or raise "
+                f"tuning.head.max_images={tuning.head.max_images} or tuning.max_cache_bytes={tuning.max_cache_bytes}"
+            )
         if tuning.loss == "loo":
             return "none" if head_only else "loo"
         fits = len(inputs.labels) <= LOO_MAX_IMAGES and inputs.complete and tuning.norm_stats != "adaptive"
@@ -226,7 +233,7 @@ class _Job:
         module = self.module(
             inputs.body,
             leave_one_out=head,
-            features=lambda: inputs.features(self.network, self.device),
+            features=partial(inputs.features, self.network, self.device),
             prefix=f"{rule}/" if suffix else "",
         )
         directory = self.checkpoints / rule if suffix else self.checkpoints
@@ -243,9 +250,12 @@ class _Job:
         resumed = directory / "last.ckpt"
         self.network.train()
         trainer.fit(module, datamodule=inputs.loaders, ckpt_path=resumed if resumed.exists() else None)
-        last_state = self.state()
-        module.load_state_dict(torch.load(directory / "best.ckpt", weights_only=True)["state_dict"])
-        return self.state(), last_state
+        return tuple(self.checkpointed(module, directory / f"{name}.ckpt") for name in ("best", "last"))
+
+    def checkpointed(self, module: TuningModule, path: Path) -> State:
+        """The trained state of a checkpoint: the file's, since BatchNorm statistics differ from process to process."""
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+        return self.state()
 
     def candidate(self, name: str, inputs: TuningInputs, loggers: Loggers = ()) -> _Candidate:
         accuracy, loss = self.measure("val", inputs.body, inputs.loaders, loggers)
@@ -257,7 +267,7 @@ class _Job:
         trainer = build_trainer(self.trainer, loggers=loggers)
         run = trainer.validate if split == "val" else trainer.test
         (metrics,) = run(self.module(body), datamodule=loaders, verbose=False)
-        return metrics[f"{split}/accuracy"], metrics[f"{split}/loss"]
+        return round(metrics[f"{split}/accuracy"], 6), metrics[f"{split}/loss"]
 
     def module(self, body: nn.Module, **kwargs: object) -> TuningModule:
         return TuningModule(

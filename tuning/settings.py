@@ -29,8 +29,8 @@ class HeadSettings:
     Attributes:
         initialisation: ``ridge`` solves it in closed form on the training features, ``random`` keeps the given one.
         refit: Whether a head solved anew on the tuned features is a candidate: ``auto`` (while the training images
-            are at most ``max_images``), ``always`` or ``never``.
-        max_images: Above this many training images ``auto`` leaves the closed form out, and it starts from a subset.
+            are at most ``max_images`` and fit in ``tuning.max_cache_bytes``), ``always`` or ``never``.
+        max_images: The most training images that a closed form takes, the first ones where there are more.
     """
 
     initialisation: str = "ridge"
@@ -50,13 +50,13 @@ class TuningSettings:
     Attributes:
         mode: ``full`` trains everything, ``freeze`` the adapters and the head, ``probe`` solves the head alone.
         loss: ``cross_entropy``, ``loo`` (the head is solved, never trained; for small data), or ``auto``: ``loo`` up
-            to 2,000 training images.
+            to 2,000 training images, where nothing speaks against it.
         num_epochs: Passes over the training images; 0 leaves the closed-form head.
         norm_stats: BatchNorm statistics of the trained part: ``frozen``, ``adaptive``, or ``auto``: tune with each
             and keep the better on validation.
         cache_prefix: Compute the outputs of the frozen leading stages once: ``auto`` (no augmentation, fits in
             memory), ``always`` or ``never``.
-        max_cache_bytes: The size above which ``auto`` does not cache.
+        max_cache_bytes: The size above which ``auto`` does not cache; also the most that images for closed forms take.
         guard: Keep the best on validation of start, tuned and refitted, so that tuning never ends below its start.
         label_smoothing: Share of the target spread over all classes.
         mixup_alpha: Parameter of the Beta distribution of Mixup; 0 switches it off.
@@ -89,14 +89,12 @@ class TuningSettings:
         _within("tuning.mixup_alpha", self.mixup_alpha, 0)
         _within("tuning.cutmix_alpha", self.cutmix_alpha, 0)
         _within("tuning.ema_decay", self.ema_decay, 0, 1)
-        soft = {
-            "label_smoothing": self.label_smoothing,
-            "mixup_alpha": self.mixup_alpha,
-            "cutmix_alpha": self.cutmix_alpha,
-        }
-        if self.loss == "loo" and any(soft.values()):
-            key = next(key for key, value in soft.items() if value)
-            raise UserError(f"tuning.{key}={soft[key]} needs tuning.loss=cross_entropy; the loss given is loo")
+        if self.loss == "loo" and (self.mixup_alpha or self.cutmix_alpha):
+            raise UserError("tuning.loss=loo leaves images unmixed: type tuning.loss=cross_entropy to mix them")
+        if self.loss == "loo" and self.norm_stats == "adaptive":
+            raise UserError(
+                "tuning.loss=loo needs tuning.norm_stats=frozen; adaptive statistics go with tuning.loss=cross_entropy"
+            )
         if self.mode == "probe" and self.head.initialisation == "random" and self.num_epochs == 0:
             raise UserError(
                 "tuning.head.initialisation=random with tuning.mode=probe and tuning.num_epochs=0 leaves a random "

@@ -18,6 +18,7 @@ from tuning.settings import TrainerSettings
 UNACTIONABLE = (
     r".*does not have many workers",  # the data module decides on workers: none for images in memory
     r".*isinstance\(treespec, LeafSpec\)",  # Lightning's own use of a deprecated name of torch
+    r"GPU available but not used",  # trainer=cpu says so
     r"Found \d+ module\(s\) in eval mode",  # the frozen part, on purpose
     r"Checkpoint directory .* exists and is not empty",  # true of every resumed run
 )

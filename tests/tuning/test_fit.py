@@ -109,6 +109,19 @@ def test_more_images_than_the_closed_form_takes(tmp_path):
     assert not any(name.startswith("refitted") for name in result.val_accuracies)
 
 
+def test_the_solved_head_needs_every_image(tmp_path):
+    tuning = TuningSettings(mode="full", loss="loo", head=HeadSettings(max_images=20))
+    with pytest.raises(UserError, match=r"20 of 50 are let in: type tuning\.loss=cross_entropy"):
+        tune(StandIn(), Blobs(), tuning, run_dir=tmp_path)
+
+
+def test_the_test_split_can_be_left_unseen(tmp_path):
+    data = Blobs()
+    del data.splits["test"]
+    result = tune(StandIn(), data, TuningSettings(mode="probe", num_epochs=0), run_dir=tmp_path, test=False)
+    assert result.test_accuracy is None
+
+
 def test_a_head_that_does_not_fit_the_data(tmp_path):
     with pytest.raises(UserError, match="the network's head has 4 outputs, blobs has 3 classes"):
         tune(StandIn(num_classes=4), Blobs(), TuningSettings(), run_dir=tmp_path)
@@ -123,5 +136,5 @@ def test_divergence_is_told_in_one_line(tmp_path):
 def test_augmented_images_are_not_cached(tmp_path):
     data = Blobs()
     data.augmentation = "affine"
-    with pytest.raises(UserError, match=r"tuning\.cache_prefix=always cannot hold augmented images"):
+    with pytest.raises(UserError, match=r"tuning\.cache_prefix=always cannot hold images that are augmented"):
         tune(StandIn(), data, TuningSettings(cache_prefix="always"), run_dir=tmp_path)
