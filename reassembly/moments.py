@@ -35,9 +35,15 @@ def home_moments(features: Tensor, signal: Signal, kind: Kind) -> Moments:
     values = to_grid(features, signal)
     if kind == "paper":
         values = torch.where(values < 0, values / NEGATIVE_SLOPE, values)
-    deviation, mean = torch.std_mean(values, (0, 2, 3), correction=0)
+    mean, variance = channel_moments(values)
     prefix = features[:, : signal.num_prefix_tokens].mean(0, keepdim=True) if signal.num_prefix_tokens else features[:0]
-    return Moments(mean, deviation, prefix)
+    return Moments(mean, variance.sqrt(), prefix)
+
+
+def channel_moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of (n, C, H, W) per channel; image by image first, several times faster than all at once."""
+    mean = values.mean((2, 3)).mean(0)
+    return mean, (values - mean[:, None, None]).square_().mean((2, 3)).mean(0)
 
 
 @torch.no_grad()
@@ -57,11 +63,12 @@ def matched_adapter(
     adapter = Adapter(source, target, kind=kind, generator=generator).to(inputs.device).eval()
     values = resize(to_grid(inputs, source), grid_of(target))
     if kind == "paper":
-        variance, mean = torch.var_mean(values, (0, 2, 3), correction=0)
+        mean, variance = channel_moments(values)
         adapter.norm.running_mean.copy_(mean)
         adapter.norm.running_var.copy_(variance)
     projection = adapter.projection
-    deviation, mean = torch.std_mean(projection(adapter.norm(values)), (0, 2, 3), correction=0)
+    mean, variance = channel_moments(projection(adapter.norm(values)))
+    deviation = variance.sqrt()
     scale = moments.deviation / torch.where(deviation > 1e-6 * mean.abs(), deviation, torch.inf)
     projection.weight.mul_(scale[:, None, None, None])
     projection.bias.copy_(moments.mean - scale * mean)

@@ -11,7 +11,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -143,24 +143,33 @@ class PrefixTree:
         self.proxies = [find_proxy(name) for name in dict.fromkeys((settings.name, *settings.also))]
         self.needs = frozenset().union(*(proxy.needs for proxy in self.proxies))
         self.home = Home(chains, probe.images_for, adapter.kind, settings.batch_size)
-        self.block = cache(lambda block: chains[block.network].block(*block.nodes))
-        self.neck = cache(self._neck)
-        self.root = _Node()
+        self.block = cache(lambda block: chains[block.network].block(*block.nodes).eval())
+        self.neck = cache(lambda last: self._neck(last).eval())
+        self.root, self.networks = _Node(), set()
         for candidate in candidates:
             node = self.root
             for block in candidate.blocks:
                 node = node.children.setdefault(block, _Node())
+                self.networks.add(block.network)
             node.candidate = candidate
 
     def scores(self) -> Iterator[tuple[Candidate, dict[str, float]]]:
-        """Yields every candidate with its scores, in the order of the walk."""
+        """Yields every candidate with its scores, in the order of the walk; the networks are in eval mode meanwhile."""
+        if not self.needs:
+            yield from self._walk(lambda block: [])
+            return
         if "codes" in self.needs:
             self._warn_of_equal_images()
+        with ExitStack() as modes:
+            for name in self.networks:
+                modes.enter_context(eval_mode(self.chains[name].network))
+            yield from self._walk(
+                lambda block: [self.run(self.block(block), Flow(self.probe.images_for(block.network)))]
+            )
+
+    def _walk(self, begin: Callable[[BlockSpec], list[Flow]]) -> Iterator[tuple[Candidate, dict[str, float]]]:
         for block, node in self.root.children.items():
-            flows = []
-            if self.needs:
-                flows = [self.run(self.block(block), Flow(self.probe.images_for(block.network)))]
-            yield from self._visit(node, block, 0, flows)
+            yield from self._visit(node, block, 0, begin(block))
 
     def _visit(
         self, node: _Node, block: BlockSpec, stage: int, flows: list[Flow]
@@ -191,17 +200,18 @@ class PrefixTree:
             generator = torch.Generator().manual_seed(adapter_seed(before, block, stage, draw, self.seed))
             return matched_adapter(source, target, features, self.home.moments(block), kind, generator)
         home, size = self.home.features(block), self.adapter.kernel_size
-        return closed_form_adapter(source, target, features, home, kind=kind, kernel_size=size, seed=self.seed).adapter
+        return closed_form_adapter(
+            source, target, features, home, kind=kind, kernel_size=size, seed=self.seed
+        ).adapter.eval()
 
     @torch.no_grad()
     def run(self, module: nn.Module, flow: Flow) -> Flow:
         """Runs a module in batches; the activation codes of the first batch are added to the path's kernel."""
         first, *rest = flow.features.split(self.settings.batch_size)
         recorder = CodeRecorder(flow.code_kernel) if "codes" in self.needs else None
-        with eval_mode(module):
-            with recorder or nullcontext():
-                outputs = [module(first)]
-            outputs += [module(batch) for batch in rest]
+        with recorder or nullcontext():
+            outputs = [module(first)]
+        outputs += [module(batch) for batch in rest]
         return Flow(torch.cat(outputs), recorder and recorder.kernel)
 
     def _score(self, candidate: Candidate, flows: list[Flow]) -> dict[str, float]:

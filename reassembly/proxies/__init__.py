@@ -37,7 +37,7 @@ class ProxySettings:
     num_draws: int = 3
     adapters: str = "random"
     num_images: int | None = 300
-    batch_size: int = 64
+    batch_size: int = 100
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.also):
