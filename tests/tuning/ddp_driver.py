@@ -8,18 +8,13 @@ import warnings
 from pathlib import Path
 
 import torch
+from tuning_stand_ins import Blobs, StandIn
 
-warnings.simplefilter("error")
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tuning_stand_ins import Blobs, StandIn  # noqa: E402
-
-from tuning.fit import tune  # noqa: E402
-from tuning.settings import TrainerSettings, TuningSettings  # noqa: E402
+from tuning.fit import tune
+from tuning.settings import TrainerSettings, TuningSettings
 
 
-def main(folder: Path, num_processes: int) -> None:
-    torch.set_num_threads(1)
+def run(folder: Path, num_processes: int) -> None:
     trainer = TrainerSettings(devices=num_processes, strategy="ddp" if num_processes > 1 else "auto")
     for loss in ("loo", "cross_entropy"):
         network = StandIn(dropout=0.0)  # each process draws its own dropout
@@ -31,4 +26,6 @@ def main(folder: Path, num_processes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    run(Path(sys.argv[1]), int(sys.argv[2]))

@@ -5,31 +5,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ddp_driver
 import pytest
 import torch
 from tuning_stand_ins import StandIn
-
-DRIVER = Path(__file__).parent / "ddp_driver.py"
-
-
-def start(folder, num_processes):
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(DRIVER.parents[2])}
-    return subprocess.Popen(
-        [sys.executable, str(DRIVER), str(folder), str(num_processes)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
-    processes = [start(folder / "one", 1), start(folder / "two", 2)]
-    for process in processes:
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output
+    root = Path(ddp_driver.__file__).parents[2]
+    two = subprocess.Popen(
+        [sys.executable, ddp_driver.__file__, str(folder / "two"), "2"],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    ddp_driver.run(folder / "one", 1)
+    output, _ = two.communicate(timeout=240)
+    assert two.returncode == 0, output
     return folder
 
 
