@@ -9,7 +9,9 @@ import torch
 from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor, nn
 
+from cloning.frozen import FrozenNetwork
 from zoo.chain import Chain
+from zoo.entries import InputSpec
 
 ARCHITECTURES = {
     "resnet": ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 12, 16]}),
@@ -57,3 +59,10 @@ def chain(family: str, num_classes: int = 5, seed: int = 0) -> Chain:
 
 def images(n: int, seed: int = 0, channels: int = 1, size: int = 32) -> Tensor:
     return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@cache
+def network(family: str, classes: str, seed: int = 0) -> FrozenNetwork:
+    """The chain as a zoo network whose outputs are named by single letters."""
+    spec = InputSpec(1, 32, 32, (0.5,), (0.5,))
+    return FrozenNetwork(chain(family, len(classes), seed), tuple(classes), spec)

@@ -1,0 +1,271 @@
+"""The cloned network: a target with masked sources grafted onto it.
+
+    z(x) = F_c [ f_t(x) ; f_1 ; ... ; f_P ],   f_p = tail_p(A_p(target features at R_p)),   f_p = source_p(x) at R_p = 0
+
+f are the features that the networks' own classifiers read. Target and sources stay outside the module registry: the
+network's parameters are its adapters A_p and its head F_c.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from cloning.frozen import FrozenNetwork, convert
+from tuning.network import TunableNetwork
+from zoo.adapters import Adapter
+from zoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A located part of a source, and where it is grafted.
+
+    Attributes:
+        source: The network that gives.
+        classes: The classes it gives, names of its outputs.
+        gates: (n,) of 0 and 1, for ``source.sites``.
+        position: The cut R of the target's chain that feeds it; at 0 the source sees the image itself.
+    """
+
+    source: FrozenNetwork
+    classes: tuple[str, ...]
+    gates: Tensor
+    position: int
+
+
+class ClonedNetwork(TunableNetwork):
+    """A target with clones; surgery (``with_clone``, ``without``) returns another network.
+
+    Args:
+        target: The network that receives.
+        classes: Names of the outputs, in order: of classes that the target or a clone has, each has one owner.
+        clones: What is grafted.
+        adapters: One per clone, ``None`` at position 0.
+
+    Raises:
+        UserError: A class without an owner or with two, a source that is the target, a position outside the chain.
+    """
+
+    def __init__(
+        self,
+        target: FrozenNetwork,
+        classes: Sequence[str],
+        clones: Sequence[Clone] = (),
+        adapters: Sequence[Adapter | None] = (),
+    ) -> None:
+        super().__init__()
+        _check(target, classes, clones)
+        self.target, self.classes, self.clones = target, tuple(classes), tuple(clones)
+        self.adapters = nn.ModuleList([nn.Identity() if adapter is None else adapter for adapter in adapters])
+        self.copies = nn.ModuleList()
+        weight, bias = self.initial_head()
+        self.head = skip_init(nn.Linear, *reversed(weight.shape), dtype=weight.dtype)
+        self.head.weight.data.copy_(weight)
+        self.head.bias.data.copy_(bias)
+        self.freeze("freeze")
+        self.eval()
+
+    def stages(self) -> Sequence[nn.Module]:
+        return _Trunk(self.target, self.clones, self.copies), _Grafts(
+            self.target, self.clones, self.adapters, self.copies
+        )
+
+    def trainable_modules(self, mode: str) -> Sequence[nn.Module]:
+        """Adapters and head; in ``full`` also the copies of the networks (``thawed``), in ``probe`` the head alone."""
+        if mode == "probe":
+            return [self.head]
+        return [self] if mode == "full" else [*self.adapters, self.head]
+
+    def initial_head(self) -> tuple[Tensor, Tensor]:
+        """The closed-form F_c: (C, d) and (C,), block by block.
+
+        Rows of the target's classes are as they were, zero on the clones' features. The row of a cloned class is the
+        source's minus the mean of all the source's rows, zero elsewhere: the source's other classes then act as
+        rejection.
+        """
+        columns = self._columns()
+        weight = self.target.weight.new_zeros(len(self.classes), columns[list(columns)[-1]].stop)
+        bias = self.target.weight.new_zeros(len(self.classes))
+        owned = {name for clone in self.clones for name in clone.classes}
+        for row, name in enumerate(self.classes):
+            if name not in owned:
+                output = self.target.classes.index(name)
+                weight[row, columns[id(self.target)]] = self.target.weight[output]
+                bias[row] = self.target.bias[output]
+        for clone in self.clones:
+            source = clone.source
+            for name in clone.classes:
+                row, output = self.classes.index(name), source.classes.index(name)
+                weight[row, columns[id(clone)]] = source.weight[output] - source.weight.mean(0)
+                bias[row] = source.bias[output] - source.bias.mean()
+        return weight, bias
+
+    def with_clone(self, clone: Clone, adapter: Adapter | None = None) -> ClonedNetwork:
+        """The network with one more clone; what it has learnt so far stays, the new classes come last."""
+        adapters = [*copy.deepcopy(self._own_adapters()), adapter]
+        other = ClonedNetwork(self.target, (*self.classes, *clone.classes), (*self.clones, clone), adapters)
+        return self._hand_over(other)
+
+    def without(self, source: str) -> ClonedNetwork:
+        """The network without the clones of a source: their classes go, the rest stays as learnt.
+
+        Without its last clone it gives the target's own logits again.
+
+        Raises:
+            UserError: No clone comes from that source, or no class would be left.
+        """
+        names = {clone.source.name for clone in self.clones}
+        if source not in names:
+            raise UserError(
+                f"no clone of {source!r} to take off; there are clones of {', '.join(sorted(names)) or 'none'}"
+            )
+        kept = [i for i, clone in enumerate(self.clones) if clone.source.name != source]
+        lost = {name for clone in self.clones if clone.source.name == source for name in clone.classes}
+        adapters = copy.deepcopy(self._own_adapters())
+        other = ClonedNetwork(
+            self.target,
+            [name for name in self.classes if name not in lost],
+            [self.clones[i] for i in kept],
+            [adapters[i] for i in kept],
+        )
+        return self._hand_over(other) if kept else other
+
+    def thawed(self) -> ClonedNetwork:
+        """The network on copies of target and sources that ``full`` tuning may change (PNC-F)."""
+        other = copy.deepcopy(self)
+        other.target = self.target.thawed()
+        sources = [clone.source.thawed() for clone in self.clones]
+        other.clones = tuple(
+            Clone(source, clone.classes, clone.gates, clone.position)
+            for source, clone in zip(sources, self.clones, strict=True)
+        )
+        starts = [0, *(source_position(self.target, clone.source, clone.position) for clone in self.clones)]
+        chains = [network.chain for network in (other.target, *sources)]
+        other.copies = nn.ModuleList([c.block(i, len(c)) for c, i in zip(chains, starts, strict=True)])
+        return other
+
+    def networks(self) -> tuple[FrozenNetwork, ...]:
+        """Target and sources, each once."""
+        return tuple(dict.fromkeys((self.target, *(clone.source for clone in self.clones))))
+
+    def _own_adapters(self) -> list[Adapter | None]:
+        return [adapter if isinstance(adapter, Adapter) else None for adapter in self.adapters]
+
+    def _columns(self) -> dict[int, slice]:
+        """Columns of the head by the identity of their owner: the target, then every clone."""
+        owners = [(self.target, self.target), *((clone, clone.source) for clone in self.clones)]
+        columns, start = {}, 0
+        for owner, network in owners:
+            columns[id(owner)] = slice(start, start + network.num_features)
+            start += network.num_features
+        return columns
+
+    @torch.no_grad()
+    def _hand_over(self, other: ClonedNetwork) -> ClonedNetwork:
+        """Writes what this head has learnt into the rows and columns that the other one shares with it."""
+        mine, others = self._columns(), other._columns()
+        for name in set(self.classes) & set(other.classes):
+            row, other_row = self.classes.index(name), other.classes.index(name)
+            other.head.bias[other_row] = self.head.bias[row]
+            for owner in set(mine) & set(others):
+                other.head.weight[other_row, others[owner]] = self.head.weight[row, mine[owner]]
+        return other
+
+
+class _Trunk(nn.Module):
+    """Images to all that lies in front of the adapters, as one vector per image, which can be computed once.
+
+    The vector holds the target's features, those of the clones at position 0, and the tensor at every other position.
+    """
+
+    def __init__(self, target: FrozenNetwork, clones: Sequence[Clone], copies: nn.ModuleList) -> None:
+        super().__init__()
+        self.target, self.clones, self.copies = target, clones, copies
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and len(self.copies) > 0):
+            pieces, at, reached, value = [], {}, 0, x
+            for position in _positions(self.clones):
+                value = self.target.features_at(position, value, start=reached)
+                at[position], reached = value, position
+            pieces.append(self.target.features(value, start=reached))
+            for clone in self.clones:
+                if clone.position == 0:
+                    image = convert(x, self.target.input, clone.source.input)
+                    pieces.append(clone.source.features(image, gates=clone.gates.to(x)))
+            return torch.cat([*pieces, *(value.flatten(1) for value in at.values())], dim=1)
+
+
+class _Grafts(nn.Module):
+    """The trunk's vector to the features that the head reads."""
+
+    def __init__(
+        self, target: FrozenNetwork, clones: Sequence[Clone], adapters: nn.ModuleList, copies: nn.ModuleList
+    ) -> None:
+        super().__init__()
+        self.target, self.clones, self.adapters, self.copies = target, clones, adapters, copies
+        shapes = {position: target.chain.signal(position).shape(1)[1:] for position in _positions(clones)}
+        self._shapes = shapes
+        direct = [clone.source.num_features for clone in clones if clone.position == 0]
+        self._sizes = [target.num_features, *direct, *(torch.Size(shape).numel() for shape in shapes.values())]
+
+    def forward(self, packed: Tensor) -> Tensor:
+        target, *rest = packed.split(self._sizes, dim=1)
+        direct = iter(rest)
+        at = dict(zip(self._shapes, rest[len(rest) - len(self._shapes) :], strict=True))
+        features = [target]
+        for clone, adapter in zip(self.clones, self.adapters, strict=True):
+            if clone.position == 0:
+                features.append(next(direct))
+                continue
+            x = adapter(at[clone.position].unflatten(1, self._shapes[clone.position]))
+            start = source_position(self.target, clone.source, clone.position)
+            features.append(clone.source.features(x, start=start, gates=clone.gates.to(x)))
+        return torch.cat(features, dim=1)
+
+
+def num_positions(target: FrozenNetwork) -> int:
+    """Positions 0 (the image), 1 (behind the stem), ... up to the input of the head."""
+    return len(target.chain)
+
+
+def source_position(target: FrozenNetwork, source: FrozenNetwork, position: int) -> int:
+    """The cut of the source that a position of the target feeds: 0 for 0, else the same relative depth."""
+    if position == 0:
+        return 0
+    depth = (position - 1) / (len(target.chain) - 2)
+    return 1 + round(depth * (len(source.chain) - 2))
+
+
+def _positions(clones: Sequence[Clone]) -> list[int]:
+    return sorted({clone.position for clone in clones} - {0})
+
+
+def _check(target: FrozenNetwork, classes: Sequence[str], clones: Sequence[Clone]) -> None:
+    owned = [name for clone in clones for name in clone.classes]
+    known = {*owned, *target.classes}
+    for clone in clones:
+        if clone.source.name == target.name:
+            raise UserError(f"task.sources={clone.source.name} is the target; a network cannot give to itself")
+        if not 0 <= clone.position < num_positions(target):
+            raise UserError(
+                f"insertion.position={clone.position} is outside of {target.name!r}; "
+                f"allowed: 0 (the input image) to {num_positions(target) - 1} (the input of the head)"
+            )
+        unknown = [name for name in clone.classes if name not in clone.source.classes]
+        if unknown or not clone.classes:
+            raise UserError(f"{clone.source.name!r} cannot give the classes {', '.join(unknown) or '(none named)'}")
+    for names, reason in (
+        ([name for name in owned if owned.count(name) > 1], "have two owners"),
+        ([name for name in classes if list(classes).count(name) > 1], "are named twice"),
+        ([name for name in classes if name not in known], "have no owner"),
+        ([name for name in owned if name not in classes], "are cloned but not wanted"),
+    ):
+        if names:
+            raise UserError(f"classes {', '.join(dict.fromkeys(names))} {reason}; give each class to one network")
