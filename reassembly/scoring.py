@@ -175,11 +175,11 @@ class PrefixTree:
         self, node: _Node, block: BlockSpec, stage: int, flows: list[Flow]
     ) -> Iterator[tuple[Candidate, dict[str, float]]]:
         if node.candidate is not None:
-            yield node.candidate, self._score(node.candidate, flows)
+            yield node.candidate, self.score(node.candidate, flows)
         for following, child in node.children.items():
-            yield from self._visit(child, following, stage + 1, self._advance(flows, block, following, stage + 1))
+            yield from self._visit(child, following, stage + 1, self.advance(flows, block, following, stage + 1))
 
-    def _advance(self, flows: list[Flow], before: BlockSpec, block: BlockSpec, stage: int) -> list[Flow]:
+    def advance(self, flows: list[Flow], before: BlockSpec, block: BlockSpec, stage: int) -> list[Flow]:
         """The flows behind the next block and, where it does not continue the one before, the adapter between."""
         if block.continues(before):
             return [self.run(self.block(block), flow) for flow in flows]
@@ -199,6 +199,8 @@ class PrefixTree:
         if self.settings.adapters == "random":
             generator = torch.Generator().manual_seed(adapter_seed(before, block, stage, draw, self.seed))
             return matched_adapter(source, target, features, self.home.moments(block), kind, generator)
+        if not torch.isfinite(features).all():
+            return Adapter(source, target, kind=kind).eval()  # nothing to fit; the candidate is scored as the worst
         home, size = self.home.features(block), self.adapter.kernel_size
         return closed_form_adapter(
             source, target, features, home, kind=kind, kernel_size=size, seed=self.seed
@@ -214,7 +216,9 @@ class PrefixTree:
         outputs += [module(batch) for batch in rest]
         return Flow(torch.cat(outputs), recorder and recorder.kernel)
 
-    def _score(self, candidate: Candidate, flows: list[Flow]) -> dict[str, float]:
+    @torch.no_grad()
+    def score(self, candidate: Candidate, flows: list[Flow]) -> dict[str, float]:
+        """The mean score over the flows behind a candidate's last block, by every proxy."""
         evidence = Evidence(candidate, self.probe.labels, self.probe.num_classes, self.seed)
         if not flows:
             return {proxy.name: proxy.score(evidence) for proxy in self.proxies}
