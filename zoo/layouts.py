@@ -187,17 +187,19 @@ def _subsampled(grid: Grid, factor: int) -> Grid:
 
 
 def _channel_axis(shape: tuple, second: tuple | None, native: Run, born: int) -> int | None:
-    """1 or the last axis, whichever holds the channels; ``None`` if neither can."""
+    """1 or the last axis, whichever holds the channels; ``None`` if neither can. Tokens come first where in doubt."""
     candidates = [axis for axis in (1, len(shape) - 1) if second is None or shape[axis] == second[axis]]
     if len(candidates) < 2:
         return candidates[0] if candidates else None
+    if len(shape) == 3:
+        return 2
     for channels, axis in _neighbours(native, born):
         fitting = [candidate for candidate in candidates if shape[candidate] == channels]
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
             return axis % len(shape)
-    return 1 if len(shape) == 4 else 2
+    return 1
 
 
 def _neighbours(native: Run, born: int) -> Iterator[tuple[int, int]]:
