@@ -52,7 +52,7 @@ class MNIST5k(ImageDataModule):
         task: str = "digits",
         classes: Sequence[str] | None = None,
         num_train: int | None = None,
-        num_validation: int | None = 400,
+        num_validation: int | None = 200,
         num_test: int | None = None,
         seed: int = 0,
         **options: Any,

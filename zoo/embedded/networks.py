@@ -18,7 +18,8 @@ def small_image(model: str, *, strides: Mapping[str, int], remove: Sequence[str]
     Args:
         model: timm name.
         strides: New stride of convolutions, by their qualified names.
-        remove: Qualified names of parameter-free modules (pooling) that become the identity.
+        remove: Qualified names of modules that become the identity: pooling, or the hidden layer of an efficient head
+            (`conv_head` and its activation), after which a new classifier reads the pooled features.
         kwargs: Passed to `timm.create_model`.
     """
     network = timm.create_model(model, **kwargs)
@@ -26,6 +27,9 @@ def small_image(model: str, *, strides: Mapping[str, int], remove: Sequence[str]
         network.get_submodule(name).stride = (stride, stride)
     for name in remove:
         network.set_submodule(name, nn.Identity())
+    if "conv_head" in remove:
+        network.head_hidden_size = network.num_features
+        network.reset_classifier(network.num_classes)
     return network
 
 

@@ -1,0 +1,124 @@
+"""Weak data: a share of some classes and a few exemplars of others, out of any data module."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.base import ImageDataModule
+from datamodules.batches import BatchOrder, Split, derived_generator
+from datamodules.images import LabelledImages
+from zoo.entries import InputSpec
+from zoo.errors import UserError
+from zoo.records import neighbours
+
+
+class CorrectionData(ImageDataModule):
+    """Some classes of a data module in a chosen order; few training images, all of validation and test.
+
+    Training batches hold all classes in equal shares: the images of smaller classes come several times in an epoch.
+
+    Args:
+        parent: Where the images come from.
+        classes: Names of the classes wanted, by their new labels.
+        cloned: Those of which ``fraction`` of the training images are taken; of the others it is ``exemplars``.
+        fraction: In (0, 1].
+        exemplars: Number of images per class; 0 takes none.
+
+    Raises:
+        UserError: A class that the data does not have, or of which it has no training image.
+    """
+
+    def __init__(
+        self,
+        parent: ImageDataModule,
+        *,
+        classes: Sequence[str],
+        cloned: Sequence[str],
+        fraction: float,
+        exemplars: int,
+    ) -> None:
+        for name in classes:
+            if name not in parent.class_names:
+                raise UserError(
+                    f"{parent.name} has no images of class {name!r}: {neighbours(name, parent.class_names)}"
+                )
+        source = _Relabelled(parent._source, [parent.class_names.index(name) for name in classes])
+        train, generator = [], derived_generator(parent.seed, "correction")
+        for label, name in enumerate(classes):
+            members = parent._splits["train"]
+            members = members[source.labels[members] == label]
+            members = members[torch.randperm(len(members), generator=generator)]
+            count = max(1, round(fraction * len(members))) if name in cloned else exemplars
+            if count and not len(members):
+                raise UserError(
+                    f"{parent.name} has no training image of class {name!r}; add some, or leave the class out"
+                )
+            train.append(members[:count])
+        splits = {"train": torch.cat(train)}
+        for split in ("val", "test"):
+            indices = parent._splits[split]
+            splits[split] = indices[source.labels[indices] >= 0]
+        super().__init__(
+            name=parent.name,
+            source=source,
+            splits=splits,
+            class_names=classes,
+            seed=parent.seed,
+            batch_size=parent.batch_size,
+            augmentation=parent.augmentation,
+            num_workers=parent._loading["num_workers"],
+            pin_memory=parent._loading["pin_memory"],
+        )
+        self.input = parent.input
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of (images, labels) with all classes in equal shares."""
+        loader = super().train_dataloader()
+        order = _BalancedOrder(loader.dataset, self._source.labels[self._splits["train"]], self.batch_size, self.seed)
+        return DataLoader(loader.dataset, batch_sampler=order, generator=torch.Generator(), **self._loading)
+
+
+class _Relabelled(LabelledImages):
+    """The images of another source under other labels; -1 marks those of no class."""
+
+    def __init__(self, source: LabelledImages, old_labels: Sequence[int]) -> None:
+        self._source = source
+        self.labels = torch.full_like(source.labels, -1)
+        for label, old in enumerate(old_labels):
+            self.labels[source.labels == old] = label
+        content = f"{source.digest}\0{list(old_labels)}"
+        self.digest = f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+    def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
+        return self._source.load(indices, spec)
+
+
+class _Repeated:
+    """A split as long as its largest class times its classes: what the order of batches counts."""
+
+    def __init__(self, split: Split, labels: Tensor) -> None:
+        largest = int(torch.bincount(labels).max())
+        positions = [(labels == label).nonzero().flatten() for label in labels.unique()]
+        self.positions = torch.cat([part.repeat(-(-largest // len(part)))[:largest] for part in positions])
+        self.set_epoch = split.set_epoch
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+class _BalancedOrder(BatchOrder):
+    """Shuffled batches over a split in which every class comes equally often."""
+
+    def __init__(self, split: Split, labels: Tensor, batch_size: int, seed: int) -> None:
+        repeated = _Repeated(split, labels)
+        super().__init__(repeated, batch_size, shuffle=True, seed=seed)
+        self._positions = repeated.positions
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in super().__iter__():
+            yield self._positions[batch].tolist()
