@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from datamodules import Digits
+from reassembly.network import AssembledNetwork, assemble
+from tuning.fit import tune
+from tuning.settings import TuningSettings
+from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
+from zoo.digests import digest
+from zoo.entries import load_chain
+from zoo.registry import ZOO_FOLDER, read_zoo
+
+
+@pytest.fixture(scope="module")
+def assembly() -> tuple[AssembledNetwork, Digits]:
+    zoo = read_zoo(ZOO_FOLDER / "embedded.yaml")
+    chains = {name: load_chain(zoo[name]) for name in ("resnext_low", "mobilenetv3_rotation")}
+    first, second = (len(chain) - 1 for chain in chains.values())
+    data = Digits(num_train=80, num_validation=60, num_test=60)
+    data.use_input(zoo["resnext_low"].input)
+    blueprint = ReassemblyBlueprint(
+        blocks=(BlockSpec("resnext_low", (0, first // 2)), BlockSpec("mobilenetv3_rotation", (second // 2, second))),
+        adapters=(AdapterSpec(kernel_size=1, initialisation="random"),),
+        head=HeadSpec(classes=data.class_names),
+        networks={name: digest(chain.network) for name, chain in chains.items()},
+    )
+    return assemble(blueprint, chains), data
+
+
+@pytest.mark.parametrize("mode", ["freeze", "full", "probe"])
+def test_tuning_an_assembly_of_the_embedded_zoo(mode, assembly, tmp_path):
+    original, data = assembly
+    network = copy.deepcopy(original)
+    result = tune(network, data, TuningSettings(mode=mode, num_epochs=2), run_dir=tmp_path)
+    assert result.loss == ("cross_entropy" if mode == "probe" else "loo")
+    assert result.val_accuracies[result.choice] == max(result.val_accuracies.values())
+    assert result.test_accuracy > 0.5
+    before = original.state_dict()
+    frozen = {"freeze": ("blocks.", "neck."), "full": (), "probe": ("blocks.", "neck.", "adapters.")}[mode]
+    for name, tensor in network.state_dict().items():
+        assert not name.startswith(frozen) or torch.equal(tensor, before[name]), name
