@@ -25,6 +25,7 @@ from reassembly.moments import Home, matched_adapter
 from reassembly.network import MeanPool
 from reassembly.proxies import Evidence, ProxySettings, find_proxy
 from reassembly.proxies.naswot import CodeRecorder
+from reassembly.shortlist import shortlist
 from zoo.adapters import Adapter, closed_form_adapter
 from zoo.blueprint import AdapterSpec, BlockSpec
 from zoo.chain import Chain
@@ -75,15 +76,27 @@ def score_candidates(
         seed: Of random adapters and of the ``random`` control.
 
     Returns:
-        All candidates in the order of the proxy ``settings.name``; ties go to fewer MACs, then fewer parameters.
+        The scored candidates, all but for ``settings.max_scored``, in the order of the proxy ``settings.name``; ties go
+        to fewer MACs, then fewer parameters.
     """
     probe = Probe(images_for, labels, num_classes)
-    tree = PrefixTree(candidates, chains, probe, settings or ProxySettings(), adapter or AdapterSpec(), seed)
-    sign = -1 if tree.proxies[0].higher_is_better else 1
+    settings, adapter = settings or ProxySettings(), adapter or AdapterSpec()
+    proxy, candidates = find_proxy(settings.name), list(candidates)
+    sign = -1 if proxy.higher_is_better else 1
+
+    def score_paths(paths: Iterable[tuple[BlockSpec, ...]]) -> dict[tuple[BlockSpec, ...], float]:
+        bare, alone = [Candidate(path, "assembly", 0, 0) for path in paths], replace(settings, also=(), num_draws=1)
+        walk = PrefixTree(bare, chains, probe, alone, adapter, seed).scores()
+        return {candidate.blocks: -sign * scores[proxy.name] for candidate, scores in walk}
+
+    if proxy.needs and settings.max_scored is not None and settings.max_scored < len(candidates):
+        num_candidates, candidates = len(candidates), shortlist(candidates, settings.max_scored, score_paths)
+        log.info("scoring the %d most promising of %d candidates", len(candidates), num_candidates)
+    tree = PrefixTree(candidates, chains, probe, settings, adapter, seed)
 
     def order(entry: ScoredCandidate) -> tuple:
         candidate = entry.candidate
-        return sign * entry.scores[tree.proxies[0].name], candidate.macs, candidate.num_params, candidate.composition
+        return sign * entry.scores[proxy.name], candidate.macs, candidate.num_params, candidate.composition
 
     return sorted((ScoredCandidate(candidate, scores) for candidate, scores in tree.scores()), key=order)
 
@@ -97,14 +110,15 @@ def adapter_seed(before: BlockSpec, block: BlockSpec, stage: int, draw: int, see
 def write_candidates_csv(path: str | Path, scored: Iterable[ScoredCandidate], picked: Candidate | None = None) -> None:
     """Writes the table of candidates in the order given, one row each; the picked one is marked with 1."""
     scored = list(scored)
-    names = list(scored[0].scores) if scored else []
+    proxies = list(dict.fromkeys(name for entry in scored for name in entry.scores))
+    columns = ["rank", "composition", "kind", "num_blocks", "num_params", "macs", "picked"]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["rank", "composition", "kind", "num_blocks", "num_params", "macs", *names, "picked"])
+    writer.writerow([*columns, *(f"score_{name}" for name in proxies)])
     for rank, entry in enumerate(scored, start=1):
         c = entry.candidate
-        costs = [c.kind, len(c.blocks), c.num_params, c.macs]
-        writer.writerow([rank, c.composition, *costs, *(entry.scores[name] for name in names), int(c == picked)])
+        row = [rank, c.composition, c.kind, len(c.blocks), c.num_params, c.macs, int(c == picked)]
+        writer.writerow([*row, *(entry.scores.get(name, "") for name in proxies)])
     write_text(path, table.getvalue())
 
 

@@ -27,6 +27,8 @@ class ProxySettings:
         adapters: ``random`` (scaled to the moments that the next block knows from home) or ``closed_form``.
         num_images: Training images to score on, at most; None takes all.
         batch_size: Images per forward pass; NASWOT sees the first batch only.
+        max_scored: Assemblies to score at most, those that ``reassembly.shortlist`` predicts to be best; None scores
+            all. For large zoos: each costs ``num_draws`` forward passes.
 
     Raises:
         UserError: A value that is not allowed.
@@ -38,13 +40,14 @@ class ProxySettings:
     adapters: str = "random"
     num_images: int | None = 300
     batch_size: int = 100
+    max_scored: int | None = None
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.also):
             find_proxy(name)
         if self.adapters not in ("random", "closed_form"):
             raise UserError(f"proxy.adapters={self.adapters}: allowed are random and closed_form")
-        for key, least in (("num_draws", 1), ("num_images", 2), ("batch_size", 2)):
+        for key, least in (("num_draws", 1), ("num_images", 2), ("batch_size", 2), ("max_scored", 1)):
             value = getattr(self, key)
             if value is not None and value < least:
                 raise UserError(f"proxy.{key}={value}: allowed is {least} or more; type e.g. proxy.{key}={least}")

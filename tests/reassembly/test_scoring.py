@@ -19,6 +19,7 @@ from reassembly.network import assemble, assembled_costs
 from reassembly.proxies import PROXIES, Proxy, ProxySettings
 from reassembly.proxies.naswot import CodeRecorder
 from reassembly.scoring import PrefixTree, Probe, adapter_seed, score_candidates, write_candidates_csv
+from reassembly.shortlist import shortlist
 from zoo.adapters import adapter_costs
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.chain import Chain
@@ -191,6 +192,41 @@ def test_a_shared_prefix_runs_once_and_networks_keep_their_modes(chains, probe, 
     adapters = 6 * 2 + (6 + 12) * 2
     necks = blocks  # a candidate ends behind every block of this tree
     assert len(runs) == blocks + adapters + necks
+
+
+def test_a_shortlist_keeps_networks_truncations_and_the_assemblies_predicted_best(chains, probe, candidates):
+    settings = ProxySettings(num_draws=1, max_scored=4)
+    kinds = [entry.candidate.kind for entry in score(candidates, chains, probe, settings)]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"network": 3, "truncated": 6, "assembly": 4}
+    assert len(score(candidates, chains, probe, ProxySettings(name="params", max_scored=4))) == 39
+
+
+def test_the_shortlist_adds_up_what_each_step_changes(candidates):
+    generator = torch.Generator().manual_seed(0)
+    drawn: dict[tuple, float] = {}
+
+    def scores_of(paths):
+        drawn.update((path, torch.rand((), generator=generator).item()) for path in paths)
+        return drawn
+
+    kept = shortlist(candidates, 5, scores_of)
+    assert len(drawn) == 6 + 2 * 9  # no path twice, none of three blocks
+
+    def up_to(block):
+        return BlockSpec(block.network, (0, block.nodes[1]))
+
+    def predicted(candidate):
+        first, *others = candidate.blocks
+        value, before = drawn[(up_to(first),)], first
+        for block in others:
+            value, before = value + drawn[(up_to(before), block)] - drawn[(up_to(before),)], block
+        return value
+
+    assemblies = [c for c in candidates if c.kind == "assembly"]
+    dropped = [c for c in assemblies if c not in kept]
+    assert len(dropped) == len(assemblies) - 5
+    assert min(predicted(c) for c in assemblies if c in kept) >= max(map(predicted, dropped))
+    assert kept == [c for c in candidates if c not in dropped]
 
 
 def test_scores_are_the_same_again_and_change_with_the_seed(chains, probe, candidates):
