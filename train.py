@@ -1,4 +1,4 @@
-"""Tunes a composed network, or one network of the zoo, and measures it on the test split: ``python train.py --help``."""
+"""Tunes a composed network or one of the zoo, and measures it on the test split: ``python train.py --help``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What turns a function of the configuration into a command: Hydra, one-line errors, sweeps with a table of all jobs."""
+"""What makes a command of a function of the configuration: Hydra, one-line errors, sweeps with a table of all jobs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ LAUNCHING_STRATEGIES = ("ddp", "fsdp", "deepspeed")
 def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]], Callable[[], None]]:
     """Decorates the ``main`` of an entry script, which takes the checked configuration and returns the job's metrics.
 
-    The metric named ``value`` is what a sweeper optimises. Bad input ends with one line on stderr and exit status 2, any
-    other failure with one line and status 1; ``HYDRA_FULL_ERROR=1`` shows the traceback, which the run's ``job.log``
-    keeps in any case. In a sweep a failed job does not stop the others: it is a row of the sweep's table.
+    The metric named ``value`` is what a sweeper optimises. Bad input ends with one line on stderr and exit status 2,
+    any other failure with one line and status 1; ``HYDRA_FULL_ERROR=1`` shows the traceback, which the run's
+    ``job.log`` keeps in any case. In a sweep a failed job does not stop the others: it is a row of the sweep's table.
     """
 
     def decorate(function: Callable[[Config], Mapping[str, Any]]) -> Callable[[], None]:
@@ -38,17 +38,18 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
             try:
                 config = _checked(cfg)
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    _refuse_launching_strategy(config)
+                    _refuse_launching_strategy(config)  # before any job is a row of the table
                     metrics = sweep.job(function, config, lambda error: explain(error, keys()))
                 else:
                     metrics = function(config)
-            except Exception as error:  # told below: Hydra would add lines of its own
+            except Exception as error:  # noqa: BLE001 told below: Hydra would add lines of its own
                 failures.append(error)
                 return math.nan
             return float(metrics["value"])
 
         def main() -> None:
             register()
+            logging.getLogger("hydra").setLevel(logging.WARNING)
             console = logging.StreamHandler()
             console.setLevel(logging.INFO)
             logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
@@ -56,7 +57,7 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra is to raise what it would print in many lines
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(run_job)()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 told below
                 failures.append(error)
             if sweep.rows:
                 sweep.print_table()
@@ -76,7 +77,7 @@ def _checked(cfg: DictConfig) -> Config:
     """Returns the configuration as our dataclasses, whose constructors check the values.
 
     Raises:
-        UserError: a value out of its range, a key appended with ``+`` that our settings do not have, a wrong ``resume``.
+        UserError: a value out of its range, an appended key that our settings do not have, a wrong ``resume``.
     """
     try:
         config = OmegaConf.to_object(cfg)
@@ -91,7 +92,7 @@ def _checked(cfg: DictConfig) -> Config:
 def _refuse_launching_strategy(config: Config) -> None:
     if config.trainer.strategy.startswith(LAUNCHING_STRATEGIES) and not config.trainer.strategy.endswith("_spawn"):
         raise UserError(
-            f"-m does not go with trainer.strategy={config.trainer.strategy}, whose processes would each start the whole "
-            "sweep again: run the jobs one by one without -m, or type trainer.strategy=ddp_spawn, or trainer=cpu or "
+            f"-m does not go with trainer.strategy={config.trainer.strategy}, whose processes would each start the "
+            "whole sweep again: run the jobs one by one without -m, or type trainer.strategy=ddp_spawn, or trainer=cpu or "
             "trainer=gpu with trainer.devices=1"
         )

@@ -32,7 +32,9 @@ def explain(error: BaseException, keys: Iterable[str]) -> str:
     if isinstance(root, UserError):
         return _join(str(root))
     if isinstance(root, OverrideParseException):
-        return f"cannot read {root.override!r}: {_join(str(root).splitlines()[0])}; write key=value, quoted for the shell"
+        return (
+            f"cannot read {root.override!r}: {_join(str(root).splitlines()[0])}; write key=value, quoted for the shell"
+        )
     if isinstance(root, (HydraException, OmegaConfBaseException)):
         return _explain_composition(root, list(keys))
     return f"{type(root).__name__}: {_join(str(root))} (HYDRA_FULL_ERROR=1 shows where)"

@@ -75,7 +75,11 @@ def run_directory(config: Config, command: str) -> Path:
         hydra = HydraConfig.get()
         return Path(config.output_dir) / (str(hydra.job.num) if hydra.mode == RunMode.MULTIRUN else "")
     settings = {key: value for key, value in asdict(config).items() if key not in _ELSEWHERE}
-    what = [config.method.name, config.dataset.get("name", "data"), *([config.tuning.mode] if command == "train" else [])]
+    what = [
+        config.method.name,
+        config.dataset.get("name", "data"),
+        *([config.tuning.mode] if command == "train" else []),
+    ]
     return Path(config.runs_dir) / command / f"{'-'.join(what)}-seed{config.seed}-{content_key(settings)[:8]}"
 
 
@@ -89,6 +93,7 @@ def open_job(config: Config, command: str) -> Iterator[Job]:
     run_dir, is_main = run_directory(config, command), rank_zero_only.rank == 0
     store = Store(config.cache.root, rebuild_damaged=config.cache.rebuild_damaged)
     if not is_main:
+        logging.getLogger().setLevel(logging.WARNING)  # the main process tells it once
         yield Job(config, run_dir, Tracker(run_dir), store, is_main)
         return
     if config.skip_completed and (completed := _completed(run_dir)):

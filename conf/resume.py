@@ -28,15 +28,15 @@ def resumed(config: Config, overrides: Sequence[str]) -> Config:
     run_dir = Path(config.resume or "")
     if not (run_dir / "config.yaml").is_file() or not (run_dir / "checkpoints").is_dir():
         raise UserError(
-            f"resume={run_dir} is no run to continue: give the directory of a `python train.py` run, the one that holds "
+            f"resume={run_dir} is no run to continue: give the directory of a `python train.py` run, which holds "
             "config.yaml and checkpoints/"
         )
     given = [override.lstrip("+~").split("=")[0] for override in overrides]
     bound = [key for key in given if key.split(".")[0] not in FREE]
     if bound:
         raise UserError(
-            f"resume={run_dir} takes its settings from that run, so {', '.join(bound)} cannot be given beside it: leave "
-            "them out, or start a new run without resume"
+            f"resume={run_dir} takes its settings from that run, so {', '.join(bound)} cannot be given beside it: "
+            "leave them out, or start a new run without resume"
         )
     saved = OmegaConf.to_object(OmegaConf.merge(structured(), read_yaml(run_dir / "config.yaml")))
     assert isinstance(saved, Config)

@@ -63,7 +63,9 @@ class LoggerSettings:
 
     def __post_init__(self) -> None:
         if self.name not in ("csv", "wandb", "wandb_offline"):
-            raise UserError(f"logger.name={self.name} is unknown; type logger=csv, logger=wandb or logger=wandb_offline")
+            raise UserError(
+                f"logger.name={self.name} is unknown; type logger=csv, logger=wandb or logger=wandb_offline"
+            )
 
 
 @dataclass(frozen=True)

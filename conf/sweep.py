@@ -1,4 +1,4 @@
-"""The table of a multirun: one row a job, failed ones included, rewritten after every job so that a kill loses nothing."""
+"""The table of a multirun: a row for every job, failed ones included, rewritten after each of them."""
 
 from __future__ import annotations
 
@@ -59,12 +59,13 @@ class Sweep:
         self.table_path = (Path(config.output_dir) if config.output_dir else default) / "sweep.csv"
         hydra = HydraConfig.get()
         row: dict[str, Any] = {"job": hydra.job.num, "overrides": " ".join(hydra.overrides.task)}
+        log.info("job %s: %s", row["job"], row["overrides"])
         started = time.perf_counter()
         metrics: Mapping[str, Any] = {"value": math.nan}
         try:
             metrics = function(config)
             row |= {"status": "completed", **metrics}
-        except Exception as error:  # told in the table and by the exit status; the run's job.log has the traceback
+        except Exception as error:  # noqa: BLE001 told in the table and by the exit status; the run's job.log has the traceback
             row |= {"status": "failed", "error": describe(error)}
             log.error("error: %s", row["error"])
         row["seconds"] = round(time.perf_counter() - started, 1)
@@ -74,10 +75,14 @@ class Sweep:
         return metrics
 
     def print_table(self) -> None:
-        """Prints the rows so far."""
-        table = Table(*self._columns(), title=f"{len(self.rows)} jobs, {self.num_failed} failed: {self.table_path}")
-        for row in self.rows:
-            table.add_row(*(_cell(row.get(column, "")) for column in self._columns()))
+        """Prints the rows so far; of the overrides, those in which the jobs differ."""
+        overrides = [row["overrides"].split() for row in self.rows]
+        shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
+        columns = [name for name in self._columns() if name != "value" and (name != "error" or self.num_failed)]
+        table = Table(*columns, title=f"{len(self.rows)} jobs, {self.num_failed} failed: {self.table_path}")
+        for row, own in zip(self.rows, overrides, strict=True):
+            shown = {**row, "overrides": "\n".join(override for override in own if override not in shared)}
+            table.add_row(*(_cell(shown.get(name, "")) for name in columns))
         Console().print(table)
 
     def _columns(self) -> list[str]:

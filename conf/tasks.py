@@ -43,7 +43,7 @@ def build_search(job: Job) -> Search:
 
 
 def short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, int], float]:
-    """Returns what decides between finalists: the validation accuracy after a few epochs; the test split is not seen."""
+    """Returns what decides between finalists: validation accuracy after a few epochs; no test image is seen."""
 
     def accuracy(blueprint: ReassemblyBlueprint, num_epochs: int) -> float:
         with tempfile.TemporaryDirectory() as directory:
@@ -106,7 +106,9 @@ def network_costs(search: Search, network: AssembledNetwork) -> Costs:
     return count(network, search.data.input.example())
 
 
-def _tune(job: Job, search: Search, network: AssembledNetwork, run_dir: Path, *, test: bool = True, **changes: Any) -> TuningResult:
+def _tune(
+    job: Job, search: Search, network: AssembledNetwork, run_dir: Path, *, test: bool = True, **changes: Any
+) -> TuningResult:
     config = job.config
     search.data.use_input(search.zoo.entry(network.blueprint.blocks[0].network).input)
     return tune(
@@ -127,5 +129,7 @@ def _tune(job: Job, search: Search, network: AssembledNetwork, run_dir: Path, *,
 def _build_data(config: Config) -> ImageDataModule:
     data = instantiate(config.dataset, seed=config.seed)
     if not isinstance(data, ImageDataModule):
-        raise UserError(f"dataset._target_={config.dataset.get('_target_')} made a {type(data).__name__}, no ImageDataModule")
+        raise UserError(
+            f"dataset._target_={config.dataset.get('_target_')} made a {type(data).__name__}, no ImageDataModule"
+        )
     return data

@@ -24,7 +24,7 @@ from reassembly.settings import SearchSettings
 from reassembly.similarity import similarity_matrix
 from reassembly.stitch import stitch
 from reassembly.study import Chains, NetworkStudy, feature_indices, study_network
-from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, Provenance, ReassemblyBlueprint
+from zoo.blueprint import BlockSpec, HeadSpec, Provenance, ReassemblyBlueprint
 from zoo.chain import Chain
 from zoo.description import ChainDescription
 from zoo.entries import ZooEntry
@@ -128,11 +128,11 @@ class Search:
 
     def blueprint(self, pick: ScoredCandidate, descriptions: Mapping[str, ChainDescription]) -> ReassemblyBlueprint:
         """Returns the recipe of a candidate."""
-        blocks = pick.candidate.blocks
+        blocks = joined(pick.candidate.blocks)
         proxy = self.settings.proxy.name
         return ReassemblyBlueprint(
             blocks=blocks,
-            adapters=self._adapters(blocks),
+            adapters=(self.settings.adapter.spec(),) * (len(blocks) - 1),
             head=HeadSpec(classes=self.data.class_names),
             networks={name: descriptions[name].digest for name in dict.fromkeys(block.network for block in blocks)},
             provenance=Provenance(self.zoo.name, proxy, pick.scores[proxy], self.seed),
@@ -255,7 +255,9 @@ class Search:
             for entry in rung:
                 accuracies[entry.candidate.composition] = tune(self.blueprint(entry, descriptions), epochs)
             rung = sorted(rung, key=lambda entry: -accuracies[entry.candidate.composition])
-            log.info("finalists after %d epochs: %s", epochs, [f"{accuracies[e.candidate.composition]:.3f}" for e in rung])
+            log.info(
+                "finalists after %d epochs: %s", epochs, [f"{accuracies[e.candidate.composition]:.3f}" for e in rung]
+            )
             if len(rung) <= 2:
                 break
             rung, epochs = rung[: -(-len(rung) // 2)], 2 * epochs
@@ -268,18 +270,21 @@ class Search:
         others = sorted(finalists.values(), key=lambda entry: -entry.scores["short_tuning"])
         return [*first, *others, *scored[self.settings.finalists :]]
 
-    def _adapters(self, blocks: Sequence[BlockSpec]) -> tuple[AdapterSpec, ...]:
-        none = AdapterSpec(kind="none", kernel_size=1, initialisation="random")
-        spec = self.settings.adapter.spec()
-        return tuple(
-            none if block.continues(before) else spec for before, block in zip(blocks, blocks[1:], strict=False)
-        )
-
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - started, 2)
+
+
+def joined(blocks: Sequence[BlockSpec]) -> tuple[BlockSpec, ...]:
+    """Returns the blocks with those that continue each other in one network made one: nothing is stitched there."""
+    result: list[BlockSpec] = []
+    for block in blocks:
+        if result and block.continues(result[-1]):
+            block = BlockSpec(block.network, (result.pop().nodes[0], block.nodes[1]))
+        result.append(block)
+    return tuple(result)
 
 
 def build_network(

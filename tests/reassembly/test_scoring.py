@@ -327,8 +327,8 @@ def test_the_table_of_candidates_is_written_as_csv(chains, probe, candidates, tm
     write_candidates_csv(tmp_path / "candidates.csv", scored, picked=scored[1].candidate)
     with (tmp_path / "candidates.csv").open() as file:
         rows = list(csv.DictReader(file))
-    names = ["rank", "composition", "kind", "num_blocks", "num_params", "macs", "ridge", "logme", "picked"]
+    names = ["rank", "composition", "kind", "num_blocks", "num_params", "macs", "picked", "score_ridge", "score_logme"]
     assert list(rows[0]) == names
     assert [row["picked"] for row in rows] == ["0", "1", "0", "0"]
-    assert [float(row["ridge"]) for row in rows] == [entry.scores["ridge"] for entry in scored]
+    assert [float(row["score_ridge"]) for row in rows] == [entry.scores["ridge"] for entry in scored]
     assert rows[0]["composition"] == scored[0].candidate.composition
