@@ -123,7 +123,7 @@ def infer_signals(native: Run, other: Run | None, source: Signal) -> dict[str, S
                 signal, image_grids = _of_image(shape, second, axis)
                 grids = image_grids if index in images else grids
             elif axis == 2:
-                signal, grids = _of_tokens(shape, second, grids, num_prefix)
+                signal = _of_tokens(shape, second, grids, num_prefix)
                 num_prefix = signal.num_prefix_tokens
         if signal is not None and signal.grid and height:
             signal = Signal(
@@ -160,26 +160,24 @@ def _image_values(native: Run) -> set[int]:
     return {index for index, value in enumerate(native.values_in_order) if value in touched}
 
 
-def _of_tokens(
-    shape: tuple, second: tuple | None, grids: tuple[Grid | None, Grid | None], num_prefix: int
-) -> tuple[Signal, tuple[Grid | None, Grid | None]]:
-    """Tokens on the carried grid or a subsampled one, behind prefix tokens; else tokens in one column."""
+def _of_tokens(shape: tuple, second: tuple | None, grids: tuple[Grid | None, Grid | None], num_prefix: int) -> Signal:
+    """Tokens on the last image's grid or a subsampled one, behind prefix tokens; else tokens in one column."""
     num_tokens, channels = shape[1:]
     grid, second_grid = grids
     grew = second is not None and second[1] != num_tokens
     fits = []
     for factor in range(1, max(grid) + 1) if grid else ():
         coarse = _subsampled(grid, factor)
-        second_coarse = _subsampled(second_grid, factor) if second_grid else None
         prefix = num_tokens - coarse[0] * coarse[1]
-        if grew and second_coarse:
-            fit = prefix >= 0 and second[1] - second_coarse[0] * second_coarse[1] == prefix
+        if grew and second_grid:
+            rows, columns = _subsampled(second_grid, factor)
+            fit = prefix >= 0 and second[1] - rows * columns == prefix
         else:
             fit = 0 <= prefix <= MAX_GUESSED_PREFIX
         if fit:
-            fits.append((Signal("NLC", channels, coarse, prefix), (coarse, second_coarse)))
-    fits.sort(key=lambda fit: fit[0].num_prefix_tokens != num_prefix)
-    return fits[0] if fits else (Signal("NLC", channels, (num_tokens, 1)), grids)
+            fits.append(Signal("NLC", channels, coarse, prefix))
+    fits.sort(key=lambda signal: signal.num_prefix_tokens != num_prefix)
+    return fits[0] if fits else Signal("NLC", channels, (num_tokens, 1))
 
 
 def _subsampled(grid: Grid, factor: int) -> Grid:

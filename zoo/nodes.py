@@ -8,6 +8,7 @@ from itertools import pairwise
 from zoo.classify import Anatomy
 from zoo.errors import UserError
 from zoo.neck import is_weighted
+from zoo.program import Step
 from zoo.slices import Slicer
 
 
@@ -36,6 +37,7 @@ def choose_cuts(
     blocks = [step for step in live if step.kind == "module" and step.target in anatomy.blocks]
     weighted = [step for step in live if is_weighted(step, program, slicer.network)]
     is_plain = not blocks
+    weighted_pieces = {regions[step.name] for step in weighted}
     in_block = sorted({regions[step.name] for step in (weighted if is_plain else blocks)})
     if not in_block:
         raise _no_chain(name, "nothing in it has weights or a branch between two single tensors")
@@ -43,9 +45,11 @@ def choose_cuts(
         _check_by_hand(slicer, blocks, by_hand, name)
         starts = in_block
     else:
-        starts = sorted({regions[step.name] for step in weighted} | set(in_block))
+        starts = sorted(weighted_pieces | set(in_block))
     end = _head_of_plain(slicer, cuts, in_block) if is_plain else in_block[-1] + 1
 
+    if not any(piece < in_block[0] for piece in weighted_pieces):
+        starts = starts[1:]  # the stem is what first works on the image: here the first block itself
     body = [piece for piece in starts if in_block[0] <= piece < end]
     borders = [0, *(piece for piece in body if piece > 0), *([end] if body else []), len(cuts) - 1]
     borders = sorted(dict.fromkeys(borders))
@@ -67,15 +71,20 @@ def _head_of_plain(slicer: Slicer, cuts: list[str], weighted: list[int]) -> int:
     return latest
 
 
-def _check_by_hand(slicer: Slicer, blocks: list, by_hand: Sequence[str], name: str) -> None:
+def _check_by_hand(slicer: Slicer, blocks: list[Step], by_hand: Sequence[str], name: str) -> None:
     cuts = slicer.cuts
-    starting = {step.target for step in blocks if any(source in cuts for source in step.inputs)}
-    for path in by_hand:
-        if path not in starting:
+    regions = slicer.regions(cuts)
+    taken: set[int] = set()
+    for step in blocks:
+        if regions[step.name] in taken or not any(source in cuts for source in step.inputs):
             raise UserError(
-                f"{name} cannot be cut in front of {path}: more than one tensor is needed behind it; "
+                f"{name} cannot be cut in front of {step.target}: more than one tensor is needed behind it; "
                 "leave it out of nodes=[...]"
             )
+        taken.add(regions[step.name])
+    for path in by_hand:
+        if path not in {step.target for step in blocks}:
+            raise UserError(f"{name} never calls {path} on the way to its output; leave it out of nodes=[...]")
 
 
 def _no_chain(name: str, reason: str) -> UserError:

@@ -1,4 +1,4 @@
-"""Slicing published architectures: blocks in a row are the network, in both modes, at other sizes, parameter by parameter.
+"""Slicing published architectures: blocks in a row are the network, in both modes and at other sizes.
 
 Random weights; small inputs, and fewer or narrower blocks where the architecture has an argument for it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import timm
@@ -67,7 +68,7 @@ class Sliced:
 
     def pieces(self, *borders: int) -> list[nn.Module]:
         borders = sorted({0, *borders, len(self.chain)})
-        return [self.chain.block(i, j) for i, j in zip(borders, borders[1:], strict=False)]
+        return [self.chain.block(i, j) for i, j in pairwise(borders)]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES, ids=lambda name: name.replace(":", "-"))
