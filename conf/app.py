@@ -93,6 +93,5 @@ def _refuse_launching_strategy(config: Config) -> None:
     if config.trainer.strategy.startswith(LAUNCHING_STRATEGIES) and not config.trainer.strategy.endswith("_spawn"):
         raise UserError(
             f"-m does not go with trainer.strategy={config.trainer.strategy}, whose processes would each start the "
-            "whole sweep again: run the jobs one by one without -m, or type trainer.strategy=ddp_spawn, or trainer=cpu or "
-            "trainer=gpu with trainer.devices=1"
+            "whole sweep again: run the jobs one by one without -m, or type trainer=cpu, or trainer=gpu for one device"
         )
