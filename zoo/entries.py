@@ -8,18 +8,16 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from zoo.chain import Chain
 from zoo.errors import UserError
 from zoo.weights import Weights, load_file
-
-if TYPE_CHECKING:
-    from zoo.chain import Chain
 
 
 @dataclass(frozen=True)
@@ -125,8 +123,6 @@ def load_network(entry: ZooEntry) -> nn.Module:
 
 def load_chain(entry: ZooEntry) -> Chain:
     """The chain of an entry's network; refusals as in `load_network` and `Chain.from_network`."""
-    from zoo.chain import Chain
-
     return Chain.from_network(load_network(entry), entry.input.example(), name=entry.name, nodes=entry.nodes)
 
 
