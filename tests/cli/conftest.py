@@ -39,7 +39,9 @@ def run(script: str, *overrides: str, cwd: Path, env: dict[str, str] | None = No
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(env or {})}
     environment.pop("HYDRA_FULL_ERROR", None)
     command = [sys.executable, "-W", "error::UserWarning:conf", str(PROJECT / script), *overrides]
-    process = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    process = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
     return Finished(process.returncode, process.stdout, process.stderr)
 
 

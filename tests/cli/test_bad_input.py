@@ -9,14 +9,20 @@ from tests.cli.conftest import run
 
 COMPOSITION = {  # refused while the configuration is put together, before torch models or data are touched
     "unknown option of a group": (["zoo=embeded"], ["zoo=embeded", "embedded"]),
-    "unknown option of a nested group": (["experiment=pretrain/none"], ["experiment=pretrain/none", "pretrain/resnet_digits"]),
+    "unknown option of a nested group": (
+        ["experiment=pretrain/none"],
+        ["experiment=pretrain/none", "pretrain/resnet_digits"],
+    ),
     "misspelt key": (["partition.num_block=3"], ["partition.num_block", "partition.num_blocks"]),
     "misspelt group": (["datset=digits"], ["datset", "dataset"]),
     "value of the wrong type": (["partition.num_blocks=three"], ["three", "partition.num_blocks"]),
     "number where a truth value belongs": (["skip_completed=maybe"], ["maybe", "skip_completed"]),
     "appended key": (["+budget.max_watts=3"], ["max_watts"]),
     "unreadable override": (["budget.max_params=[1"], ["budget.max_params=[1"]),
-    "budget upside down": (["budget.min_params=300000", "budget.max_params=200000"], ["300000", "200000", "budget.min_params"]),
+    "budget upside down": (
+        ["budget.min_params=300000", "budget.max_params=200000"],
+        ["300000", "200000", "budget.min_params"],
+    ),
     "negative budget": (["budget.max_macs=-1"], ["-1", "budget.max_macs"]),
     "no finalist": (["finalists=0"], ["finalists=0"]),
     "unknown measure": (["similarity.measure=cosine"], ["cosine", "linear_cka"]),
@@ -27,7 +33,11 @@ COMPOSITION = {  # refused while the configuration is put together, before torch
 
 EXECUTION = {  # refused by what the configuration names
     "K larger than a chain": ("search.py", ["partition.num_blocks=40"], ["40", "partition.num_blocks="]),
-    "budget nothing fits": ("search.py", ["budget.max_params=1000"], ["budget.max_params=1000", "type budget.max_params="]),
+    "budget nothing fits": (
+        "search.py",
+        ["budget.max_params=1000"],
+        ["budget.max_params=1000", "type budget.max_params="],
+    ),
     "missing weights file": (
         "search.py",
         ["zoo.networks.resnet_digits.weights.file=nowhere.safetensors"],
@@ -36,7 +46,11 @@ EXECUTION = {  # refused by what the configuration names
     "zoo entry with an unknown field": ("search.py", ["+zoo.networks.resnet_digits.wieghts=x"], ["wieghts", "weights"]),
     "data folder that does not exist": ("search.py", ["dataset=image_folder", "dataset.root=nowhere"], ["nowhere"]),
     "more images than there are": ("search.py", ["dataset.num_train=5000"], ["5000", "dataset.num_train"]),
-    "unknown network of the baseline": ("train.py", ["method=baseline", "method.network=resnet"], ["resnet", "resnet_digits"]),
+    "unknown network of the baseline": (
+        "train.py",
+        ["method=baseline", "method.network=resnet"],
+        ["resnet", "resnet_digits"],
+    ),
     "blueprint that does not exist": ("train.py", ["blueprint=nowhere.yaml"], ["nowhere.yaml"]),
     "resume of what is no run": ("train.py", ["resume=nowhere"], ["nowhere"]),
 }

@@ -1,0 +1,155 @@
+"""The commands as users type them, on the embedded zoo and real digits."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.cli.conftest import read_result, run
+
+# Two networks and few images: what is tested here are the commands, not the search.
+SMALL = [
+    "~zoo.networks.resnext_low",
+    "~zoo.networks.vit_digits",
+    "~zoo.networks.mixer_inverted",
+    "~zoo.networks.mobilenetv3_rotation",
+    "~zoo.networks.convnext_odd",
+    "partition=k2",
+    "proxy.num_draws=1",
+    "proxy.num_images=100",
+    "similarity.num_probe_images=100",
+    "dataset.num_train=100",
+    "dataset.num_validation=50",
+    "dataset.num_test=100",
+]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
+    """The directory of a search."""
+    directory = tmp_path_factory.mktemp("searched")
+    finished = run("search.py", *SMALL, cache, "output_dir=out", cwd=directory)
+    assert finished.code == 0, finished.stderr
+    assert "out/blueprint.yaml" in finished.stderr
+    return directory / "out"
+
+
+def test_search_writes_blueprint_table_figures_and_result(searched: Path) -> None:
+    assert {path.name for path in searched.iterdir()} == {
+        "blueprint.yaml",
+        "candidates.csv",
+        "candidates.png",
+        "config.yaml",
+        "job.log",
+        "partition.png",
+        "result.json",
+        "similarity.png",
+    }
+    result = read_result(searched)
+    assert result["status"] == "completed"
+    assert result["partition"]["objective"] <= result["partition"]["upper_bound"] + 1e-9
+    assert result["num_parameters"] <= 200_000
+    with (searched / "candidates.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["picked"] for row in rows] == ["1"] + ["0"] * (len(rows) - 1)
+    assert max(float(row["score_ridge"]) for row in rows) == float(rows[0]["score_ridge"]) == result["metrics"]["ridge"]
+    assert int(rows[0]["num_params"]) == result["num_parameters"]
+    assert {row["kind"] for row in rows} >= {"assembly", "truncated"}
+
+
+def test_a_second_search_reuses_every_stage_and_a_changed_setting_what_does_not_depend_on_it(
+    searched: Path, cache: str, tmp_path: Path
+) -> None:
+    assert run("search.py", *SMALL, cache, "output_dir=again", cwd=tmp_path).code == 0
+    again = tmp_path / "again"
+    assert set(read_result(again)["reused"]) == {"features", "similarity", "partition", "scores"}
+    for name in ("blueprint.yaml", "candidates.csv"):
+        assert (again / name).read_bytes() == (searched / name).read_bytes()
+    assert run("search.py", *SMALL, cache, "proxy=logme", "output_dir=other", cwd=tmp_path).code == 0
+    assert set(read_result(tmp_path / "other")["reused"]) == {"features", "similarity", "partition"}
+
+
+def test_a_damaged_cache_entry_is_refused_by_name(searched: Path, cache: str, tmp_path: Path) -> None:
+    root = tmp_path / "damaged"
+    shutil.copytree(cache.partition("=")[2], root)
+    for entry in (root / "partition").glob("*.entry"):
+        entry.write_bytes(entry.read_bytes()[:-3])
+    arguments = ["search.py", *SMALL, f"cache.root={root}", "output_dir=out"]
+    finished = run(*arguments, cwd=tmp_path)
+    assert "damaged" in finished.error
+    assert "cache.rebuild_damaged=true" in finished.error
+    assert not (tmp_path / "out").exists()
+    assert run(*arguments, "cache.rebuild_damaged=true", cwd=tmp_path).code == 0
+    assert (tmp_path / "out" / "blueprint.yaml").read_bytes() == (searched / "blueprint.yaml").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def tuned(searched: Path, tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
+    """The directory of a Freeze-Tuning of what that search found."""
+    directory = tmp_path_factory.mktemp("tuned")
+    finished = run("train.py", *SMALL, cache, "tuning.num_epochs=4", "output_dir=out", cwd=directory)
+    assert finished.code == 0, finished.stderr
+    return directory / "out"
+
+
+def test_train_tunes_what_the_search_found(searched: Path, tuned: Path) -> None:
+    result = read_result(tuned)
+    assert result["metrics"]["val_accuracy"] >= result["metrics"]["start_val_accuracy"]
+    assert 0 < result["num_trained_parameters"] < result["num_parameters"] <= 200_000
+    blueprint = yaml.safe_load((tuned / "blueprint.yaml").read_text())
+    assert blueprint["blocks"] == yaml.safe_load((searched / "blueprint.yaml").read_text())["blocks"]
+    assert {path.name for path in (tuned / "checkpoints").iterdir()} >= {"best.ckpt", "last.ckpt"}
+
+
+def test_a_sweep_has_one_table_with_failed_jobs_and_one_offline_run_a_job(cache: str, tmp_path: Path) -> None:
+    finished = run(
+        "train.py",
+        "-m",
+        *SMALL,
+        cache,
+        "tuning=probe",
+        "method=baseline",
+        "method.network=resnet_digits,nonet",
+        "logger=wandb_offline",
+        "output_dir=sweep",
+        cwd=tmp_path,
+    )
+    assert finished.code == 1
+    with (tmp_path / "sweep" / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["completed", "failed"]
+    assert float(rows[0]["test_accuracy"]) > 0.5
+    assert "nonet" in rows[1]["error"]
+    assert "nonet" in finished.stdout
+    for job in ("0", "1"):
+        assert len(list((tmp_path / "sweep" / job / "wandb").glob("offline-run-*/*.wandb"))) == 1
+
+
+def test_a_sweep_with_a_strategy_that_launches_processes_is_refused(tmp_path: Path) -> None:
+    finished = run("train.py", "-m", "seed=0,1", "trainer=ddp", "output_dir=out", cwd=tmp_path)
+    assert "-m" in finished.error
+    assert "trainer=cpu" in finished.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_give_the_result_of_one(cache: str, tmp_path: Path) -> None:
+    common = [*SMALL, cache, "method=baseline", "method.network=resnet_digits", "tuning.num_epochs=2"]
+    assert run("train.py", *common, "output_dir=one", cwd=tmp_path).code == 0
+    finished = run("train.py", *common, "trainer=ddp", "trainer.accelerator=cpu", "output_dir=two", cwd=tmp_path)
+    assert finished.code == 0, finished.stderr
+    one, two = read_result(tmp_path / "one"), read_result(tmp_path / "two")
+    assert two["val_accuracies"] == pytest.approx(one["val_accuracies"], abs=1e-6)
+    assert two["metrics"]["test_accuracy"] == pytest.approx(one["metrics"]["test_accuracy"], abs=1e-6)
+    assert finished.stderr.count("two/result.json") == 1
+
+
+@pytest.mark.parametrize("script", ["search.py", "train.py"])
+def test_help_is_short_and_names_the_groups(script: str, tmp_path: Path) -> None:
+    finished = run(script, "--help", cwd=tmp_path)
+    assert finished.code == 0
+    assert f"python {script}" in finished.stdout
+    assert "budget: 10m_3g" in finished.stdout
+    assert list(tmp_path.iterdir()) == []
