@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ from zoo.classify import Anatomy
 from zoo.errors import UserError
 from zoo.neck import is_weighted
 from zoo.program import Step
+from zoo.signals import Signal
 from zoo.slices import Slicer
 
 
@@ -18,8 +20,9 @@ def choose_cuts(
     """The borders of the nodes, from the input to the output, and the nodes' kinds.
 
     A node starts at every block, and between blocks at every weighted layer; what has no weights joins the node before
-    it. The stem ends where the first block starts, the head starts behind the last block. In a plain network every
-    weighted layer is a block; its head starts behind the last image, at the latest in front of the last layer.
+    it. The stem ends where the first block starts, the head starts behind the last block that still gives an image or
+    tokens (attention pooling belongs to the head). In a plain network every weighted layer is a block but those that
+    end the image, and the last.
 
     Args:
         slicer: Knows where the program can be cut.
@@ -31,28 +34,32 @@ def choose_cuts(
         UserError: fewer than three nodes are left, or a module given by hand starts no node.
     """
     cuts = slicer.cuts
+    if cuts[-1] not in slicer.signals:
+        shape = slicer.native.values[cuts[-1]][1:]
+        raise UserError(f"{name} cannot be sliced: its output is neither vectors nor images nor tokens, but {shape}")
     regions = slicer.regions(cuts)
     program = slicer.program
     live = [step for step in program.steps if step.name in slicer.flow.born]
     blocks = [step for step in live if step.kind == "module" and step.target in anatomy.blocks]
-    weighted = [step for step in live if is_weighted(step, program, slicer.network)]
-    is_plain = not blocks
-    weighted_pieces = {regions[step.name] for step in weighted}
-    in_block = sorted({regions[step.name] for step in (weighted if is_plain else blocks)})
-    if not in_block:
-        raise _no_chain(name, "nothing in it has weights or a branch between two single tensors")
     if by_hand is not None:
         _check_by_hand(slicer, blocks, by_hand, name)
-        starts = in_block
+    weighted = sorted({regions[step.name] for step in live if is_weighted(step, program, slicer.network)})
+    in_block = sorted({regions[step.name] for step in blocks})
+    if not weighted:
+        raise _no_chain(name, "it has no weights between two single tensors")
+    if in_block:
+        shaped = [piece for piece in in_block if slicer.signals[cuts[piece + 1]].grid is not None]
+        in_block = shaped or in_block
+        end = in_block[-1] + 1
     else:
-        starts = sorted(weighted_pieces | set(in_block))
-    end = _head_of_plain(slicer, cuts, in_block) if is_plain else in_block[-1] + 1
+        in_block = weighted
+        end = _head_of_plain([slicer.signals[cut] for cut in cuts], weighted)
 
-    if not any(piece < in_block[0] for piece in weighted_pieces):
+    starts = in_block if by_hand is not None else sorted({*weighted, *in_block})
+    if not any(piece < in_block[0] for piece in weighted):
         starts = starts[1:]  # the stem is what first works on the image: here the first block itself
     body = [piece for piece in starts if in_block[0] <= piece < end]
-    borders = [0, *(piece for piece in body if piece > 0), *([end] if body else []), len(cuts) - 1]
-    borders = sorted(dict.fromkeys(borders))
+    borders = sorted({0, *body, *([end] if body else []), len(cuts) - 1})
     if len(borders) < 4:
         raise _no_chain(name, f"only {len(borders) - 1} pieces have a single tensor between them")
     kinds = ["stem"]
@@ -61,14 +68,20 @@ def choose_cuts(
     return [cuts[border] for border in borders], [*kinds, "head"]
 
 
-def _head_of_plain(slicer: Slicer, cuts: list[str], weighted: list[int]) -> int:
-    """Index of the cut behind the last image (a grid of more than one position), not behind the last layer."""
-    latest = weighted[-1]
-    for index in range(latest, 0, -1):
-        grid = slicer.signals[cuts[index]].grid
-        if grid is not None and grid != (1, 1):
-            return index
-    return latest
+def _head_of_plain(signals: list[Signal], weighted: list[int]) -> int:
+    """Index of the cut in front of the head: behind the last layer that keeps an image, and its activation.
+
+    The last layer of all is the classifier; a convolution over a whole image of more than 2 x 2 ends it like pooling.
+    """
+    sizes = [math.prod(signal.grid) if signal.grid else 0 for signal in signals]
+    for piece, following in reversed(list(pairwise(weighted))):
+        size = sizes[piece + 1]
+        if size > 1 or (size == 1 and sizes[piece] <= 4):
+            end = piece + 1
+            while end < following and sizes[end + 1] == size:
+                end += 1
+            return end
+    return weighted[-1]
 
 
 def _check_by_hand(slicer: Slicer, blocks: list[Step], by_hand: Sequence[str], name: str) -> None:
