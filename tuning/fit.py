@@ -149,7 +149,10 @@ class _Job:
             inputs = prepare_inputs(network, self.datamodule, tuning, self.device)
             if tuning.head.initialisation == "ridge":
                 self.solve_head(inputs)
-            candidates = [self.candidate("start", inputs, self.loggers)]
+            candidates = [self.candidate("start", inputs)]
+            for logger in self.loggers:
+                start = {"val/accuracy": candidates[0].val_accuracy, "val/loss": candidates[0].val_loss}
+                logger.log_metrics(start, step=0)
         loss = self.loss(inputs)
         rules = self.norm_rules(loss)
         for rule in rules:
@@ -257,14 +260,14 @@ class _Job:
         module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
         return self.state()
 
-    def candidate(self, name: str, inputs: TuningInputs, loggers: Loggers = ()) -> _Candidate:
-        accuracy, loss = self.measure("val", inputs.body, inputs.loaders, loggers)
+    def candidate(self, name: str, inputs: TuningInputs) -> _Candidate:
+        accuracy, loss = self.measure("val", inputs.body, inputs.loaders)
         log.info("%s: validation accuracy %.4f, loss %.4f", name, accuracy, loss)
         return _Candidate(name, accuracy, loss, self.state())
 
-    def measure(self, split: str, body: nn.Module, loaders: TuningData, loggers: Loggers = ()) -> tuple[float, float]:
+    def measure(self, split: str, body: nn.Module, loaders: TuningData) -> tuple[float, float]:
         """Accuracy and mean cross-entropy on a split, over all processes."""
-        trainer = build_trainer(self.trainer, loggers=loggers)
+        trainer = build_trainer(self.trainer)
         run = trainer.validate if split == "val" else trainer.test
         (metrics,) = run(self.module(body), datamodule=loaders, verbose=False)
         return round(metrics[f"{split}/accuracy"], 6), metrics[f"{split}/loss"]
