@@ -91,7 +91,7 @@ def main() -> None:
     for _ in range(arguments.repeats):
         tree = PrefixTree(candidates, chains, probe, settings, AdapterSpec(), seed=0)
         start = time.perf_counter()
-        scores = {candidate: scores["ridge"] for candidate, scores in tree.scores()}
+        scores = {entry.candidate: entry.scores["ridge"] for entry in tree.scores()}
         per_candidate = (time.perf_counter() - start) / len(candidates)
         spent = {"rebuild": 0.0, "swap": 0.0}
         for candidate in sample:

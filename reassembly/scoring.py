@@ -46,10 +46,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class ScoredCandidate:
-    """A candidate and its score by every proxy, averaged over the draws of its adapters."""
+    """A candidate and its score by every proxy, averaged over ``num_draws`` draws of its adapters."""
 
     candidate: Candidate
     scores: Mapping[str, float]
+    num_draws: int = 1
 
 
 def score_candidates(
@@ -76,29 +77,40 @@ def score_candidates(
         seed: Of random adapters and of the ``random`` control.
 
     Returns:
-        The scored candidates, all but for ``settings.max_scored``, in the order of the proxy ``settings.name``; ties go
-        to fewer MACs, then fewer parameters.
+        The scored candidates, all but for ``settings.max_scored``, in the order of the proxy ``settings.name``; those
+        that deserved no second draw (``settings.max_redrawn``) after all others. Ties go to fewer MACs, then fewer
+        parameters.
     """
     probe = Probe(images_for, labels, num_classes)
     settings, adapter = settings or ProxySettings(), adapter or AdapterSpec()
     proxy, candidates = find_proxy(settings.name), list(candidates)
     sign = -1 if proxy.higher_is_better else 1
 
-    def score_paths(paths: Iterable[tuple[BlockSpec, ...]]) -> dict[tuple[BlockSpec, ...], float]:
-        bare, alone = [Candidate(path, "assembly", 0, 0) for path in paths], replace(settings, also=(), num_draws=1)
-        walk = PrefixTree(bare, chains, probe, alone, adapter, seed).scores()
-        return {candidate.blocks: -sign * scores[proxy.name] for candidate, scores in walk}
-
-    if proxy.needs and settings.max_scored is not None and settings.max_scored < len(candidates):
-        num_candidates, candidates = len(candidates), shortlist(candidates, settings.max_scored, score_paths)
-        log.info("scoring the %d most promising of %d candidates", len(candidates), num_candidates)
-    tree = PrefixTree(candidates, chains, probe, settings, adapter, seed)
+    def walk(some: Iterable[Candidate], **changes) -> list[ScoredCandidate]:
+        tree = PrefixTree(some, chains, probe, replace(settings, **changes), adapter, seed)
+        return sorted(tree.scores(), key=order)
 
     def order(entry: ScoredCandidate) -> tuple:
-        candidate = entry.candidate
-        return sign * entry.scores[proxy.name], candidate.macs, candidate.num_params, candidate.composition
+        c = entry.candidate
+        return sign * entry.scores[proxy.name], c.macs, c.num_params, c.composition
 
-    return sorted((ScoredCandidate(candidate, scores) for candidate, scores in tree.scores()), key=order)
+    def score_paths(paths: Iterable[tuple[BlockSpec, ...]]) -> dict[tuple[BlockSpec, ...], float]:
+        scored = walk((Candidate(path, "assembly", 0, 0) for path in paths), also=(), num_draws=1)
+        return {entry.candidate.blocks: -sign * entry.scores[proxy.name] for entry in scored}
+
+    if not proxy.needs:
+        return walk(candidates)
+    if settings.max_scored is not None and settings.max_scored < len(candidates):
+        num_candidates, candidates = len(candidates), shortlist(candidates, settings.max_scored, score_paths)
+        log.info("scoring the %d most promising of %d candidates", len(candidates), num_candidates)
+    limit, several = settings.max_redrawn, settings.adapters == "random" and settings.num_draws > 1
+    if limit is None or not several or sum(c.kind == "assembly" for c in candidates) <= limit:
+        return walk(candidates)
+    once = walk(candidates, num_draws=1)
+    assemblies = [entry for entry in once if entry.candidate.kind == "assembly"]
+    final = walk(entry.candidate for entry in assemblies[:limit])
+    final += [entry for entry in once if entry.candidate.kind != "assembly"]
+    return sorted(final, key=order) + assemblies[limit:]
 
 
 def adapter_seed(before: BlockSpec, block: BlockSpec, stage: int, draw: int, seed: int) -> int:
@@ -111,13 +123,13 @@ def write_candidates_csv(path: str | Path, scored: Iterable[ScoredCandidate], pi
     """Writes the table of candidates in the order given, one row each; the picked one is marked with 1."""
     scored = list(scored)
     proxies = list(dict.fromkeys(name for entry in scored for name in entry.scores))
-    columns = ["rank", "composition", "kind", "num_blocks", "num_params", "macs", "picked"]
+    columns = ["rank", "composition", "kind", "num_blocks", "num_params", "macs", "num_draws", "picked"]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow([*columns, *(f"score_{name}" for name in proxies)])
     for rank, entry in enumerate(scored, start=1):
         c = entry.candidate
-        row = [rank, c.composition, c.kind, len(c.blocks), c.num_params, c.macs, int(c == picked)]
+        row = [rank, c.composition, c.kind, len(c.blocks), c.num_params, c.macs, entry.num_draws, int(c == picked)]
         writer.writerow([*row, *(entry.scores.get(name, "") for name in proxies)])
     write_text(path, table.getvalue())
 
@@ -167,7 +179,7 @@ class PrefixTree:
                 self.networks.add(block.network)
             node.candidate = candidate
 
-    def scores(self) -> Iterator[tuple[Candidate, dict[str, float]]]:
+    def scores(self) -> Iterator[ScoredCandidate]:
         """Yields every candidate with its scores, in the order of the walk; the networks are in eval mode meanwhile."""
         if not self.needs:
             yield from self._walk(lambda block: [])
@@ -181,15 +193,13 @@ class PrefixTree:
                 lambda block: [self.run(self.block(block), Flow(self.probe.images_for(block.network)))]
             )
 
-    def _walk(self, begin: Callable[[BlockSpec], list[Flow]]) -> Iterator[tuple[Candidate, dict[str, float]]]:
+    def _walk(self, begin: Callable[[BlockSpec], list[Flow]]) -> Iterator[ScoredCandidate]:
         for block, node in self.root.children.items():
             yield from self._visit(node, block, 0, begin(block))
 
-    def _visit(
-        self, node: _Node, block: BlockSpec, stage: int, flows: list[Flow]
-    ) -> Iterator[tuple[Candidate, dict[str, float]]]:
+    def _visit(self, node: _Node, block: BlockSpec, stage: int, flows: list[Flow]) -> Iterator[ScoredCandidate]:
         if node.candidate is not None:
-            yield node.candidate, self.score(node.candidate, flows)
+            yield ScoredCandidate(node.candidate, self.score(node.candidate, flows), max(1, len(flows)))
         for following, child in node.children.items():
             yield from self._visit(child, following, stage + 1, self.advance(flows, block, following, stage + 1))
 

@@ -28,7 +28,9 @@ class ProxySettings:
         num_images: Training images to score on, at most; None takes all.
         batch_size: Images per forward pass; NASWOT sees the first batch only.
         max_scored: Assemblies to score at most, those that ``reassembly.shortlist`` predicts to be best; None scores
-            all. For large zoos: each costs ``num_draws`` forward passes.
+            all. For large zoos.
+        max_redrawn: Assemblies that get more than one draw at most, the best by the first draw; None redraws all, which
+            takes ``num_draws`` times as long.
 
     Raises:
         UserError: A value that is not allowed.
@@ -41,13 +43,20 @@ class ProxySettings:
     num_images: int | None = 300
     batch_size: int = 100
     max_scored: int | None = None
+    max_redrawn: int | None = 60
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.also):
             find_proxy(name)
         if self.adapters not in ("random", "closed_form"):
             raise UserError(f"proxy.adapters={self.adapters}: allowed are random and closed_form")
-        for key, least in (("num_draws", 1), ("num_images", 2), ("batch_size", 2), ("max_scored", 1)):
+        for key, least in (
+            ("num_draws", 1),
+            ("num_images", 2),
+            ("batch_size", 2),
+            ("max_scored", 1),
+            ("max_redrawn", 1),
+        ):
             value = getattr(self, key)
             if value is not None and value < least:
                 raise UserError(f"proxy.{key}={value}: allowed is {least} or more; type e.g. proxy.{key}={least}")

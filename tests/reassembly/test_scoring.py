@@ -194,6 +194,20 @@ def test_a_shared_prefix_runs_once_and_networks_keep_their_modes(chains, probe, 
     assert len(runs) == blocks + adapters + necks
 
 
+def test_only_the_best_by_the_first_draw_are_drawn_again(chains, probe, candidates):
+    once = score(candidates, chains, probe, ProxySettings(num_draws=1))
+    every = {entry.candidate: entry for entry in score(candidates, chains, probe, ProxySettings(max_redrawn=None))}
+    best = [entry.candidate for entry in once if entry.candidate.kind == "assembly"][:4]
+    scored = score(candidates, chains, probe, ProxySettings(max_redrawn=4))
+    first, rest = scored[: 4 + 9], scored[4 + 9 :]
+    assert [entry for entry in first if entry.candidate.kind == "assembly"] == sorted(
+        (every[candidate] for candidate in best), key=lambda entry: -entry.scores["ridge"]
+    )
+    assert {entry.num_draws for entry in first if entry.candidate.kind == "assembly"} == {3}
+    assert [entry.scores["ridge"] for entry in first] == sorted((e.scores["ridge"] for e in first), reverse=True)
+    assert rest == [entry for entry in once if entry.candidate.kind == "assembly"][4:]
+
+
 def test_a_shortlist_keeps_networks_truncations_and_the_assemblies_predicted_best(chains, probe, candidates):
     settings = ProxySettings(num_draws=1, max_scored=4)
     kinds = [entry.candidate.kind for entry in score(candidates, chains, probe, settings)]
@@ -327,7 +341,18 @@ def test_the_table_of_candidates_is_written_as_csv(chains, probe, candidates, tm
     write_candidates_csv(tmp_path / "candidates.csv", scored, picked=scored[1].candidate)
     with (tmp_path / "candidates.csv").open() as file:
         rows = list(csv.DictReader(file))
-    names = ["rank", "composition", "kind", "num_blocks", "num_params", "macs", "picked", "score_ridge", "score_logme"]
+    names = [
+        "rank",
+        "composition",
+        "kind",
+        "num_blocks",
+        "num_params",
+        "macs",
+        "num_draws",
+        "picked",
+        "score_ridge",
+        "score_logme",
+    ]
     assert list(rows[0]) == names
     assert [row["picked"] for row in rows] == ["0", "1", "0", "0"]
     assert [float(row["score_ridge"]) for row in rows] == [entry.scores["ridge"] for entry in scored]
