@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ class Store:
 
     @staticmethod
     def key(stage: str, inputs: Any) -> str:
-        """Returns the content key of an entry, for what depends on it."""
-        return content_key(stage, inputs)
+        """Returns the content key of an entry, for what depends on it; another version of the code makes other entries."""
+        return content_key(version("huozi"), stage, inputs)
 
     def fetch(self, stage: str, inputs: Any, compute: Callable[[], Entry]) -> Entry:
         """Returns the stored entry of ``stage`` for ``inputs``, or computes and stores it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.cli.conftest import run
 
 COMPOSITION = {  # refused while the configuration is put together, before torch models or data are touched

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tests.cli.conftest import read_result, run
 
 # Two networks and few images: what is tested here are the commands, not the search.

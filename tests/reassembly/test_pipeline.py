@@ -1,0 +1,160 @@
+"""The search as a whole, on three networks of the embedded zoo and real digits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import reassembly.study
+from datamodules import Digits
+from reassembly.assembly import Budget
+from reassembly.network import assemble
+from reassembly.partition import PartitionSettings
+from reassembly.pipeline import Search, joined
+from reassembly.proxies import ProxySettings
+from reassembly.settings import AdapterSettings, SearchSettings, SimilaritySettings
+from reassembly.study import node_features
+from zoo.blueprint import BlockSpec
+from zoo.costs import count
+from zoo.entries import load_chain
+from zoo.errors import UserError
+from zoo.registry import Zoo, read_zoo
+from zoo.signals import pool
+from zoo.store import Store
+from zoo.weights import PROJECT_ROOT
+
+SETTINGS = SearchSettings(
+    similarity=SimilaritySettings(num_probe_images=40),
+    partition=PartitionSettings(num_blocks=2, num_starts=4, max_bound_steps=200),
+    budget=Budget(max_params=250_000),
+    proxy=ProxySettings(num_draws=1, num_images=40, also=("params",)),
+)
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Zoo:
+    embedded = read_zoo(PROJECT_ROOT / "conf" / "zoo" / "embedded.yaml")
+    return Zoo("three", [embedded[name] for name in ("resnet_digits", "regnety_even", "vit_digits")])
+
+
+@pytest.fixture(scope="module")
+def data() -> Digits:
+    return Digits(num_train=60, num_validation=30, num_test=30)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+def search(zoo: Zoo, data: Digits, root: Path, settings: SearchSettings = SETTINGS) -> Search:
+    return Search(zoo, data, settings, store=Store(root), seed=0)
+
+
+def test_the_pick_is_the_best_candidate_within_the_budget_and_costs_what_was_said(zoo, data, root) -> None:
+    run = search(zoo, data, root)
+    found = run.run()
+    scores = [entry.scores["ridge"] for entry in found.candidates]
+    assert scores == sorted(scores, reverse=True)
+    assert all(entry.candidate.num_params <= 250_000 for entry in found.candidates)
+    pick = found.candidates[0].candidate
+    assert found.blueprint.blocks == joined(pick.blocks)
+    network = run.build(found.blueprint)
+    costs = count(network, zoo[pick.blocks[0].network].input.example())
+    assert (costs.num_params, costs.macs) == (pick.num_params, pick.macs)
+
+
+def test_every_candidate_costs_what_its_network_counts(zoo, data, root) -> None:
+    run = search(zoo, data, root)
+    found = run.run()
+    for entry in found.candidates[::3]:
+        blueprint = run.blueprint(entry, found.descriptions)
+        costs = count(assemble(blueprint, run.chains), zoo[blueprint.blocks[0].network].input.example())
+        assert (costs.num_params, costs.macs) == (entry.candidate.num_params, entry.candidate.macs)
+
+
+def test_a_repeated_search_loads_no_network(zoo, data, root, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = search(zoo, data, root).run()
+
+    def refuse(entry):
+        raise AssertionError(f"{entry.name} was loaded")
+
+    monkeypatch.setattr(reassembly.study, "load_chain", refuse)
+    second = search(zoo, data, root).run()
+    assert second.blueprint == first.blueprint
+    assert second.candidates == first.candidates
+    assert set(second.reused) == {"features", "similarity", "partition", "scores"}
+    with pytest.raises(AssertionError, match="was loaded"):
+        search(zoo, Digits(num_train=60, num_validation=30, num_test=30, seed=1), root).run()
+
+
+def test_node_features_are_those_of_the_running_network(zoo, data) -> None:
+    entry = zoo["vit_digits"]
+    chain = load_chain(entry)
+    images, _ = data.images("probe", entry.input, limit=7)
+    found = node_features(chain, images, batch_size=3)
+    with torch.no_grad():
+        for cut in range(1, len(chain)):
+            expected = pool(chain.block(0, cut).eval()(images), chain.signal(cut))
+            torch.testing.assert_close(found[cut - 1], expected)
+
+
+def test_finalists_are_decided_by_short_tuning(zoo, data, root) -> None:
+    settings = replace(SETTINGS, finalists=4)
+    plain = search(zoo, data, root).run().candidates[:4]
+    epochs: list[tuple[str, int]] = []
+
+    def tune(blueprint, num_epochs: int) -> float:
+        epochs.append((blueprint.composition, num_epochs))
+        return 0.5 if blueprint.blocks == joined(plain[2].candidate.blocks) else 0.1
+
+    found = search(zoo, data, root, settings).run(tune)
+    assert [num_epochs for _, num_epochs in epochs] == [1, 1, 1, 1, 2, 2]
+    assert found.candidates[0].candidate == plain[2].candidate
+    assert found.candidates[0].scores["short_tuning"] == 0.5
+    assert {entry.candidate for entry in found.candidates[:4]} == {entry.candidate for entry in plain}
+
+
+def test_permutation_mode_takes_one_block_of_every_set(zoo, data, root) -> None:
+    settings = replace(SETTINGS, partition=replace(SETTINGS.partition, mode="permutation"))
+    found = search(zoo, data, root, settings).run()
+    sets: Mapping[BlockSpec, int] = {
+        BlockSpec(name, (cuts[k], cuts[k + 1])): numbers[k]
+        for name, cuts, numbers in zip(
+            found.partition.networks, found.partition.cuts, found.partition.sets, strict=True
+        )
+        for k in range(2)
+    }
+    for entry in found.candidates:
+        assert len({sets[block] for block in entry.candidate.blocks}) == len(entry.candidate.blocks)
+
+
+def test_the_baseline_is_the_named_network_or_the_best_whole_one(zoo, data, root) -> None:
+    run = search(zoo, data, root)
+    named = run.whole_network("vit_digits")
+    assert named.composition == "vit_digits[0:7]"
+    best = run.whole_network(None)
+    scores = {name: run.whole_network(name).provenance.score for name in zoo}
+    assert best.blocks[0].network == max(scores, key=scores.get)
+    with pytest.raises(UserError, match="'resnet'"):
+        run.whole_network("resnet")
+
+
+def test_a_chain_too_short_is_refused_by_name(zoo, data, root) -> None:
+    settings = replace(SETTINGS, partition=replace(SETTINGS.partition, num_blocks=7))
+    with pytest.raises(UserError, match=r"vit_digits.*partition.num_blocks="):
+        search(zoo, data, root, settings).run()
+
+
+def test_joined_blocks_need_no_adapter() -> None:
+    blocks = [BlockSpec("a", (0, 2)), BlockSpec("a", (2, 5)), BlockSpec("b", (3, 6)), BlockSpec("b", (7, 9))]
+    assert joined(blocks) == (BlockSpec("a", (0, 5)), BlockSpec("b", (3, 6)), BlockSpec("b", (7, 9)))
+
+
+def test_wrong_adapter_settings_are_refused() -> None:
+    with pytest.raises(UserError, match="kernel_size"):
+        AdapterSettings(kernel_size=5)
