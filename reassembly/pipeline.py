@@ -170,13 +170,13 @@ class Search:
         return costs.num_params, costs.macs
 
     def _similarity(self, studies: Sequence[NetworkStudy]) -> Tensor:
-        measure = self.settings.similarity.measure
+        measure, options = self.settings.similarity.measure, self.settings.similarity.options()
 
         def compute() -> Entry:
             features = [tensor for study in studies for tensor in study.features]
-            return Entry({"similarity": similarity_matrix(features, measure)})
+            return Entry({"similarity": similarity_matrix(features, measure, **options)})
 
-        inputs = {"measure": measure, "features": [study.key for study in studies]}
+        inputs = {"measure": [measure, options], "features": [study.key for study in studies]}
         return self.store.fetch("similarity", inputs, compute).tensors["similarity"]
 
     def _partition(self, studies: Sequence[NetworkStudy], similarity: Tensor) -> Partition:
@@ -187,7 +187,7 @@ class Search:
             return Entry(values=to_plain(find_partition(similarity, feature_indices(studies), names, settings)))
 
         inputs = {
-            "measure": self.settings.similarity.measure,
+            "measure": [self.settings.similarity.measure, self.settings.similarity.options()],
             "features": [study.key for study in studies],
             "names": names,
             "settings": settings,

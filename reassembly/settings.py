@@ -20,16 +20,40 @@ class SimilaritySettings:
     Attributes:
         measure: ``linear_cka``, ``rbf_cka``, ``regression`` or ``svcca``.
         num_probe_images: images of the training split that run through every network, once.
+        batch_size: of the CKA estimators; ``None`` takes all images at once.
+        bandwidth: of ``rbf_cka``, as a share of the median distance.
+        ridge: of ``regression``, relative; above 0 its R2 is leave-one-out, 0 is least squares in-sample.
+        explained_variance: of the components that ``svcca`` compares.
     """
 
     measure: str = "linear_cka"
     num_probe_images: int = 512
+    batch_size: int | None = 256
+    bandwidth: float = 0.5
+    ridge: float = 0.1
+    explained_variance: float = 0.99
 
     def __post_init__(self) -> None:
         if self.measure not in SIMILARITIES:
             raise UserError(f"similarity.measure={self.measure} is unknown; allowed are {', '.join(SIMILARITIES)}")
-        if self.num_probe_images < 4:
-            raise UserError(f"similarity.num_probe_images={self.num_probe_images} is too few; type at least 4")
+        for key, least in (("num_probe_images", 4), ("batch_size", 4)):
+            if (value := getattr(self, key)) is not None and value < least:
+                raise UserError(f"similarity.{key}={value} is too small; type similarity.{key}={least} or more")
+        if self.bandwidth <= 0 or self.ridge < 0 or not 0 < self.explained_variance <= 1:
+            raise UserError(
+                f"similarity.bandwidth={self.bandwidth}, ridge={self.ridge}, explained_variance="
+                f"{self.explained_variance}: allowed are bandwidth above 0, ridge from 0, explained_variance in (0, 1]"
+            )
+
+    def options(self) -> dict[str, float | int | None]:
+        """Returns the keyword arguments of the measure: those of the others change nothing."""
+        names = {
+            "linear_cka": ("batch_size",),
+            "rbf_cka": ("batch_size", "bandwidth"),
+            "regression": ("ridge",),
+            "svcca": ("explained_variance",),
+        }
+        return {name: getattr(self, name) for name in names[self.measure]}
 
 
 @dataclass(frozen=True)
