@@ -65,7 +65,7 @@ class Store:
 
     @staticmethod
     def key(stage: str, inputs: Any) -> str:
-        """Returns the content key of an entry, for what depends on it; other versions of the code make other entries."""
+        """Returns the content key of an entry; another version of the code makes other entries."""
         return content_key(version("huozi"), stage, inputs)
 
     def fetch(self, stage: str, inputs: Any, compute: Callable[[], Entry]) -> Entry:
