@@ -105,7 +105,7 @@ class InsertionSettings:
     num_epochs: int = 8
     learning_rate: float = 2e-3
     batch_size: int = 64
-    kernel_size: int = 0
+    kernel_size: int = 1
 
     def __post_init__(self) -> None:
         _among("insertion.name", self.name, ("search", "tolerance", "fixed"))

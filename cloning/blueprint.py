@@ -1,0 +1,128 @@
+"""The plain-text description of a cloned network: which target, which sources, what is open in them, and where."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from cloning.frozen import FrozenNetwork
+from cloning.gates import num_gates, pack_gates, unpack_gates
+from cloning.network import Clone, ClonedNetwork, source_position
+from zoo.adapters import Adapter
+from zoo.blueprint import Provenance, check_digest, check_networks
+from zoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class CloneSpec:
+    """One graft.
+
+    Attributes:
+        network: The source.
+        classes: What it gives.
+        position: The cut R of the target's chain that feeds it, 0 the input image.
+        gates: The open gates as bits, in base64.
+        kernel_size: Of the adapter; ``None`` at position 0.
+    """
+
+    network: str
+    classes: tuple[str, ...]
+    position: int
+    gates: str
+    kernel_size: Literal[1, 3] | None = None
+
+    def __post_init__(self) -> None:
+        if self.position < 0:
+            raise UserError(f"position {self.position} of {self.network!r}: expected 0 (the input image) or deeper")
+        if (self.kernel_size is None) != (self.position == 0):
+            raise UserError(f"kernel_size of {self.network!r}: expected at every position but 0, where no adapter is")
+
+
+@dataclass(frozen=True)
+class CloningBlueprint:
+    """A target with clones.
+
+    Attributes:
+        classes: Names of the outputs in their order.
+        target: The network that receives.
+        clones: What is grafted onto it.
+        networks: Digests of all of them.
+        provenance: Where this comes from; for the reader.
+    """
+
+    classes: tuple[str, ...]
+    target: str
+    clones: tuple[CloneSpec, ...]
+    networks: Mapping[str, str]
+    provenance: Provenance | None = None
+    method: Literal["cloning"] = "cloning"
+
+    def __post_init__(self) -> None:
+        check_networks({self.target, *(clone.network for clone in self.clones)}, self.networks)
+
+
+def describe(network: ClonedNetwork, provenance: Provenance | None = None) -> CloningBlueprint:
+    """The blueprint of a cloned network, which holds all but what it has learnt."""
+    specs = [
+        CloneSpec(
+            clone.source.name,
+            clone.classes,
+            clone.position,
+            base64.b64encode(pack_gates(clone.gates)).decode(),
+            adapter.kernel_size if isinstance(adapter, Adapter) else None,
+        )
+        for clone, adapter in zip(network.clones, network.adapters, strict=True)
+    ]
+    networks = {frozen.name: frozen.digest() for frozen in network.networks()}
+    return CloningBlueprint(network.classes, network.target.name, tuple(specs), networks, provenance)
+
+
+def build(blueprint: CloningBlueprint, load: Callable[[str], FrozenNetwork]) -> ClonedNetwork:
+    """The cloned network with the closed-form head and random adapters, to be filled or fitted.
+
+    Args:
+        blueprint: What to build.
+        load: Gives a network of the zoo by name.
+
+    Raises:
+        UserError: A network of other weights than the blueprint's, gates or positions that do not fit it.
+    """
+    networks = {name: load(name) for name in blueprint.networks}
+    for name, expected in blueprint.networks.items():
+        check_digest(name, expected, networks[name].digest())
+    target = networks[blueprint.target]
+    clones = [
+        Clone(networks[spec.network], spec.classes, _gates(spec, networks[spec.network]), spec.position)
+        for spec in blueprint.clones
+    ]
+    bare = ClonedNetwork(target, blueprint.classes, clones, [None] * len(clones))  # checks positions first
+    adapters = [
+        new_adapter(target, clone, spec.kernel_size) if spec.kernel_size else None
+        for clone, spec in zip(clones, blueprint.clones, strict=True)
+    ]
+    return ClonedNetwork(target, blueprint.classes, clones, adapters) if any(adapters) else bare
+
+
+def new_adapter(target: FrozenNetwork, clone: Clone, kernel_size: int) -> Adapter:
+    """A random adapter between the target at the clone's position and the source at the same relative depth."""
+    start = source_position(target, clone.source, clone.position)
+    return Adapter(target.chain.signal(clone.position), clone.source.chain.signal(start), kernel_size=kernel_size)
+
+
+def _gates(spec: CloneSpec, source: FrozenNetwork) -> torch.Tensor:
+    expected = num_gates(source.sites)
+    try:
+        packed = base64.b64decode(spec.gates, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UserError(f"gates of {spec.network!r}: not base64 ({error}); make the blueprint anew") from error
+    if len(packed) != -(-expected // 8):
+        raise UserError(
+            f"gates of {spec.network!r}: {len(packed)} bytes, but its {expected} gates need {-(-expected // 8)}; "
+            "make the blueprint anew"
+        )
+    return unpack_gates(packed, expected)

@@ -1,0 +1,77 @@
+"""F_c solved rather than trained: class-balanced logistic regression anchored at the closed-form initialisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.errors import UserError
+
+PENALTY = 0.03
+_MAX_ITERATIONS = 300
+
+
+def class_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """One weight per sample (n,), float64: every class that occurs weighs the same, and all sum to 1."""
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    return 1 / (counts[labels] * (counts > 0).sum())
+
+
+def balanced_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy summed with the weights of ``class_weights``."""
+    return (weights.to(logits) * F.cross_entropy(logits, labels, reduction="none")).sum()
+
+
+@torch.enable_grad()
+def solve_head(
+    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, *, penalty: float = PENALTY
+) -> tuple[Tensor, Tensor]:
+    """The head near (W_0, b_0) that separates a few samples, by a convex problem with one solution.
+
+        min_(W, b)  sum_i w_i CE(W f_i + b, y_i)  +  penalty |(W - W_0) S|^2
+
+    w weighs all classes the same, S holds the standard deviations of the features (in the same weighting). The pull
+    towards the old head is what a handful of samples per class needs: without it, a new class with many samples takes
+    over the old ones.
+
+    Args:
+        features: (n, d).
+        labels: (n,) rows of the head.
+        weight: (C, d), W_0.
+        bias: (C,), b_0; not penalised.
+        penalty: Above 0.
+
+    Returns:
+        (C, d) and (C,) in the dtype of ``weight``.
+
+    Raises:
+        UserError: No samples, or features that are not finite.
+    """
+    if not len(labels):
+        raise UserError("the head cannot be solved without samples; raise correction.fraction or correction.exemplars")
+    if not torch.isfinite(features).all():
+        raise UserError("features are not finite; check the weights of target and sources")
+    weights = class_weights(labels, len(weight))
+    x = features.detach().double()
+    mean = weights @ x
+    scale = (weights @ (x - mean).square()).sqrt()
+    scale = torch.where(scale <= 1e-7 * mean.abs(), 1.0, scale)  # a constant feature keeps its weights
+    z = (x - mean) / scale
+    anchor = weight.detach().double() * scale
+    solution = anchor.clone().requires_grad_()
+    intercept = (bias.detach().double() + weight.detach().double() @ mean).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [solution, intercept], max_iter=_MAX_ITERATIONS, line_search_fn="strong_wolfe", tolerance_grad=1e-9
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        fit = balanced_cross_entropy(z @ solution.T + intercept, labels, weights)
+        total = fit + penalty * (solution - anchor).square().sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    solved = solution.detach() / scale
+    return solved.to(weight), (intercept.detach() - solved @ mean).to(weight)

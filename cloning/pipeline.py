@@ -1,0 +1,257 @@
+"""Cloning from a zoo and a task to a blueprint: select -> localise -> insert.
+
+Every stage is stored by content: an identical search repeats nothing, a changed setting redoes what depends on it.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from cloning.blueprint import CloningBlueprint, build, describe
+from cloning.frozen import FrozenNetwork, convert
+from cloning.gates import num_gates, pack_gates, unpack_gates
+from cloning.insertion import PositionResult, Samples, check_position, fit_adapter, search_position
+from cloning.localise import localise
+from cloning.measures import Accuracies, Locality, measure_accuracies, measure_locality
+from cloning.network import Clone, ClonedNetwork
+from cloning.selection import Candidate, Selection, Source, select
+from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
+from datamodules import ImageDataModule
+from datamodules.correction import CorrectionData
+from zoo.blueprint import Provenance
+from zoo.entries import load_network
+from zoo.records import from_plain, to_plain
+from zoo.registry import Zoo
+from zoo.store import Entry, Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CloningSettings:
+    """Everything the search depends on beside zoo, data and seed."""
+
+    task: TaskSettings
+    localisation: LocalisationSettings = field(default_factory=LocalisationSettings)
+    insertion: InsertionSettings = field(default_factory=InsertionSettings)
+    correction: CorrectionSettings = field(default_factory=CorrectionSettings)
+
+
+@dataclass(frozen=True)
+class CloningSearchResult:
+    """What a search found.
+
+    Attributes:
+        blueprint: Target, modules and positions.
+        selection: Who gives what.
+        positions: The table of all positions tried, source by source, deep to shallow.
+        digests: Of target and sources.
+        seconds: Wall time of every stage.
+        reused: Stages that an earlier run had stored.
+    """
+
+    blueprint: CloningBlueprint
+    selection: Selection
+    positions: tuple[PositionResult, ...]
+    digests: Mapping[str, str]
+    seconds: Mapping[str, float]
+    reused: tuple[str, ...]
+
+
+class Networks:
+    """The zoo's networks, each loaded once."""
+
+    def __init__(self, zoo: Zoo) -> None:
+        self.zoo = zoo
+        self._loaded: dict[str, FrozenNetwork] = {}
+
+    def __call__(self, name: str) -> FrozenNetwork:
+        if name not in self._loaded:
+            self._loaded[name] = FrozenNetwork.from_entry(self.zoo.entry(name))
+        return self._loaded[name]
+
+
+class CloningSearch:
+    """One search; ``run`` is the whole of it, ``build`` makes the network of its blueprint."""
+
+    def __init__(self, zoo: Zoo, data: ImageDataModule, settings: CloningSettings, *, store: Store, seed: int) -> None:
+        self.zoo, self.data, self.settings, self.store, self.seed = zoo, data, settings, store, seed
+        self.networks = Networks(zoo)
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> CloningSearchResult:
+        """Searches.
+
+        Raises:
+            UserError: A task that the zoo or the data cannot serve, a position outside the target's chain.
+        """
+        with self._timed("selection"):
+            selection = self._select()
+            target = self.networks(selection.target)
+            check_position(target, self.settings.insertion)
+            log.info("target %s keeps %s", selection.target, ", ".join(selection.kept))
+        clones, rows = [], []
+        for source in selection.sources:
+            log.info("source %s gives %s", source.network, ", ".join(source.classes))
+            with self._timed("localisation"):
+                clone = Clone(self.networks(source.network), source.classes, self._localise(selection, source), 0)
+            with self._timed("insertion"):
+                position, tried = self._insert(selection, clone)
+            clones.append(Clone(clone.source, clone.classes, clone.gates, position))
+            rows += tried
+        with self._timed("blueprint"):
+            blueprint = self._blueprint(selection, clones)
+        return CloningSearchResult(
+            blueprint=blueprint,
+            selection=selection,
+            positions=tuple(rows),
+            digests=dict(blueprint.networks),
+            seconds=dict(self.seconds),
+            reused=tuple(stage for stage in self.store.hits if stage not in self.store.misses),
+        )
+
+    def correction(self, blueprint: CloningBlueprint) -> CorrectionData:
+        """The weak data of a blueprint's classes, its labels numbered as the network's outputs."""
+        cloned = [name for clone in blueprint.clones for name in clone.classes]
+        return self._correction(blueprint.classes, cloned, self.networks(blueprint.target))
+
+    def build(self, blueprint: CloningBlueprint) -> ClonedNetwork:
+        """The network of a blueprint in closed form: fitted adapters, block-initialised head.
+
+        Raises:
+            UserError: A network the zoo lacks or whose weights are not the blueprint's.
+        """
+        network = build(blueprint, self.networks)
+        images = self._samples(self.correction(blueprint), "train", network.target).images
+        return with_fitted_adapters(network, images, seed=self.seed)
+
+    def accuracies(self, network: ClonedNetwork, split: str = "test") -> Accuracies:
+        """Accuracies on a split."""
+        data = self.correction(describe(network))
+        return measure_accuracies(network, self._samples(data, split, network.target))
+
+    def localities(self, network: ClonedNetwork, split: str = "test") -> tuple[Locality, ...]:
+        """Conditional similarity of every module, on all classes of its source that the data has."""
+        found = []
+        for clone in network.clones:
+            images, labels = self.data.images(split, clone.source.input)
+            names = [name for name in clone.source.classes if name in self.data.class_names]
+            by_class = {name: images[labels == self.data.class_names.index(name)] for name in names}
+            found.append(measure_locality(clone, by_class, seed=self.seed))
+        return tuple(found)
+
+    def _select(self) -> Selection:
+        task = self.settings.task
+        allowed = {task.target, *task.sources} if task.target and task.sources else set(self.zoo)
+        wanted = {*task.classes, *task.cloned}
+        candidates = [
+            Candidate(
+                name,
+                entry.classes,
+                entry.accuracy.given if entry.accuracy else 0.0,
+                self._num_params(name) if name in allowed and wanted & set(entry.classes) else 0,
+            )
+            for name, entry in self.zoo.items()
+        ]
+        return select(candidates, task.classes, cloned=task.cloned, target=task.target, sources=task.sources)
+
+    def _num_params(self, name: str) -> int:
+        entry = self.zoo[name]
+
+        def compute() -> Entry:
+            return Entry(values=sum(parameter.numel() for parameter in load_network(entry).parameters()))
+
+        return self.store.fetch("num_params", {"entry": to_plain(entry)}, compute).values
+
+    def _localise(self, selection: Selection, source: Source) -> Tensor:
+        network, target = self.networks(source.network), self.networks(selection.target)
+        data = self._correction(source.classes, source.classes, target)
+        settings = self.settings.localisation
+
+        def compute() -> Entry:
+            samples = self._samples(data, "train", target)
+            outputs = torch.tensor([network.classes.index(name) for name in source.classes])[samples.labels]
+            images = convert(samples.images, target.input, network.input)
+            found = localise(
+                network.chain, network.sites, images, outputs, settings, black=network.black, seed=self.seed
+            )
+            return Entry(values=base64.b64encode(pack_gates(found.gates)).decode())
+
+        if settings.name == "none":
+            return torch.ones(num_gates(network.sites))
+        inputs = {
+            "network": network.digest(),
+            "classes": source.classes,
+            "input": to_plain(target.input),
+            "data": data.digest,
+            "settings": settings,
+            "seed": self.seed,
+        }
+        packed = self.store.fetch("localisation", inputs, compute).values
+        return unpack_gates(base64.b64decode(packed), num_gates(network.sites))
+
+    def _insert(self, selection: Selection, clone: Clone) -> tuple[int, list[PositionResult]]:
+        target = self.networks(selection.target)
+        data = self._correction((*selection.kept, *clone.classes), clone.classes, target)
+        settings = self.settings.insertion
+
+        def compute() -> Entry:
+            train, val = (self._samples(data, split, target) for split in ("train", "val"))
+            position, rows = search_position(target, clone, selection.kept, train, val, settings, seed=self.seed)
+            return Entry(values={"position": position, "rows": to_plain(rows)})
+
+        inputs = {
+            "target": target.digest(),
+            "source": clone.source.digest(),
+            "gates": pack_gates(clone.gates).hex(),
+            "data": data.digest,
+            "settings": settings,
+            "seed": self.seed,
+        }
+        found = self.store.fetch("insertion", inputs, compute).values
+        return found["position"], [from_plain(PositionResult, row, "insertion") for row in found["rows"]]
+
+    def _blueprint(self, selection: Selection, clones: Sequence[Clone]) -> CloningBlueprint:
+        target = self.networks(selection.target)
+        task = self.settings.task
+        classes = [*task.classes, *task.cloned] if task.cloned else task.classes
+        images = self._samples(self._correction(classes, selection.cloned, target), "train", target).images
+        kernel_size = self.settings.insertion.kernel_size
+        fits = [fit_adapter(target, c, images, kernel_size=kernel_size, seed=self.seed) for c in clones]
+        network = ClonedNetwork(target, classes, clones, [fit.adapter if fit else None for fit in fits])
+        return describe(network, Provenance(zoo=self.zoo.name, seed=self.seed))
+
+    def _correction(self, classes: Sequence[str], cloned: Sequence[str], target: FrozenNetwork) -> CorrectionData:
+        correction = self.settings.correction
+        data = CorrectionData(
+            self.data, classes=classes, cloned=cloned, fraction=correction.fraction, exemplars=correction.exemplars
+        )
+        data.use_input(target.input)
+        return data
+
+    def _samples(self, data: CorrectionData, split: str, target: FrozenNetwork) -> Samples:
+        return Samples(*data.images(split, target.input))
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def with_fitted_adapters(network: ClonedNetwork, images: Tensor, *, seed: int) -> ClonedNetwork:
+    """The network with all adapters fitted in closed form to images (n, C, H, W) preprocessed for its target."""
+    adapters = []
+    for clone, adapter in zip(network.clones, network.adapters, strict=True):
+        kernel_size = getattr(adapter, "kernel_size", 0)
+        fit = fit_adapter(network.target, clone, images, kernel_size=kernel_size, seed=seed)
+        adapters.append(fit.adapter if fit else None)
+    return ClonedNetwork(network.target, network.classes, network.clones, adapters)

@@ -1,0 +1,57 @@
+"""Tuning of a cloned network on weak data: adapters and F_c, or copies of everything (PNC-F)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from cloning.insertion import Samples, solve_network_head
+from cloning.network import ClonedNetwork
+from tuning.fit import TuningResult, tune
+from tuning.settings import HeadSettings, TuningSettings
+
+log = logging.getLogger(__name__)
+
+
+def tune_cloned(
+    network: ClonedNetwork, data: pl.LightningDataModule, tuning: TuningSettings, *, run_dir: Path, **options: Any
+) -> tuple[ClonedNetwork, TuningResult]:
+    """Tunes a cloned network whose adapters are fitted in closed form.
+
+    F_c is first solved on the correction samples (``cloning.head``), then trained with the adapters by class-balanced
+    cross-entropy; the guard keeps the better on validation. Without samples of the target's classes (strict mode)
+    nothing is trained: in every method cross-entropy on new classes alone destroys the old ones.
+
+    Args:
+        network: In the closed form; it is tuned in place, except in mode ``full``, which works on copies.
+        data: Correction samples in class-balanced batches, labelled by ``network.classes``.
+        tuning: ``freeze`` (adapters and F_c), ``probe`` (F_c) or ``full`` (PNC-F). Loss and head are those of cloning.
+        run_dir: For checkpoints.
+        options: Further arguments of ``tuning.fit.tune``.
+
+    Returns:
+        The tuned network and what tuning gave.
+    """
+    samples = Samples(*data.images("train", network.target.input))
+    is_strict = is_without_originals(network, samples)
+    if tuning.mode == "full" and not is_strict:
+        network = network.thawed()
+    if is_strict:
+        log.info("no exemplars of the target's classes (strict mode): the closed-form initialisation is the result")
+        tuning = replace(tuning, mode="freeze", num_epochs=0)
+    else:
+        solve_network_head(network, samples)
+    tuning = replace(tuning, loss="cross_entropy", head=HeadSettings(initialisation="random", refit="never"))
+    data.use_input(network.target.input)
+    return network, tune(network, data, tuning, run_dir=run_dir, **options)
+
+
+def is_without_originals(network: ClonedNetwork, samples: Samples) -> bool:
+    """Whether none of the samples is of a class that the target keeps, while it keeps some."""
+    cloned = {name for clone in network.clones for name in clone.classes}
+    kept = [label for label, name in enumerate(network.classes) if name not in cloned]
+    return bool(kept) and not any(bool((samples.labels == label).any()) for label in kept)
