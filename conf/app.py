@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,10 +56,12 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
             logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
             show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra is to raise what it would print in many lines
-            try:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(run_job)()
-            except Exception as error:  # noqa: BLE001 told below
-                failures.append(error)
+            with tempfile.TemporaryDirectory() as directory:
+                os.environ["HUOZI_HYDRA_DIR"] = directory
+                try:
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(run_job)()
+                except Exception as error:  # noqa: BLE001 told below
+                    failures.append(error)
             if sweep.rows:
                 sweep.print_table()
             if failures:

@@ -34,15 +34,21 @@ class Finished:
         return errors[0]
 
 
-def run(script: str, *overrides: str, cwd: Path, env: dict[str, str] | None = None) -> Finished:
-    """Runs ``python script overrides`` in ``cwd``."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(env or {})}
+def start(script: str, *overrides: str, cwd: Path) -> subprocess.Popen[str]:
+    """Starts ``python script overrides`` in ``cwd``."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     environment.pop("HYDRA_FULL_ERROR", None)
-    command = [sys.executable, "-W", "error::UserWarning:conf", str(PROJECT / script), *overrides]
-    process = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False
+    command = [sys.executable, str(PROJECT / script), *overrides]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    return Finished(process.returncode, process.stdout, process.stderr)
+
+
+def run(script: str, *overrides: str, cwd: Path) -> Finished:
+    """Runs ``python script overrides`` in ``cwd`` to its end."""
+    process = start(script, *overrides, cwd=cwd)
+    stdout, stderr = process.communicate(timeout=600)
+    return Finished(process.returncode, stdout, stderr)
 
 
 @pytest.fixture(scope="session")

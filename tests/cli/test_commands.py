@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
-from tests.cli.conftest import read_result, run
+from tests.cli.conftest import read_result, run, start
 
 # Two networks and few images: what is tested here are the commands, not the search.
 SMALL = [
@@ -145,6 +148,29 @@ def test_two_processes_give_the_result_of_one(cache: str, tmp_path: Path) -> Non
     assert two["val_accuracies"] == pytest.approx(one["val_accuracies"], abs=1e-6)
     assert two["metrics"]["test_accuracy"] == pytest.approx(one["metrics"]["test_accuracy"], abs=1e-6)
     assert finished.stderr.count("two/result.json") == 1
+
+
+def test_a_killed_run_continues_to_the_same_numbers(cache: str, tmp_path: Path) -> None:
+    settings = [*SMALL, cache, "method=baseline", "method.network=resnet_digits", "tuning.num_epochs=30"]
+    assert run("train.py", *settings, "output_dir=whole", cwd=tmp_path).code == 0
+    process = start("train.py", *settings, "output_dir=killed", cwd=tmp_path)
+    while not (tmp_path / "killed" / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "result.json").exists()
+    refused = run("train.py", "resume=killed", "tuning.num_epochs=2", cwd=tmp_path)
+    assert "tuning.num_epochs" in refused.error
+    finished = run("train.py", "resume=killed", cwd=tmp_path)
+    assert finished.code == 0, finished.stderr
+    whole, resumed = tmp_path / "whole", tmp_path / "killed"
+    assert read_result(resumed)["val_accuracies"] == read_result(whole)["val_accuracies"]
+    assert read_result(resumed)["metrics"] == read_result(whole)["metrics"]
+    first, second = (load_file(directory / "bundle" / "weights.safetensors") for directory in (whole, resumed))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (resumed / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("script", ["search.py", "train.py"])
