@@ -8,6 +8,7 @@ square root of their number.
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -115,13 +116,18 @@ def infer_signals(native: Run, other: Run | None, source: Signal) -> dict[str, S
         signal = None
         if index == 0:
             signal = source
+        elif shape[0] != native.input_shape[0] or (second is not None and second[0] != other.input_shape[0]):
+            pass  # positions folded into the batch
         elif len(shape) == 2:
             signal = Signal("NC", shape[1], None)
         elif len(shape) in (3, 4):
             axis = _channel_axis(shape, second, native, born)
             if len(shape) == 4 and axis is not None:
                 signal, image_grids = _of_image(shape, second, axis)
-                grids = image_grids if index in images else grids
+                if _is_rearranged(signal.grid, grids[0]):
+                    signal = None
+                elif index in images:
+                    grids = image_grids
             elif axis == 2:
                 signal = _of_tokens(shape, second, grids, num_prefix)
                 num_prefix = signal.num_prefix_tokens
@@ -144,6 +150,11 @@ def _scaled(source: Signal, native: Run, other: Run | None) -> Grid | None:
         return source.grid if other.input_shape[1] == native.input_shape[1] else None
     axes = (2, 3) if source.layout == "NCHW" else (1, 2)
     return other.input_shape[axes[0]], other.input_shape[axes[1]]
+
+
+def _is_rearranged(grid: Grid, image: Grid | None) -> bool:
+    """Whether the positions of the image are all there but in another arrangement: windows by positions, say."""
+    return image is not None and sorted(grid) != sorted(image) and math.prod(grid) == math.prod(image)
 
 
 def _of_image(shape: tuple, second: tuple | None, axis: int) -> tuple[Signal, tuple[Grid, Grid | None]]:

@@ -139,9 +139,10 @@ class Block(nn.Module):
         self._clone_input = clone_input
         self._last_reads = _last_reads(program)
         self.training = network.training
-        modules = {network.get_submodule(step.target) for step in program.steps if step.kind == "module"}
+        called = {network.get_submodule(step.target) for step in program.steps if step.kind == "module"}
+        owned = {module for caller in called for module in caller.modules()}
         for path, module in network.named_modules(remove_duplicate=False):
-            if module in modules:
+            if module in owned:  # also where it is registered under a second name
                 _graft_module(self, network, path)
         for target in sorted({step.target for step in program.steps if step.kind == "attribute"}):
             _graft_attribute(self, network, target)
