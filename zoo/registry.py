@@ -66,7 +66,8 @@ def find_entry(text: str) -> ZooEntry:
     """The entry that a word names.
 
     Args:
-        text: `timm:NAME`, `torchvision:NAME` or `module:factory` (random weights), or the name of a network in one
+        text: `timm:NAME`, `torchvision:NAME` or `module:factory` (random weights; a factory is taken to want colour
+            images of 224 x 224), or the name of a network in one
             of the zoos of `conf/zoo`, as `ZOO/NAME` where two zoos have one of that name.
 
     Raises:
