@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from zoo.costs import num_params
 from zoo.observe import Call, Observation
 
 
@@ -98,6 +99,14 @@ class _Census:
             )
         )
 
+    def is_gated(self, call: Call, below: list[tuple[str, bool]]) -> bool:
+        """Whether the blocks found below are only its own small gate (squeeze-and-excitation): then it is the block."""
+        paths = [path for path, is_block in below if is_block]
+        own = {f"{call.path}.{name}": child for name, child in call.module.named_children() if not name.isdigit()}
+        if not paths or not own.keys() >= set(paths):
+            return False
+        return 2 * sum(num_params(own[path]) for path in paths) < num_params(call.module)
+
     def walk(self, call: Call, patterns: set[str], plain: bool) -> list[tuple[str, bool]]:
         """Atomic modules below the call, each with whether it is a block."""
         found = []
@@ -107,7 +116,9 @@ class _Census:
             below = []
             if not is_promoted and self.is_transparent(child):
                 below = self.walk(child, patterns, plain)
-            if any(is_block for _, is_block in below) or (below and plain and is_container):
+            if self.is_gated(child, below):
+                found.append((child.path, True))
+            elif any(is_block for _, is_block in below) or (below and plain and is_container):
                 found += below
             else:
                 found.append((child.path, is_promoted or self.has_branch(child)))
