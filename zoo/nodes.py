@@ -61,7 +61,7 @@ def choose_cuts(
     body = [piece for piece in starts if in_block[0] <= piece < end]
     borders = sorted({0, *body, *([end] if body else []), len(cuts) - 1})
     if len(borders) < 4:
-        raise _no_chain(name, f"only {len(borders) - 1} pieces have a single tensor between them")
+        raise _no_chain(name, "no three pieces of it (stem, block, head) have a single tensor between them")
     kinds = ["stem"]
     for start, stop in pairwise(borders[1:-1]):
         kinds.append("block" if any(start <= piece < stop for piece in in_block) else "link")

@@ -211,7 +211,7 @@ def _recipe(value: Any, other: Any, before: dict[str, int], after: dict[str, int
     """What the value is in terms of the dimensions, given both in two runs."""
     if isinstance(value, torch.device):
         return DeviceOf()
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list)) and len(value) == len(other):
         return tuple(_recipe(a, b, before, after) for a, b in zip(value, other, strict=True))
     if value == other:
         return value
