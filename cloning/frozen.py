@@ -51,6 +51,7 @@ class FrozenNetwork:
                 f"{chain.name!r} has {len(self.weight)} outputs and {len(self.classes)} class names; "
                 "list its `classes` in the zoo's file"
             )
+        self.origin: FrozenNetwork | None = None  # of a copy: what it is a copy of
         self._copies: dict[torch.device, FrozenNetwork] = {}
 
     @classmethod
@@ -77,8 +78,8 @@ class FrozenNetwork:
         return find_sites(self.chain)
 
     def digest(self) -> str:
-        """Of all its parameters and buffers as they are now."""
-        return digest(self.chain.network)
+        """Of all parameters and buffers of the zoo's network as they are now."""
+        return digest((self.origin or self).chain.network)
 
     @property
     def black(self) -> Tensor:
@@ -130,7 +131,7 @@ class FrozenNetwork:
         twin = copy.copy(self)
         twin.__class__ = kind or type(self)
         twin.chain, twin._copies = copy.copy(self.chain), {}
-        twin.chain.network = network
+        twin.chain.network, twin.origin = network, self.origin or self
         return twin
 
     @contextmanager

@@ -47,6 +47,7 @@ class Locality:
         other: Mean over the source's other classes; 0 if the data has none of them.
         random_cloned: The same for a module with as many gates open in every layer, at random.
         random_other: The same.
+        cloned_classes: Their names.
         classes: Sim by class of the source.
         random_classes: The same for the random module.
     """
@@ -56,6 +57,7 @@ class Locality:
     other: float
     random_cloned: float
     random_other: float
+    cloned_classes: tuple[str, ...]
     classes: Mapping[str, float]
     random_classes: Mapping[str, float]
 
@@ -85,7 +87,7 @@ def measure_locality(clone: Clone, images: Mapping[str, Tensor], *, seed: int) -
         for values in (sims, random)
         for is_cloned in (True, False)
     ]
-    return Locality(clone.source.name, *sides, sims, random)
+    return Locality(clone.source.name, *sides, clone.classes, sims, random)
 
 
 @torch.no_grad()

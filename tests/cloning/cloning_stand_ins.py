@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache, partial
 
 import timm
@@ -10,8 +11,11 @@ from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor, nn
 
 from cloning.frozen import FrozenNetwork
+from datamodules import ImageDataModule
+from datamodules.images import ImagesInMemory
 from zoo.chain import Chain
-from zoo.entries import InputSpec
+from zoo.entries import InputSpec, ZooEntry
+from zoo.registry import Zoo
 
 ARCHITECTURES = {
     "resnet": ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 12, 16]}),
@@ -66,3 +70,40 @@ def network(family: str, classes: str, seed: int = 0) -> FrozenNetwork:
     """The chain as a zoo network whose outputs are named by single letters."""
     spec = InputSpec(1, 32, 32, (0.5,), (0.5,))
     return FrozenNetwork(chain(family, len(classes), seed), tuple(classes), spec)
+
+
+def build(family: str, num_classes: int) -> nn.Module:
+    """A factory for zoo entries."""
+    return copy.deepcopy(chain(family, num_classes).network)
+
+
+def small_zoo(**changes: ZooEntry) -> Zoo:
+    """A target for a-c, a source for c-e, and one network that knows f alone."""
+    spec = InputSpec(1, 32, 32, (0.5,), (0.5,))
+    networks = {"low": ("resnet", "abc"), "high": ("regnety", "cde"), "rare": ("vit", "fg")}
+    entries = {
+        name: ZooEntry(
+            name,
+            "cloning_stand_ins:build",
+            spec,
+            kwargs={"family": family, "num_classes": len(classes)},
+            classes=tuple(classes),
+        )
+        for name, (family, classes) in networks.items()
+    }
+    return Zoo("small", {**entries, **changes}.values())
+
+
+def small_data(class_names: str = "abcde", seed: int = 0) -> ImageDataModule:
+    """Ten noisy images of a pattern per class: six train, two validation, two test."""
+    generator = torch.Generator().manual_seed(7)
+    patterns = torch.rand(len(class_names), 1, 32, 32, generator=generator)
+    labels = torch.arange(len(class_names)).repeat(10)
+    pixels = (patterns[labels] + 0.2 * torch.randn(len(labels), 1, 32, 32, generator=generator)).clamp(0, 1)
+    order = torch.arange(len(labels))
+    n = len(class_names)
+    splits = {"train": order[: 6 * n], "val": order[6 * n : 8 * n], "test": order[8 * n :]}
+    source = ImagesInMemory(pixels, labels)
+    return ImageDataModule(
+        name="patterns", source=source, splits=splits, class_names=tuple(class_names), seed=seed, batch_size=8
+    )

@@ -1,0 +1,66 @@
+"""The files of a search for clones: blueprint, table of positions, figures."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloning.figures import gates_figure, locality_figure, positions_figure
+from cloning.insertion import PositionResult
+from cloning.measures import Locality, kept_per_layer
+from cloning.network import ClonedNetwork
+from cloning.pipeline import CloningSearchResult
+from zoo.blueprint import write_blueprint
+from zoo.files import write_text
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where the files of a search lie."""
+
+    blueprint: Path
+    table: Path
+    figures: tuple[Path, ...]
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (self.blueprint, self.table, *self.figures)
+
+
+def write_report(
+    found: CloningSearchResult, network: ClonedNetwork, localities: Sequence[Locality], directory: Path
+) -> ReportFiles:
+    """Writes ``blueprint.yaml``, ``positions.csv`` and the figures into ``directory``.
+
+    Args:
+        found: What the search found.
+        network: Built from its blueprint.
+        localities: Conditional similarity of its modules.
+        directory: Of the run.
+    """
+    blueprint, table = directory / "blueprint.yaml", directory / "positions.csv"
+    write_blueprint(blueprint, found.blueprint)
+    chosen = {clone.network: clone.position for clone in found.blueprint.clones}
+    write_positions(table, found.positions, chosen)
+    figures = (
+        positions_figure(directory / "positions.png", found.positions, chosen),
+        gates_figure(directory / "gates.png", {c.source.name: kept_per_layer(c) for c in network.clones}),
+        locality_figure(directory / "similarity.png", localities),
+    )
+    return ReportFiles(blueprint, table, figures)
+
+
+def write_positions(path: Path, rows: Sequence[PositionResult], chosen: dict[str, int]) -> None:
+    """Writes the table of positions as CSV, with a column that marks the choice."""
+    names = [field.name for field in dataclasses.fields(PositionResult)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, "chosen"])
+    for row in rows:
+        writer.writerow([*(getattr(row, name) for name in names), int(chosen[row.source] == row.position)])
+    write_text(path, text.getvalue())

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from cloning_stand_ins import images, network
+from test_network import clone, cloned
+
+from cloning.figures import gates_figure, locality_figure, positions_figure
+from cloning.insertion import PositionResult, Samples
+from cloning.measures import (
+    kept_per_layer,
+    measure_accuracies,
+    measure_locality,
+    random_like,
+    require_restored,
+    similarity,
+    size_share,
+)
+from zoo.errors import UserError
+
+
+def test_similarity_is_the_cosine_of_centred_logits() -> None:
+    source, x = network("vit", "56789"), images(5)
+    c = clone(source, "5", share=0.5)
+    masked, whole = source.logits(x, gates=c.gates).detach(), source.logits(x).detach()
+    cosines = [torch.corrcoef(torch.stack([a, b]))[0, 1] for a, b in zip(masked.double(), whole.double(), strict=True)]
+    assert similarity(source, c.gates, x) == pytest.approx(torch.stack(cosines).mean().item(), abs=1e-6)
+    assert similarity(source, torch.ones_like(c.gates), x) == pytest.approx(1)
+
+
+def test_locality_averages_over_classes_and_has_a_control() -> None:
+    source = network("resnet", "56789")
+    c = clone(source, "59")
+    by_class = {name: images(3, seed=int(name)) for name in "5789"} | {"6": images(0)}
+    found = measure_locality(c, by_class, seed=0)
+    assert set(found.classes) == set("5789")
+    assert found.cloned == pytest.approx((found.classes["5"] + found.classes["9"]) / 2)
+    assert found.random_other == pytest.approx((found.random_classes["7"] + found.random_classes["8"]) / 2)
+    control = random_like(c.gates, source, seed=0)
+    assert not torch.equal(control, c.gates)
+    open_gates = {path: n for path, (n, _) in kept_per_layer(c).items()}
+    assert open_gates == {path: n for path, (n, _) in kept_per_layer(clone_with(c, control)).items()}
+
+
+def clone_with(c, gates):
+    return type(c)(c.source, c.classes, gates, c.position)
+
+
+def test_accuracies_weigh_classes_not_images() -> None:
+    composed = cloned(network("resnet", "01234"), clone(network("vit", "56789"), "57"))
+    x = images(40)
+    labels = composed(x).argmax(1)
+    labels[::4] = (labels[::4] + 1) % 7
+    found = measure_accuracies(composed, Samples(x, labels))
+    right = composed(x).argmax(1) == labels
+    expected = {
+        name: right[labels == i].double().mean().item() for i, name in enumerate("0123457") if (labels == i).any()
+    }
+    assert {name: value for name, value in found.classes.items() if value is not None} == expected
+    old = [expected[name] for name in "01234" if name in expected]
+    assert found.original == pytest.approx(sum(old) / len(old))
+    assert found.mean == pytest.approx((found.original + found.cloned) / 2)
+
+
+def test_size_and_restoration() -> None:
+    composed = cloned(network("resnet", "01234"), clone(network("vit", "56789"), "57"))
+    travels, share = size_share(composed)
+    gates = -(-len(composed.clones[0].gates) // 8)
+    assert travels == gates + 4 * sum(p.numel() for p in composed.parameters())
+    assert 0 < share < 1
+    digests = {n.name: n.digest() for n in composed.networks()}
+    assert require_restored(composed.networks(), digests) == digests
+    with pytest.raises(UserError, match="the zoo's vit changed while cloning"):
+        require_restored(composed.networks(), {**digests, "vit": "sha256:0"})
+
+
+def test_figures_are_drawn(tmp_path: Path) -> None:
+    c = clone(network("mixer", "56789"), "5")
+    rows = [PositionResult("mixer", r, r, 1.0 / (r + 1), 0.9, 0.8, 10, 1, 0.1) for r in (2, 1, 0)]
+    locality = measure_locality(c, {"5": images(2), "6": images(2)}, seed=0)
+    paths = [
+        positions_figure(tmp_path / "a.png", rows, {"mixer": 1}),
+        positions_figure(tmp_path / "b.png", rows[:1], {"mixer": 2}),
+        gates_figure(tmp_path / "c.png", {"mixer": kept_per_layer(c)}),
+        locality_figure(tmp_path / "d.png", [locality, locality]),
+    ]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)

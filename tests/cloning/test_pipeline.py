@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from cloning_stand_ins import small_data, small_zoo
+
+from cloning.insertion import PositionResult, choose_position
+from cloning.pipeline import CloningSearch, CloningSettings
+from cloning.report import write_report
+from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
+from cloning.tuning import tune_cloned
+from tuning.settings import TuningSettings
+from zoo.blueprint import read_blueprint
+from zoo.digests import digest
+from zoo.errors import UserError
+from zoo.store import Store
+
+QUICK = LocalisationSettings(num_steps=2, batch_size=4, num_neighbours=4, num_images=6)
+
+
+def search(root: Path, *, classes: str = "abcde", exemplars: int = 3, **changes: object) -> CloningSearch:
+    settings = {
+        "task": TaskSettings(tuple(classes)),
+        "localisation": QUICK,
+        "insertion": InsertionSettings(num_epochs=1),
+        "correction": CorrectionSettings(fraction=0.5, exemplars=exemplars),
+        **changes,
+    }
+    data = small_data("abcdefg" if "f" in classes else "abcde")
+    return CloningSearch(small_zoo(), data, CloningSettings(**settings), store=Store(root / "cache"), seed=0)
+
+
+def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path) -> None:
+    job = search(tmp_path)
+    found = job.run()
+    assert (found.selection.target, found.selection.kept) == ("low", tuple("abc"))
+    assert [(s.network, s.classes) for s in found.selection.sources] == [("high", ("d", "e"))]
+    depths = [row.position for row in found.positions]
+    assert depths == list(range(len(job.networks("low").chain) - 1, -1, -1))
+    (chosen,) = found.blueprint.clones
+    assert chosen.position == min(found.positions, key=lambda row: row.loss).position
+
+    network = job.build(found.blueprint)
+    assert network.classes == tuple("abcde")
+    tuned, result = tune_cloned(
+        network, job.correction(found.blueprint), TuningSettings(num_epochs=1), run_dir=tmp_path / "run"
+    )
+    assert tuned is network
+    assert max(result.val_accuracies.values()) == result.val_accuracies[result.choice]
+    assert job.accuracies(tuned).classes.keys() == set("abcde")
+
+    files = write_report(found, network, job.localities(network), tmp_path / "report")
+    assert all(path.stat().st_size > 0 for path in files.all)
+    assert read_blueprint(files.blueprint, type(found.blueprint)) == found.blueprint
+    assert {n.name: n.digest() for n in network.networks()} == found.digests
+
+
+def test_a_second_search_repeats_nothing_and_a_setting_redoes_what_depends_on_it(tmp_path: Path) -> None:
+    first = search(tmp_path).run()
+    again = search(tmp_path)
+    second = again.run()
+    assert not again.store.misses
+    assert second.blueprint == first.blueprint
+    assert second.positions == first.positions
+    fixed = search(tmp_path, insertion=InsertionSettings("fixed", 2))
+    assert fixed.run().blueprint.clones[0].position == 2
+    assert set(fixed.store.misses) == {"insertion"}
+
+
+def test_strict_mode_keeps_the_closed_form(tmp_path: Path) -> None:
+    job = search(tmp_path, exemplars=0)
+    found = job.run()
+    assert [row.loss for row in found.positions][-1] == 0  # at the image nothing has to be adapted
+    network = job.build(found.blueprint)
+    before = digest(network)
+    data = job.correction(found.blueprint)
+    assert set(data.images("train", network.target.input)[1].tolist()) == {3, 4}
+    _, result = tune_cloned(network, data, TuningSettings(mode="full", num_epochs=3), run_dir=tmp_path)
+    assert digest(network) == before
+    assert result.choice == "start"
+
+
+@pytest.mark.parametrize("position", [0, 2])
+def test_full_tuning_leaves_the_zoo_bit_equal(tmp_path: Path, position: int) -> None:
+    job = search(tmp_path, insertion=InsertionSettings("fixed", position))
+    found = job.run()
+    network = job.build(found.blueprint)
+    tuned, result = tune_cloned(
+        network, job.correction(found.blueprint), TuningSettings(mode="full", num_epochs=1), run_dir=tmp_path
+    )
+    assert tuned is not network
+    assert result.num_trained_parameters > sum(p.numel() for p in network.parameters())
+    assert {name: job.networks(name).digest() for name in found.digests} == found.digests
+    assert all(p.grad is None for name in found.digests for p in job.networks(name).chain.network.parameters())
+
+
+def test_two_sources(tmp_path: Path) -> None:
+    job = search(tmp_path, classes="abcdef", localisation=LocalisationSettings(name="magnitude"))
+    found = job.run()
+    assert [clone.network for clone in found.blueprint.clones] == ["high", "rare"]
+    assert job.build(found.blueprint).head.out_features == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": "abz"}, r"\[z\]: unknown to every network of the zoo; it knows \[a,b,c,d,e,f,g\]"),
+        ({"classes": ""}, r"task.classes=\[\] is empty"),
+        ({"task": TaskSettings(tuple("ab"), cloned=tuple("bc"))}, "overlap in b"),
+        ({"task": TaskSettings(tuple("abd"), target="low", sources=("low",))}, "cannot give to itself"),
+        ({"insertion": InsertionSettings("fixed", 77)}, "insertion.position=77 is outside of 'low'"),
+        ({"task": TaskSettings(tuple("abcg"))}, "patterns has no images of class 'g'"),
+    ],
+)
+def test_bad_tasks_are_one_line_before_anything_is_computed(tmp_path: Path, changes: dict, message: str) -> None:
+    job = search(tmp_path, **changes)
+    with pytest.raises(UserError, match=message) as error:
+        job.run()
+    assert "\n" not in str(error.value)
+    assert not {"localisation", "insertion"} & set(job.store.misses)
+
+
+@pytest.mark.parametrize("name", ["search", "tolerance"])
+def test_the_position_follows_its_rule(name: str) -> None:
+    settings = InsertionSettings(name, tolerance=1.25)
+    for losses in itertools.permutations([1.0, 1.2, 1.3, 2.0]):
+        rows = [PositionResult("s", r, r, loss, 0, 0, 0, 0, 0) for r, loss in enumerate(losses)]
+        allowed = [r for r, loss in enumerate(losses) if loss <= (1.25 if name == "tolerance" else 1.0)]
+        assert choose_position(rows, settings) == max(allowed)
+
+
+def test_settings_name_their_override() -> None:
+    for make, message in (
+        (lambda: InsertionSettings("fixed"), "insertion.position=0"),
+        (lambda: InsertionSettings("search", 3), "needs insertion=fixed"),
+        (lambda: InsertionSettings("deep"), "allowed are search, tolerance, fixed"),
+        (lambda: CorrectionSettings(fraction=0.0), "correction.fraction=0.0"),
+        (lambda: CorrectionSettings(exemplars=-1), "correction.exemplars=-1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make()
+
+
+def test_fitted_adapters_bring_the_masked_source_its_own_features(tmp_path: Path) -> None:
+    """With the target as deep as needed the closed form explains part of the source's features, and says how much."""
+    from cloning.insertion import fit_adapter
+    from cloning.network import Clone
+
+    job = search(tmp_path)
+    target, source = job.networks("low"), job.networks("high")
+    images, _ = job.data.images("train", target.input)
+    gates = torch.ones(sum(site.num_gates for site in source.sites))
+    errors = [fit_adapter(target, Clone(source, ("d",), gates, r), images, kernel_size=1).error for r in (1, 3)]
+    assert all(0 < error < 1 for error in errors)
+    assert fit_adapter(target, Clone(source, ("d",), gates, 0), images) is None
