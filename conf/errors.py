@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from zoo.errors import UserError
 
@@ -42,19 +42,31 @@ def explain(error: BaseException, keys: Iterable[str]) -> str:
 
 def _explain_composition(error: BaseException, keys: list[str]) -> str:
     message = str(error)
-    if option := re.search(r"Could not find '([^']+)/([^'/]+)'", message):
+    if option := re.search(r"Could not find '([^'/]+)/([^']*)'", message):
         group, given = option.groups()
         options = sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
         return f"{group}={given} is not an option: type {group}= one of {', '.join(options)}"
     if unknown := re.search(r"Could not override '([^']+)'", message):
         given = unknown.group(1)
         return f"there is no key '{given}': {_neighbours(given, keys)}"
-    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else None
-    reason = f": {_first_line(cause)}" if cause else ""
+    if isinstance(error, MissingMandatoryValue) and (missing := re.search(r"full_key: (\S+)", message)):
+        return f"{missing.group(1)} is not given: type {missing.group(1)}=..."
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
+    if wrong := re.search(r"Error merging override ([^=]+)=(.*)", message):
+        key, given = wrong.groups()
+        kind = re.search(r"could not be converted to (\w+)", str(cause))
+        allowed = f"allowed is {_KINDS.get(kind.group(1), kind.group(1))}" if kind else _first_line(cause)
+        return f"{key}={given}: {allowed}; type {key}=... or leave it out for its default"
+    reason = f": {_first_line(cause)}" if cause is not error else ""
     return _join(message.partition("\nConfig search path")[0]) + reason
 
 
+_KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+
+
 def _neighbours(given: str, keys: list[str]) -> str:
+    if given.startswith(("zoo.", "dataset.")):
+        return f"`--cfg job --package {given.partition('.')[0]}` prints the keys there are"
     known = sorted({*keys, *(path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("**/*.yaml")))})
     last = given.rpartition(".")[2]
     close = difflib.get_close_matches(given, known, n=3, cutoff=0.6)
