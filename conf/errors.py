@@ -23,7 +23,12 @@ def report(error: BaseException, keys: Iterable[str]) -> int:
         keys: the dotted keys of the configuration, to name the neighbours of one that does not exist.
     """
     print(f"error: {explain(error, keys)}", file=sys.stderr)
-    return 2 if isinstance(_root(error), (UserError, HydraException, OmegaConfBaseException)) else 1
+    return 2 if is_bad_input(error) else 1
+
+
+def is_bad_input(error: BaseException) -> bool:
+    """Whether the user can mend it: ours, under Hydra's wrappers too, or one of Hydra's own."""
+    return isinstance(_root(error), (UserError, HydraException, OmegaConfBaseException))
 
 
 def explain(error: BaseException, keys: Iterable[str]) -> str:

@@ -17,10 +17,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from conf.errors import is_bad_input
 from conf.schema import Config
 from conf.sweep import sweep_name
 from tuning.tracking import Tracker, tracking
-from zoo.errors import UserError
 from zoo.files import write_json, write_yaml
 from zoo.store import Store, content_key
 
@@ -120,7 +120,7 @@ def open_job(config: Config, command: str) -> Iterator[Job]:
                 yield Job(config, run_dir, tracker, store, is_main)
         except BaseException as error:
             log.debug("the job failed", exc_info=True)
-            if isinstance(error, UserError) and is_new and config.logger.name == "csv":
+            if is_bad_input(error) and is_new and config.logger.name == "csv":
                 shutil.rmtree(run_dir)
             elif config.resume is None:
                 write_json(run_dir / RESULT, {"status": "failed", "error": f"{type(error).__name__}: {error}"})
