@@ -27,7 +27,6 @@ from cloning.settings import CorrectionSettings, InsertionSettings, Localisation
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from zoo.blueprint import Provenance
-from zoo.entries import load_network
 from zoo.records import from_plain, to_plain
 from zoo.registry import Zoo
 from zoo.store import Entry, Store
@@ -164,12 +163,10 @@ class CloningSearch:
         return select(candidates, task.classes, cloned=task.cloned, target=task.target, sources=task.sources)
 
     def _num_params(self, name: str) -> int:
-        entry = self.zoo[name]
-
         def compute() -> Entry:
-            return Entry(values=sum(parameter.numel() for parameter in load_network(entry).parameters()))
+            return Entry(values=self.networks(name).chain.costs.num_params)
 
-        return self.store.fetch("num_params", {"entry": to_plain(entry)}, compute).values
+        return self.store.fetch("num_params", {"entry": to_plain(self.zoo[name])}, compute).values
 
     def _localise(self, selection: Selection, source: Source) -> Tensor:
         network, target = self.networks(source.network), self.networks(selection.target)

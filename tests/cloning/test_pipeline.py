@@ -8,7 +8,7 @@ import torch
 from cloning_stand_ins import small_data, small_zoo
 
 from cloning.insertion import PositionResult, choose_position
-from cloning.pipeline import CloningSearch, CloningSettings
+from cloning.pipeline import CloningSearch, CloningSettings, Networks
 from cloning.report import write_report
 from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
 from cloning.tuning import tune_cloned
@@ -18,6 +18,8 @@ from zoo.digests import digest
 from zoo.errors import UserError
 from zoo.store import Store
 
+ZOO = small_zoo()
+NETWORKS = Networks(ZOO)
 QUICK = LocalisationSettings(num_steps=2, batch_size=4, num_neighbours=4, num_images=6)
 
 
@@ -30,7 +32,9 @@ def search(root: Path, *, classes: str = "abcde", exemplars: int = 3, **changes:
         **changes,
     }
     data = small_data("abcdefg" if "f" in classes else "abcde")
-    return CloningSearch(small_zoo(), data, CloningSettings(**settings), store=Store(root / "cache"), seed=0)
+    job = CloningSearch(ZOO, data, CloningSettings(**settings), store=Store(root / "cache"), seed=0)
+    job.networks = NETWORKS  # loaded once for all tests
+    return job
 
 
 def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path) -> None:

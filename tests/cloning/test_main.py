@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_network import adapter, clone
+
+from cloning.__main__ import main
+from cloning.blueprint import CloningBlueprint
+from cloning.bundle import to_bundle
+from cloning.network import ClonedNetwork
+from cloning.pipeline import Networks
+from zoo.bundle import read_bundle, write_bundle
+from zoo.files import write_safetensors
+from zoo.registry import read_zoo
+
+ZOO = """
+name: small
+input: {channels: 1, height: 32, width: 32, mean: [0.5], std: [0.5]}
+networks:
+  low:
+    source: timm
+    model: resnet18
+    kwargs: {in_chans: 1, num_classes: 3, layers: [1, 1, 1, 1], channels: [8, 8, 12, 16]}
+    classes: [a, b, c]
+  high:
+    source: timm
+    model: convnext_atto
+    kwargs: {in_chans: 1, num_classes: 2, patch_size: 2, depths: [1, 1, 1, 1], dims: [8, 12, 16, 20]}
+    classes: [d, e]
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A directory as train.py leaves it, and the zoo it was made with."""
+    (tmp_path / "zoo.yaml").write_text(ZOO)
+    networks = Networks(read_zoo(tmp_path / "zoo.yaml"))
+    target, source = networks("low"), networks("high")
+    grafted = clone(source, "d", 2)
+    network = ClonedNetwork(target, list("abcd"), [grafted], [adapter(target, grafted)])
+    write_bundle(tmp_path / "bundle", to_bundle(network))
+    return tmp_path
+
+
+def call(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_a_run_is_packed_and_unpacked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    zoo = ("--zoo", run / "zoo.yaml")
+    assert call("pack", run, run / "clone", *zoo) == 0
+    assert f"{(run / 'clone').stat().st_size:,} bytes" in capsys.readouterr().out
+    assert call("unpack", run / "clone", "--output", run / "again", *zoo) == 0
+    assert "low with high gives d at 2; logits of sender and receiver are bit-equal" in capsys.readouterr().out
+    sent, received = (read_bundle(run / name, CloningBlueprint) for name in ("bundle", "again"))
+    assert received.blueprint == sent.blueprint
+    assert all(torch.equal(received.tensors[name], tensor) for name, tensor in sent.tensors.items())
+
+
+def test_damage_is_repaired_from_samples(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    zoo = ("--zoo", run / "zoo.yaml")
+    call("pack", run, run / "clone", *zoo)
+    content = bytearray((run / "clone").read_bytes())
+    content[content.find(b'{"head') + 140] ^= 1
+    (run / "clone").write_bytes(content)
+    samples = {"images": torch.rand(8, 1, 32, 32), "labels": torch.arange(4).repeat(2)}
+    write_safetensors(run / "samples.safetensors", samples, {})
+    assert call("unpack", run / "clone", "--output", run / "again", *zoo) == 2
+    assert not (run / "again").exists()
+    assert call("repair", run / "clone", run / "whole", "--samples", run / "samples.safetensors", *zoo) == 0
+    assert "fitted anew: head" in capsys.readouterr().out
+    assert call("unpack", run / "whole", *zoo) == 0
+
+
+def test_mistakes_are_one_line_and_exit_code_2(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = run / "other.yaml"
+    other.write_text(ZOO.replace("  high:", "  tall:"))
+    call("pack", run, run / "clone", "--zoo", run / "zoo.yaml")
+    (run / "cut").write_bytes((run / "clone").read_bytes()[:-400])
+    capsys.readouterr()
+    for arguments, message in (
+        (["pack", run, run / "new", "--dtype", "int8", "--zoo", run / "zoo.yaml"], "float32, float16"),
+        (["pack", run / "nothing", run / "new"], "holds no bundle"),
+        (["unpack", run / "cut", "--zoo", run / "zoo.yaml"], "damaged in head"),
+        (["unpack", run / "clone", "--zoo", other], "has no network 'high'"),
+        (["unpack", run / "clone", "--zoo", "nowhere"], "nowhere.yaml"),
+    ):
+        assert call(*arguments) == 2
+        printed = capsys.readouterr()
+        assert (printed.out, len(printed.err.splitlines())) == ("", 1)
+        assert message in printed.err
+        assert not (run / "new").exists()
+
+
+def test_the_command_itself_reports_a_mistake_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"something else")
+    command = [sys.executable, "-m", "cloning", "unpack", str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{tmp_path / 'file'}: no packed clone: it does not begin with huozi-clone/1\n"
