@@ -45,7 +45,7 @@ ARCHITECTURES = {
     "timm:swinv2_tiny_window8_256": (64, {"img_size": 64, "window_size": 2, **SWIN, **DROP}, 8, None),
     "timm:mixer_s32_224": (64, {"img_size": 64, **DROP}, 8, None),
     "timm:resmlp_12_224": (64, {"img_size": 64, **DROP}, 12, None),
-    "timm:maxvit_rmlp_pico_rw_256": (64, {"img_size": 64, **DROP}, 33, None),
+    "timm:maxvit_rmlp_pico_rw_256": (64, {"img_size": 64, "depths": (1, 1, 1, 1), **DROP}, 12, None),
     "timm:coatnet_pico_rw_224": (64, {"img_size": 64, **DROP}, 12, None),
     "timm:caformer_s18": (64, DROP, 21, 96),
     "timm:mobilevit_xxs": (64, DROP, 10, 96),

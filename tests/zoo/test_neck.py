@@ -32,7 +32,6 @@ def neck_features(network: nn.Module, x: torch.Tensor) -> tuple[Chain, torch.Ten
         ("resnetv2_50", {}),
         ("regnety_002", {}),
         ("convnext_atto", {}),
-        ("densenet121", {}),
         ("vit_tiny_patch16_224", VIT),
         ("vit_tiny_patch16_224", {**VIT, "global_pool": "avg"}),
         ("vit_tiny_patch16_224", {**VIT, "num_classes": 0}),
@@ -41,7 +40,6 @@ def neck_features(network: nn.Module, x: torch.Tensor) -> tuple[Chain, torch.Ten
         ("swin_tiny_patch4_window7_224", SWIN),
         ("mixer_s32_224", {"img_size": 64}),
         ("poolformer_s12", {}),
-        ("caformer_s18", {}),
         ("xcit_nano_12_p16_224", {"depth": 2}),
     ],
 )

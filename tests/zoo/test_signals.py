@@ -109,7 +109,6 @@ def test_swin_has_its_channels_last_even_where_they_are_as_many_as_rows(channels
     assert summary(signals) == [
         *(f"NHWC {channels} @16x16 /4", f"NHWC {2 * channels} @8x8 /8", f"NHWC {4 * channels} @4x4 /16")
     ]
-    assert summary(body("torchvision:swin_t", 96, 64))[0] == "NHWC 96 @24x16 /4"
 
 
 def test_networks_that_change_the_layout_on_the_way() -> None:
@@ -117,7 +116,7 @@ def test_networks_that_change_the_layout_on_the_way() -> None:
     assert caformer == [
         *("NCHW 64 @24x16 /4", "NCHW 128 @12x8 /8", "NLC 320 @6x4 /16", "NCHW 320 @6x4 /16", "NLC 512 @3x2 /32")
     ]
-    maxvit = body("maxvit_rmlp_pico_rw_256", img_size=64)
+    maxvit = body("maxvit_rmlp_pico_rw_256", img_size=64, depths=(1, 1, 1, 1))
     assert {signal.layout for signal in maxvit} == {"NCHW", "NHWC"}
     assert all(signal.grid[0] * signal.stride == 64 and signal.grid[0] == signal.grid[1] for signal in maxvit)
     assert all(signal.channels in (32, 64, 128, 256) for signal in maxvit)
@@ -132,3 +131,11 @@ def test_class_token_that_joins_late() -> None:
     assert [(signal.grid, signal.num_prefix_tokens) for signal in signals] == [
         *(((6, 6), 0), ((6, 6), 0), ((6, 6), 1), ((6, 6), 1), ((6, 6), 1))
     ][: len(signals)]
+
+
+def test_positions_in_another_arrangement_are_no_image() -> None:
+    """NesT works on (blocks, positions in a block): it is cut only where the image is whole."""
+    sizes = {"img_size": 64, "embed_dims": (12, 24, 48), "num_heads": (1, 2, 3), "depths": (2, 2, 2)}
+    chain = Chain.from_network(timm.models.nest.Nest(**sizes), torch.zeros(1, 3, 64, 64))
+    grids = [chain.signal(index).grid for index in range(1, len(chain))]
+    assert list(dict.fromkeys(grids)) == [(16, 16), (8, 8), (4, 4)]
