@@ -36,8 +36,8 @@ EXECUTION = {  # refused by what the configuration names
     "K larger than a chain": ("search.py", ["partition.num_blocks=40"], ["40", "partition.num_blocks="]),
     "budget nothing fits": (
         "search.py",
-        ["budget.max_params=1000"],
-        ["budget.max_params=1000", "type budget.max_params="],
+        ["budget.max_params=100"],
+        ["budget.max_params=100", "type budget.max_params="],
     ),
     "missing weights file": (
         "search.py",
