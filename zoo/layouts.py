@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class Run:
         input_shape: Of the tensor that went in.
         values: Of every step by name: the shape if it is a tensor, else the value itself.
         ops: All operations.
+        shapes: Of every value that they read or made.
         articulations: Shape of every value that all flow passes, in order, and the index of the operation that made it.
         values_in_order: Those values.
         places: For each step whose value is such an articulation, its index among them.
@@ -132,9 +133,7 @@ def infer_signals(native: Run, other: Run | None, source: Signal) -> dict[str, S
                 signal = _of_tokens(shape, second, grids, num_prefix)
                 num_prefix = signal.num_prefix_tokens
         if signal is not None and signal.grid and height:
-            signal = Signal(
-                signal.layout, signal.channels, signal.grid, signal.num_prefix_tokens, height / signal.grid[0]
-            )
+            signal = replace(signal, stride=height / signal.grid[0])
         signals.append(signal)
     return {name: signals[place] for name, place in native.places.items() if signals[place] is not None}
 
