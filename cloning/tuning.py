@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import nn
 
 from cloning.insertion import Samples, solve_network_head
 from cloning.network import ClonedNetwork
@@ -22,9 +23,10 @@ def tune_cloned(
 ) -> tuple[ClonedNetwork, TuningResult]:
     """Tunes a cloned network whose adapters are fitted in closed form.
 
-    F_c is first solved on the correction samples (``cloning.head``), then trained with the adapters by class-balanced
-    cross-entropy; the guard keeps the better on validation. Without samples of the target's classes (strict mode)
-    nothing is trained: in every method cross-entropy on new classes alone destroys the old ones.
+    F_c is first solved on the correction samples (``cloning.head``), then trained together with the adapters by
+    class-balanced cross-entropy; the guard keeps the better on validation. Without adapters (every clone at the image)
+    F_c is all there is, and it is solved already. Without samples of the target's classes (strict mode) nothing is
+    trained: in every method cross-entropy on new classes alone destroys the old ones.
 
     Args:
         network: In the closed form; it is tuned in place, except in mode ``full``, which works on copies.
@@ -45,9 +47,16 @@ def tune_cloned(
         tuning = replace(tuning, mode="freeze", num_epochs=0)
     else:
         solve_network_head(network, samples)
+        if tuning.mode == "probe" or (tuning.mode == "freeze" and not any(map(has_parameters, network.adapters))):
+            tuning = replace(tuning, mode="freeze", num_epochs=0)
     tuning = replace(tuning, loss="cross_entropy", head=HeadSettings(initialisation="random", refit="never"))
     data.use_input(network.target.input)
     return network, tune(network, data, tuning, run_dir=run_dir, **options)
+
+
+def has_parameters(module: nn.Module) -> bool:
+    """Whether there is anything in it to train."""
+    return any(True for _ in module.parameters())
 
 
 def is_without_originals(network: ClonedNetwork, samples: Samples) -> bool:

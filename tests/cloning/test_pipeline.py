@@ -38,22 +38,28 @@ def search(root: Path, *, classes: str = "abcde", exemplars: int = 3, **changes:
 
 
 def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path) -> None:
-    job = search(tmp_path)
+    job = search(tmp_path, insertion=InsertionSettings("tolerance", tolerance=1000, num_epochs=1))
     found = job.run()
     assert (found.selection.target, found.selection.kept) == ("low", tuple("abc"))
     assert [(s.network, s.classes) for s in found.selection.sources] == [("high", ("d", "e"))]
     depths = [row.position for row in found.positions]
     assert depths == list(range(len(job.networks("low").chain) - 1, -1, -1))
     (chosen,) = found.blueprint.clones
-    assert chosen.position == min(found.positions, key=lambda row: row.loss).position
+    assert chosen.position == depths[0]
 
     network = job.build(found.blueprint)
     assert network.classes == tuple("abcde")
+    before = digest(network)
     tuned, result = tune_cloned(
-        network, job.correction(found.blueprint), TuningSettings(num_epochs=1), run_dir=tmp_path / "run"
+        network,
+        job.correction(found.blueprint),
+        TuningSettings(num_epochs=1, guard=False),
+        run_dir=tmp_path / "run",
     )
     assert tuned is network
-    assert max(result.val_accuracies.values()) == result.val_accuracies[result.choice]
+    assert (result.choice, result.loss) == ("tuned", "cross_entropy")
+    assert result.num_trained_parameters == sum(p.numel() for p in network.parameters())
+    assert digest(network) != before
     assert job.accuracies(tuned).classes.keys() == set("abcde")
 
     files = write_report(found, network, job.localities(network), tmp_path / "report")
@@ -72,6 +78,16 @@ def test_a_second_search_repeats_nothing_and_a_setting_redoes_what_depends_on_it
     fixed = search(tmp_path, insertion=InsertionSettings("fixed", 2))
     assert fixed.run().blueprint.clones[0].position == 2
     assert set(fixed.store.misses) == {"insertion"}
+
+
+def test_without_adapters_the_solved_head_is_the_result(tmp_path: Path) -> None:
+    job = search(tmp_path, insertion=InsertionSettings("fixed", 0))
+    found = job.run()
+    network = job.build(found.blueprint)
+    before = digest(network)
+    _, result = tune_cloned(network, job.correction(found.blueprint), TuningSettings(num_epochs=2), run_dir=tmp_path)
+    assert digest(network) != before
+    assert (result.choice, result.epochs) == ("start", 0)
 
 
 def test_strict_mode_keeps_the_closed_form(tmp_path: Path) -> None:
