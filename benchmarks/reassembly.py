@@ -33,7 +33,7 @@ from zoo.registry import ZOO_FOLDER, read_zoo
 from zoo.store import Store
 
 DATA = {"digits": Digits, "cluttered_mnist": ClutteredMNIST}
-EPOCHS = {"freeze": 10, "full": 20, "probe": 0}
+EPOCHS = {"freeze": 10, "full": 10, "probe": 0}
 SETTINGS = SearchSettings(partition=PartitionSettings(num_blocks=3), budget=Budget(max_params=200_000))
 
 
@@ -68,12 +68,14 @@ def best_probe(search: Search, data: ImageDataModule, seed: int) -> float:
 
 
 def main() -> None:
-    """Runs the comparison and writes ``benchmarks/results/reassembly.json``."""
+    """Runs the comparison and writes ``benchmarks/results/reassembly_DATA.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=3)
-    parser.add_argument("--random", type=int, default=2, help="random assemblies of each split")
+    parser.add_argument("--random", type=int, default=1, help="random assemblies of each split")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--data", choices=DATA, nargs="*", default=list(DATA))
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     accuracies: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     picks: dict[str, list[str]] = defaultdict(list)
     zoo = read_zoo(ZOO_FOLDER / "embedded.yaml")
@@ -109,8 +111,9 @@ def report(accuracies: dict[tuple[str, str, str], list[float]], picks: dict[str,
                 cells = [alone, None, None]
             table.add_row(row, *(_mean(values) for values in cells))
         Console(width=120).print(table)
-    figures = [{"data": d, "row": r, "mode": m, "test_accuracies": v} for (d, r, m), v in accuracies.items()]
-    write_json(Path(__file__).parent / "results" / "reassembly.json", {"figures": figures, "picks": picks})
+        figures = [{"row": r, "mode": m, "test_accuracies": v} for (d, r, m), v in accuracies.items() if d == name]
+        path = Path(__file__).parent / "results" / f"reassembly_{name}.json"
+        write_json(path, {"figures": figures, "picks": compositions})
 
 
 def _mean(values: list[float] | None) -> str:
@@ -120,5 +123,4 @@ def _mean(values: list[float] | None) -> str:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()

@@ -14,13 +14,13 @@ from hydra.utils import instantiate
 from conf.job import Job
 from conf.schema import Config
 from datamodules import ImageDataModule
-from reassembly.network import AssembledNetwork, from_bundle, to_bundle
+from reassembly.network import AssembledNetwork, load, to_bundle
 from reassembly.pipeline import Search, SearchResult
 from reassembly.report import write_report
 from reassembly.settings import SearchSettings
 from tuning.fit import TuningResult, tune
 from zoo.blueprint import ReassemblyBlueprint, read_blueprint
-from zoo.bundle import BLUEPRINT_FILE, WEIGHTS_FILE, read_bundle, write_bundle
+from zoo.bundle import BLUEPRINT_FILE, WEIGHTS_FILE, write_bundle
 from zoo.costs import Costs, count
 from zoo.errors import UserError
 from zoo.registry import read_zoo
@@ -76,7 +76,7 @@ def compose(job: Job, search: Search) -> AssembledNetwork:
         if not path.exists():
             raise UserError(f"blueprint={path} does not exist: give a blueprint.yaml, or the directory of a bundle")
         if path.is_dir() and (path / WEIGHTS_FILE).exists():
-            return from_bundle(read_bundle(path), search.chains)
+            return load(path, search.zoo)
         return search.build(read_blueprint(path / BLUEPRINT_FILE if path.is_dir() else path))
     if config.method.name == "baseline":
         return search.build(search.whole_network(config.method.network))

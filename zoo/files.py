@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from zoo.errors import UserError
 
@@ -64,8 +64,7 @@ def write_yaml(path: str | Path, value: Any) -> None:
 def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write copies of ``tensors`` (CPU, contiguous, shared storage told apart) and ``metadata``, atomically."""
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(copies, temporary, metadata=dict(metadata))
+    write_bytes(path, save(copies, metadata=dict(metadata)))  # save_file would hide the file from other users
 
 
 def dump_yaml(value: Any) -> str:
