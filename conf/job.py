@@ -62,6 +62,7 @@ class Job:
             }
             write_json(self.run_dir / RESULT, content)
             self.tracker.summary(metrics)
+            log.info("%s", ", ".join(f"{key} {value:.4g}" for key, value in metrics.items() if key != "value"))
             for path in (*files, self.run_dir / RESULT):
                 log.info("%s", path)
         return metrics
