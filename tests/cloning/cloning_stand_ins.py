@@ -11,8 +11,11 @@ from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor, nn
 
 from cloning.frozen import FrozenNetwork
+from cloning.gates import num_gates
+from cloning.network import Clone, ClonedNetwork, source_position
 from datamodules import ImageDataModule
 from datamodules.images import ImagesInMemory
+from zoo.adapters import Adapter
 from zoo.chain import Chain
 from zoo.entries import InputSpec, ZooEntry
 from zoo.registry import Zoo
@@ -70,6 +73,24 @@ def network(family: str, classes: str, seed: int = 0) -> FrozenNetwork:
     """The chain as a zoo network whose outputs are named by single letters."""
     spec = InputSpec(1, 32, 32, (0.5,), (0.5,))
     return FrozenNetwork(chain(family, len(classes), seed), tuple(classes), spec)
+
+
+def clone(source: FrozenNetwork, classes: str, position: int = 0, share: float = 0.7) -> Clone:
+    generator = torch.Generator().manual_seed(1)
+    gates = (torch.rand(num_gates(source.sites), generator=generator) < share).float()
+    return Clone(source, tuple(classes), gates, position)
+
+
+def adapter(target: FrozenNetwork, clone: Clone) -> Adapter | None:
+    if clone.position == 0:
+        return None
+    cut = source_position(target, clone.source, clone.position)
+    return Adapter(target.chain.signal(clone.position), clone.source.chain.signal(cut))
+
+
+def cloned(target: FrozenNetwork, *clones: Clone) -> ClonedNetwork:
+    classes = [*target.classes, *(name for c in clones for name in c.classes)]
+    return ClonedNetwork(target, classes, clones, [adapter(target, c) for c in clones])
 
 
 def build(family: str, num_classes: int) -> nn.Module:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cloning_stand_ins import images, network
-from test_network import adapter, clone
+from cloning_stand_ins import adapter, clone, images, network
 
 from cloning.blueprint import CloningBlueprint
 from cloning.bundle import from_bundle, pack, repair, to_bundle, unpack

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_network import adapter, clone
+from cloning_stand_ins import adapter, clone
 
 from cloning.__main__ import main
 from cloning.blueprint import CloningBlueprint

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cloning_stand_ins import images, network
-from test_network import clone, cloned
+from cloning_stand_ins import clone, cloned, images, network
 
 from cloning.figures import gates_figure, locality_figure, positions_figure
 from cloning.insertion import PositionResult, Samples

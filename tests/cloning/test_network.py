@@ -5,35 +5,16 @@ import itertools
 
 import pytest
 import torch
-from cloning_stand_ins import chain, images, network
+from cloning_stand_ins import adapter, chain, clone, cloned, images, network
 from torch import Tensor
 
 from cloning.frozen import FrozenNetwork, convert
 from cloning.gates import num_gates
 from cloning.network import Clone, ClonedNetwork, num_positions, source_position
-from zoo.adapters import Adapter
 from zoo.entries import InputSpec
 from zoo.errors import UserError
 
 FAMILIES = ("resnet", "regnety", "convnext", "vit", "mixer", "swin")
-
-
-def clone(source: FrozenNetwork, classes: str, position: int = 0, share: float = 0.7) -> Clone:
-    generator = torch.Generator().manual_seed(1)
-    gates = (torch.rand(num_gates(source.sites), generator=generator) < share).float()
-    return Clone(source, tuple(classes), gates, position)
-
-
-def adapter(target: FrozenNetwork, clone: Clone) -> Adapter | None:
-    if clone.position == 0:
-        return None
-    cut = source_position(target, clone.source, clone.position)
-    return Adapter(target.chain.signal(clone.position), clone.source.chain.signal(cut))
-
-
-def cloned(target: FrozenNetwork, *clones: Clone) -> ClonedNetwork:
-    classes = [*target.classes, *(name for c in clones for name in c.classes)]
-    return ClonedNetwork(target, classes, clones, [adapter(target, c) for c in clones])
 
 
 @pytest.mark.parametrize(("receiver", "giver"), list(itertools.permutations(FAMILIES, 2)))
