@@ -54,7 +54,10 @@ def run(script: str, *overrides: str, cwd: Path) -> Finished:
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The override that makes all commands of the session share their stage results."""
-    return f"cache.root={tmp_path_factory.getbasetemp().parent / 'stage-results'}"
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent  # that of all workers
+    return f"cache.root={session / 'stage-results'}"
 
 
 def read_result(directory: Path) -> dict:
