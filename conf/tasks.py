@@ -97,7 +97,7 @@ def save_network(job: Job, search: Search, network: AssembledNetwork) -> list[Pa
     directory = job.run_dir / "bundle"
     write_bundle(directory, to_bundle(network, search.chains, complete=job.config.tuning.mode == "full"))
     files = [directory / BLUEPRINT_FILE, directory / WEIGHTS_FILE]
-    job.tracker.artifact("bundle", "model", files, uses=["blueprint"])
+    job.tracker.artifact("bundle", "model", files)
     return files
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from reassembly.moments import run
 from reassembly.network import AssembledNetwork, boundary
 from zoo.adapters import closed_form_adapter
 from zoo.chain import Chain
-from zoo.modes import eval_mode
 
 log = logging.getLogger(__name__)
 
@@ -51,22 +51,17 @@ def stitch(
     network = copy.deepcopy(network).eval()
     blueprint = network.blueprint
     specs = list(blueprint.adapters)
-    features = _run(network.blocks[0], images_for(blueprint.blocks[0].network), batch_size)
+    features = run(network.blocks[0], images_for(blueprint.blocks[0].network), batch_size)
     for k, (spec, before, block) in enumerate(zip(specs, blueprint.blocks, blueprint.blocks[1:], strict=False)):
         if spec.initialisation == "closed_form" and spec.kind != "none":
             source, target = boundary(before, block, chains)
-            home = _run(chains[block.network].block(0, block.nodes[0]), images_for(block.network), batch_size)
+            home = run(chains[block.network].block(0, block.nodes[0]), images_for(block.network), batch_size)
             fit = closed_form_adapter(
                 source, target, features, home, kind=spec.kind, kernel_size=spec.kernel_size, seed=seed
             )
             log.info("adapter %d (%s): unexplained variance %.3f", k, fit.adapter.extra_repr(), fit.error)
             network.adapters[k] = fit.adapter.eval()
             specs[k] = dataclasses.replace(spec, kernel_size=fit.adapter.kernel_size)
-        features = _run(nn.Sequential(network.adapters[k], network.blocks[k + 1]), features, batch_size)
+        features = run(nn.Sequential(network.adapters[k], network.blocks[k + 1]), features, batch_size)
     network.blueprint = dataclasses.replace(blueprint, adapters=tuple(specs))
     return network
-
-
-def _run(module: nn.Module, inputs: Tensor, batch_size: int) -> Tensor:
-    with eval_mode(module):
-        return torch.cat([module(batch) for batch in inputs.split(batch_size)])

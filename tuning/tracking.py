@@ -57,11 +57,8 @@ class Tracker:
 
             self._run.log({path.stem: wandb.Image(str(path)) for path in paths})
 
-    def artifact(self, name: str, kind: str, paths: Sequence[Path], uses: Sequence[str] = ()) -> None:
-        """Logs files as one artifact. ``uses`` names the artifacts it was made from: the lineage W&B draws.
-
-        Offline runs keep no lineage: W&B resolves the names of used artifacts on its server.
-        """
+    def artifact(self, name: str, kind: str, paths: Sequence[Path]) -> None:
+        """Logs files as one artifact of the run."""
         if self._run is None:
             return
         import wandb
@@ -69,9 +66,6 @@ class Tracker:
         artifact = wandb.Artifact(name, type=kind)
         for path in paths:
             artifact.add_file(str(path))
-        if not self._run.offline:
-            for used in uses:
-                self._run.use_artifact(f"{used}:latest")
         self._run.log_artifact(artifact)
 
 
