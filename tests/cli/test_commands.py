@@ -158,7 +158,7 @@ def test_a_killed_run_continues_to_the_same_numbers(cache: str, tmp_path: Path) 
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
-    process.wait()
+    process.communicate()
     assert not (tmp_path / "killed" / "result.json").exists()
     refused = run("train.py", "resume=killed", "tuning.num_epochs=2", cwd=tmp_path)
     assert "tuning.num_epochs" in refused.error
