@@ -13,7 +13,7 @@ from itertools import pairwise, product
 import numpy as np
 
 from reassembly.enumeration import PathCosts, Paths, best_path, feasible_paths
-from zoo.blueprint import BlockSpec
+from zoo.blueprint import BlockSpec, composition
 from zoo.costs import Costs
 from zoo.errors import UserError
 
@@ -84,8 +84,8 @@ class Candidate:
 
     @property
     def composition(self) -> str:
-        """For the reader, e.g. ``resnet18[0:5] + vit_tiny[7:13]``: nodes from the first up to, without, the second."""
-        return " + ".join(f"{block.network}[{block.nodes[0]}:{block.nodes[1]}]" for block in self.blocks)
+        """For the reader, as ``zoo.blueprint.composition`` gives it."""
+        return composition(self.blocks)
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,6 @@ class ChainDescription:
     def __len__(self) -> int:
         return len(self.nodes)
 
-    @property
-    def num_body_nodes(self) -> int:
-        """Nodes between stem and head: what a partition distributes over its blocks."""
-        return len(self.nodes) - 2
-
     def signal(self, cut: int) -> Signal:
         """Returns what runs through ``cut``: 0 is the network's input, ``len`` its output."""
         return self.nodes[0].input if cut == 0 else self.nodes[cut - 1].output
