@@ -65,6 +65,12 @@ class CloningBlueprint:
     def __post_init__(self) -> None:
         check_networks({self.target, *(clone.network for clone in self.clones)}, self.networks)
 
+    @property
+    def composition(self) -> str:
+        """For the reader, ``low + even{6,8}@3``: the target, and what is cloned into it at which position."""
+        clones = (f"{clone.network}{{{','.join(clone.classes)}}}@{clone.position}" for clone in self.clones)
+        return " + ".join([self.target, *clones])
+
 
 def describe(network: ClonedNetwork, provenance: Provenance | None = None) -> CloningBlueprint:
     """The blueprint of a cloned network, which holds all but what it has learnt."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from cloning.frozen import FrozenNetwork
 from cloning.insertion import Samples, class_accuracies, mean, num_bytes
 from cloning.network import Clone, ClonedNetwork
+from zoo.costs import Costs, count
 from zoo.errors import UserError
 
 _CHUNK = 256
@@ -120,6 +121,13 @@ def size_share(network: ClonedNetwork) -> tuple[int, float]:
     travels = num_bytes(network)
     parameters = sum(p.numel() for frozen in network.networks() for p in frozen.chain.network.parameters())
     return travels, travels / (4 * parameters + travels)
+
+
+def measure_costs(network: ClonedNetwork) -> Costs:
+    """Parameters of everything that runs, and its MACs per image; gates that are closed save none, they are zeros."""
+    frozen = [] if len(network.copies) else network.networks()
+    costs = count(network, network.target.input.example())
+    return Costs(costs.num_params + sum(part.chain.costs.num_params for part in frozen), costs.macs)
 
 
 def require_restored(networks: Sequence[FrozenNetwork], digests: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -80,15 +81,23 @@ def _checked(cfg: DictConfig) -> Config:
     """Returns the configuration as our dataclasses, whose constructors check the values.
 
     Raises:
-        UserError: a value out of its range, an appended key that our settings do not have, a wrong ``resume``.
+        UserError: a value out of its range, an appended key that our settings do not have, a key that the method does
+            not read, a wrong ``resume``.
     """
     try:
         config = OmegaConf.to_object(cfg)
     except dataclasses.FrozenInstanceError as error:
         raise UserError(f"a key appended with '+' does not exist: {error}; --help lists the groups and keys") from error
     assert isinstance(config, Config)
+    overrides = HydraConfig.get().overrides.task
+    without_effect = [override for override in overrides if re.split(r"[.=]", override)[0] in config.unread]
+    if without_effect:
+        other = "method=reassembly" if config.method.name == "cloning" else "method=cloning"
+        raise UserError(
+            f"{without_effect[0]} has no effect with method={config.method.name}: leave it out, or type {other}"
+        )
     if config.resume is not None:
-        return resumed(config, HydraConfig.get().overrides.task)
+        return resumed(config, overrides)
     return config
 
 

@@ -75,7 +75,7 @@ def run_directory(config: Config, command: str) -> Path:
     if config.output_dir:
         hydra = HydraConfig.get()
         return Path(config.output_dir) / (str(hydra.job.num) if hydra.mode == RunMode.MULTIRUN else "")
-    settings = {key: value for key, value in asdict(config).items() if key not in _ELSEWHERE}
+    settings = {key: value for key, value in asdict(config).items() if key not in {*_ELSEWHERE, *config.unread}}
     what = [
         config.method.name,
         config.dataset.get("name", "data"),

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
 from reassembly.assembly import Budget
 from reassembly.partition import PartitionSettings
 from reassembly.proxies import ProxySettings
@@ -24,7 +25,8 @@ class MethodSettings:
     """What is searched and tuned.
 
     Attributes:
-        name: ``reassembly`` (compositions of the whole zoo) or ``baseline`` (one whole network).
+        name: ``reassembly`` (compositions of the whole zoo), ``baseline`` (one whole network) or ``cloning`` (parts of
+            some networks grafted onto another).
         network: The baseline's network by name; ``None`` takes the best by the proxy.
     """
 
@@ -32,6 +34,8 @@ class MethodSettings:
     network: str | None = None
 
     def __post_init__(self) -> None:
+        if self.name not in ("reassembly", "baseline", "cloning"):
+            raise UserError(f"method.name={self.name} is unknown; type method=reassembly, baseline or cloning")
         if self.network is not None and self.name != "baseline":
             raise UserError(f"method.network={self.network} needs method=baseline, not method={self.name}")
 
@@ -80,6 +84,10 @@ class Config:
     budget: Budget = field(default_factory=Budget)
     proxy: ProxySettings = field(default_factory=ProxySettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    task: TaskSettings = field(default_factory=TaskSettings)
+    localisation: LocalisationSettings = field(default_factory=LocalisationSettings)
+    insertion: InsertionSettings = field(default_factory=InsertionSettings)
+    correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
@@ -97,6 +105,15 @@ class Config:
     def __post_init__(self) -> None:
         if self.finalists < 1:
             raise UserError(f"finalists={self.finalists}: at least 1 candidate is picked; type finalists=1 or more")
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Keys that the method does not read."""
+        return _OF_REASSEMBLY if self.method.name == "cloning" else _OF_CLONING
+
+
+_OF_REASSEMBLY = frozenset({"similarity", "partition", "budget", "proxy", "adapter", "finalists"})
+_OF_CLONING = frozenset({"task", "localisation", "insertion", "correction"})
 
 
 def register() -> None:

@@ -19,13 +19,14 @@ from zoo.errors import UserError
 from zoo.records import neighbours
 
 DIGITS = tuple("0123456789")
+INVERTED = tuple(f"inverted {digit}" for digit in DIGITS)
 TURNS = ("turned 0", "turned 90", "turned 180", "turned 270")
 TASKS = {
     "digits": DIGITS,
     "low": DIGITS[:6],
     "even": DIGITS[0::2],
     "odd": DIGITS[1::2],
-    "inverted": DIGITS,
+    "inverted": INVERTED,
     "rotation": TURNS,
 }
 
@@ -67,7 +68,7 @@ class MNIST5k(ImageDataModule):
             images, labels = quarter_turns(images)
             labels = select_classes(labels, dict(enumerate(TURNS)), class_names)
         else:
-            labels = select_classes(digits, {int(digit): digit for digit in TASKS[task]}, class_names)
+            labels = select_classes(digits, {int(name[-1]): name for name in TASKS[task]}, class_names)
             pool, others = (part[labels[part] >= 0] for part in (pool, others))
         train = cut(pool, {"num_train": num_train})
         rest = cut(others, {"num_validation": num_validation, "num_test": num_test})

@@ -80,7 +80,7 @@ def _caches(
     image: Tensor,
     device: torch.device,
 ) -> bool:
-    if tuning.cache_prefix == "never" or not any(True for _ in prefix.parameters()):
+    if tuning.cache_prefix == "never" or not len(prefix):
         return False
     if datamodule.augmentation is not None or tuning.mixup_alpha or tuning.cutmix_alpha:
         if tuning.cache_prefix == "always":

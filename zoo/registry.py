@@ -46,7 +46,8 @@ class Zoo(Mapping[str, ZooEntry]):
 def read_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
     """A zoo out of a YAML file, or out of a mapping with the same fields (`name`, `input`, `networks`).
 
-    A network of timm or torchvision without `input` gets the preprocessing of its published weights.
+    A network of timm or torchvision without `input` gets the preprocessing of its published weights. `task`, what
+    `method=cloning` makes of this zoo unless told otherwise, is not looked at here.
 
     Raises:
         UserError: Unknown or missing field, value of another type, no network, no `input` where none can be looked up.
@@ -136,5 +137,5 @@ def _torchvision_input(model: str) -> InputSpec:
     return InputSpec(3, side, side, tuple(published.mean), tuple(published.std), published.interpolation.value)
 
 
-_FIELDS = ("name", "input", "networks")
+_FIELDS = ("name", "input", "networks", "task")
 _IMAGENET = InputSpec(3, 224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")
