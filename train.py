@@ -1,4 +1,4 @@
-"""Tunes a composed or cloned network, or one of the zoo, and measures it on the test split: ``python train.py --help``."""
+"""Tunes a composed, a cloned or a whole network and measures it on the test split: ``python train.py --help``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The jobs of cloning: from the configuration to zoo, search, cloned network, tuning; and to the files."""
+"""The jobs of cloning: from the configuration to search, cloned network, tuning and files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from zoo.registry import read_zoo
 
 
 def search(job: Job) -> Mapping[str, Any]:
-    """Selects, localises and inserts; ``value`` is the validation accuracy after the insertion's short tuning.
+    """Selects, localises and inserts; no test image is seen.
 
-    That is, per source, the mean over the target's and the cloned classes at the position chosen. No test image is seen.
+    ``value`` is the validation accuracy after the short tuning at the positions chosen, as the mean of that on
+    the target's classes and that on the cloned ones.
     """
     search = _build_search(job)
     found = search.run()
@@ -103,9 +104,7 @@ def _report(job: Job, search: CloningSearch, found: CloningSearchResult, network
     return list(files.all)
 
 
-def _measures(
-    search: CloningSearch, network: ClonedNetwork, split: str, digests: Mapping[str, str]
-) -> dict[str, Any]:
+def _measures(search: CloningSearch, network: ClonedNetwork, split: str, digests: Mapping[str, str]) -> dict[str, Any]:
     """Returns what is reported of search and training alike: locality, sizes, and that the zoo is as it was."""
     num_bytes, share = size_share(network)
     costs = measure_costs(network)

@@ -1,4 +1,4 @@
-"""The jobs of reassembly and of its baseline: from the configuration to zoo, search, network, tuning; and to the files."""
+"""The jobs of reassembly and of its baseline: from the configuration to search, network, tuning and files."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _report(job: Job, search: Search, found: SearchResult) -> list[Path]:
 
 
 def _compose(job: Job, search: Search) -> AssembledNetwork:
-    """Returns the network to tune: of a blueprint or bundle, of a whole network of the zoo, or what the search finds."""
+    """Returns the network to tune: of a blueprint or bundle, a whole network of the zoo, or what the search finds."""
     if given := given_blueprint(job.config):
         path, is_bundle = given
         return load(path, search.zoo) if is_bundle else search.build(read_blueprint(path))

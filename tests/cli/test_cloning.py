@@ -1,0 +1,255 @@
+"""Cloning as users type it, on the embedded zoo and real digits."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.cli.conftest import PROJECT, Finished, read_result, run, start
+from zoo.digests import digest
+from zoo.entries import load_network
+from zoo.registry import read_zoo
+
+# One source, few images and a short localisation: what is tested here are the commands, not the method.
+SMALL = [
+    "method=cloning",
+    "task.classes=[0,1,2,3,4,5,6,8]",
+    "task.sources=[regnety_even]",
+    "localisation.num_steps=8",
+    "localisation.num_images=16",
+    "dataset.num_train=320",
+    "dataset.num_validation=80",
+    "dataset.num_test=160",
+]
+FIXED = [*SMALL, "insertion=fixed", "insertion.position=4"]
+USED = ("resnext_low", "regnety_even")
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
+    """The directory of a search over all positions."""
+    directory = tmp_path_factory.mktemp("searched")
+    finished = run("search.py", *SMALL, "insertion.num_epochs=2", cache, "output_dir=out", cwd=directory)
+    assert finished.code == 0, finished.stderr
+    return directory / "out"
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
+    """The directory of a tuning at a fixed position."""
+    directory = tmp_path_factory.mktemp("tuned")
+    finished = run("train.py", *FIXED, "tuning.num_epochs=4", cache, "output_dir=out", cwd=directory)
+    assert finished.code == 0, finished.stderr
+    return directory / "out"
+
+
+def zoo_digests() -> dict[str, str]:
+    """Of the networks used, loaded anew."""
+    zoo = read_zoo(PROJECT / "conf" / "zoo" / "embedded.yaml")
+    return {name: digest(load_network(zoo[name])) for name in USED}
+
+
+def cloning(*arguments: str | Path, cwd: Path) -> Finished:
+    """Runs ``python -m cloning`` in ``cwd``."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "cloning", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    return Finished(finished.returncode, finished.stdout, finished.stderr)
+
+
+def test_search_writes_blueprint_positions_figures_and_measures(searched: Path) -> None:
+    assert {path.name for path in searched.iterdir()} == {
+        "blueprint.yaml",
+        "config.yaml",
+        "gates.png",
+        "job.log",
+        "positions.csv",
+        "positions.png",
+        "result.json",
+        "similarity.png",
+    }
+    result = read_result(searched)
+    assert result["selection"]["kept"] == list("012345")
+    assert result["selection"]["sources"] == [{"network": "regnety_even", "classes": ["6", "8"]}]
+    assert result["restored"] == zoo_digests() == {name: result["digests"][name] for name in USED}
+    with (searched / "positions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["position"]) for row in rows] == list(range(len(rows) - 1, -1, -1))
+    (chosen,) = (row for row in rows if row["chosen"] == "1")
+    assert float(chosen["loss"]) == min(float(row["loss"]) for row in rows)
+    assert yaml.safe_load((searched / "blueprint.yaml").read_text())["clones"][0]["position"] == int(chosen["position"])
+    (locality,) = result["similarity"]
+    assert set(locality["classes"]) == {"0", "2", "4", "6", "8"}
+    assert locality["cloned"] > locality["random_cloned"]
+
+
+def test_a_second_search_repeats_nothing_and_another_position_only_the_insertion(cache: str, tmp_path: Path) -> None:
+    for name, overrides in (("first", FIXED), ("again", FIXED), ("other", [*FIXED[:-1], "insertion.position=2"])):
+        assert run("search.py", *overrides, cache, f"output_dir={name}", cwd=tmp_path).code == 0
+    assert set(read_result(tmp_path / "again")["reused"]) == {"num_params", "localisation", "insertion"}
+    assert set(read_result(tmp_path / "other")["reused"]) == {"num_params", "localisation"}
+    assert (tmp_path / "again" / "blueprint.yaml").read_bytes() == (tmp_path / "first" / "blueprint.yaml").read_bytes()
+
+
+def test_train_reports_accuracies_sizes_and_that_the_zoo_is_untouched(tuned: Path) -> None:
+    result = read_result(tuned)
+    metrics = result["metrics"]
+    assert metrics["mean_accuracy"] == pytest.approx((metrics["original_accuracy"] + metrics["cloned_accuracy"]) / 2)
+    assert metrics["mean_accuracy"] > 0.7
+    assert list(result["accuracies"]["classes"]) == list("01234568")
+    assert result["restored"] == zoo_digests()
+    assert result["num_bytes"] > 0
+    assert result["size_share"] < 0.02
+    tensors = load_file(tuned / "bundle" / "weights.safetensors")
+    assert {name.partition(".")[0] for name in tensors} == {"adapters", "head"}
+    assert sum(tensor.numel() for tensor in tensors.values()) == result["num_trained_parameters"]
+
+
+def test_full_tuning_works_on_copies(cache: str, tmp_path: Path) -> None:
+    finished = run("train.py", *FIXED, "tuning=full", "tuning.num_epochs=1", cache, "output_dir=out", cwd=tmp_path)
+    assert finished.code == 0, finished.stderr
+    result = read_result(tmp_path / "out")
+    assert result["restored"] == zoo_digests()
+    assert result["num_trained_parameters"] > 100_000
+    again = run(
+        "train.py",
+        *FIXED,
+        cache,
+        "blueprint=out/bundle",
+        "tuning=full",
+        "tuning.num_epochs=1",
+        "output_dir=more",
+        cwd=tmp_path,
+    )
+    assert again.code == 0, again.stderr
+
+
+def test_strict_mode_keeps_the_closed_form_and_says_so(cache: str, tmp_path: Path) -> None:
+    finished = run("train.py", *FIXED, "correction.exemplars=0", cache, "output_dir=out", cwd=tmp_path)
+    assert finished.code == 0, finished.stderr
+    assert "strict mode" in finished.stderr
+    result = read_result(tmp_path / "out")
+    assert result["choice"] == "start"
+    assert result["metrics"]["original_accuracy"] > 0.5
+
+
+def test_a_clone_travels_is_refused_when_damaged_and_repaired(tuned: Path, tmp_path: Path) -> None:
+    packed = cloning("pack", tuned, "clone.hz", cwd=tmp_path)
+    assert packed.code == 0, packed.stderr
+    unpacked = cloning("unpack", "clone.hz", "--output", "bundle", "--zoo", "embedded", cwd=tmp_path)
+    assert "bit-equal" in unpacked.stdout, unpacked.stderr
+    sent, received = (load_file(path / "weights.safetensors") for path in (tuned / "bundle", tmp_path / "bundle"))
+    assert sent.keys() == received.keys()
+    assert all(torch.equal(sent[name], received[name]) for name in sent)
+
+    content = (tmp_path / "clone.hz").read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    (tmp_path / "flipped.hz").write_bytes(flipped)
+    (tmp_path / "cut.hz").write_bytes(content[: len(content) // 2])
+    for name in ("flipped.hz", "cut.hz"):
+        refused = cloning("unpack", name, "--output", "nothing", cwd=tmp_path)
+        assert refused.code == 2
+        assert "damaged" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    other = yaml.safe_load((PROJECT / "conf" / "zoo" / "embedded.yaml").read_text())
+    other["networks"]["regnety_even"]["weights"] = None
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    refused = cloning("unpack", "clone.hz", "--output", "nothing", "--zoo", "other.yaml", cwd=tmp_path)
+    assert refused.code == 2
+    assert "regnety_even" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_killed_tuning_continues_to_the_same_numbers(cache: str, tmp_path: Path) -> None:
+    settings = [*FIXED, cache, "tuning.num_epochs=20"]
+    assert run("train.py", *settings, "output_dir=whole", cwd=tmp_path).code == 0
+    process = start("train.py", *settings, "output_dir=killed", cwd=tmp_path)
+    while not (tmp_path / "killed" / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "killed" / "result.json").exists()
+    finished = run("train.py", "resume=killed", cwd=tmp_path)
+    assert finished.code == 0, finished.stderr
+    whole, resumed = tmp_path / "whole", tmp_path / "killed"
+    assert read_result(resumed)["metrics"] == read_result(whole)["metrics"]
+    first, second = (load_file(directory / "bundle" / "weights.safetensors") for directory in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_sweep_over_localisers(cache: str, tmp_path: Path) -> None:
+    finished = run("search.py", "-m", *FIXED, "localisation=magnitude,random", cache, "output_dir=sweep", cwd=tmp_path)
+    assert finished.code == 0, finished.stderr
+    with (tmp_path / "sweep" / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["completed", "completed"]
+
+
+BAD = {
+    "classes unknown to the zoo": (["task.classes=[0,1,cat]"], ["task.classes=[cat]", "unknown", "turned 0"]),
+    "no classes": (["task.classes=[]"], ["task.classes=[]", "empty"]),
+    "overlapping lists": (["task.classes=[0,1,2]", "task.cloned=[2,4]"], ["overlap in 2"]),
+    "class given twice": (["task.classes=[0,1,1,6]"], ["task.classes", "1 more than once"]),
+    "source that is the target": (["task.target=regnety_even"], ["task.sources", "regnety_even", "itself"]),
+    "target the zoo lacks": (["task.target=resnext"], ["task.target", "'resnext'", "resnext_low"]),
+    "position outside the chain": (
+        ["insertion=fixed", "insertion.position=40"],
+        ["insertion.position=40", "resnext_low", "0 (the input image)"],
+    ),
+    "position without insertion=fixed": (["insertion.position=3"], ["insertion.position=3", "insertion=fixed"]),
+    "keep of nothing": (["localisation.keep=0"], ["localisation.keep=0", "above 0, at most 1"]),
+    "keep above one": (["localisation.keep=1.5"], ["localisation.keep=1.5", "above 0, at most 1"]),
+    "unknown localiser": (["localisation=grad"], ["localisation=grad", "lime", "taylor"]),
+    "no share of the cloned classes": (["correction.fraction=0"], ["correction.fraction=0"]),
+    "no image of a cloned class": (["dataset.num_train=5"], ["no training image of class"]),
+    "class the data lacks": (["dataset.classes=['0','1','2','3','4','5']"], ["no images of class '6'"]),
+    "setting of the other method": (["budget=200k"], ["budget=200k", "no effect", "method=reassembly"]),
+}
+
+
+@pytest.mark.parametrize(("overrides", "told"), BAD.values(), ids=BAD)
+def test_bad_input(overrides: list[str], told: list[str], cache: str, tmp_path: Path) -> None:
+    settings = [override for override in SMALL if override.split("=")[0] not in {o.split("=")[0] for o in overrides}]
+    finished = run("search.py", *settings, *overrides, cache, "output_dir=out", cwd=tmp_path)
+    assert [part for part in told if part not in finished.error] == [], finished.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_cloning_are_refused_elsewhere(tmp_path: Path) -> None:
+    finished = run("search.py", "task.classes=[0,1]", "output_dir=out", cwd=tmp_path)
+    assert "method=cloning" in finished.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_blueprint_over_a_zoo_that_changed_is_refused_by_name(searched: Path, cache: str, tmp_path: Path) -> None:
+    finished = run(
+        "train.py",
+        *SMALL,
+        cache,
+        f"blueprint={searched / 'blueprint.yaml'}",
+        "zoo.networks.regnety_even.weights=null",
+        "output_dir=out",
+        cwd=tmp_path,
+    )
+    assert "'regnety_even'" in finished.error
+    assert "sha256" in finished.error
+    assert list(tmp_path.iterdir()) == []
+    wrong_method = run("train.py", cache, f"blueprint={searched}", "output_dir=out", cwd=tmp_path)
+    assert "method=cloning" in wrong_method.error
