@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.augmentation import Affine
+from datamodules.augmentation import Augmentation
 from datamodules.batches import BatchOrder, Split
+from datamodules.checks import require_count, require_flag
 from datamodules.images import LabelledImages
 from zoo.entries import InputSpec
-from zoo.errors import UserError
-from zoo.records import neighbours
 
-AUGMENTATIONS = {"affine": Affine()}
+log = logging.getLogger(__name__)
+
+_CHUNK = 64
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -30,13 +33,21 @@ class ImageDataModule(pl.LightningDataModule):
             first images stand for the split.
         class_names: By label.
         seed: Of the order of batches and of the augmentation.
+        split_rule: Where the splits come from, in words; None says that they were cut by the seed.
         batch_size: Images per optimiser step, over all processes.
-        augmentation: `affine` (see `augmentation.Affine`) distorts the training images; None does not.
+        augmentation: What distorts the training images, see `Augmentation.policy`; None does not.
+        crop: Of the training images, see `Augmentation`.
+        flip: Whether training images are mirrored by chance.
+        min_crop_area: Smallest share of the area that `crop=random_resized` leaves.
+        crop_fraction: Share of the side that is cut out of the centre in evaluation, see `images.fit`.
         num_workers: Processes that load images; 0 loads in the process that trains.
-        pin_memory: Whether batches are put where a GPU reads them faster.
+        persistent_workers: Whether these processes outlive an epoch.
+        pin_memory: Whether batches are put where a GPU reads them faster; without a GPU they are not.
 
     Attributes:
         input: What the loaders' images are made for; set by `use_input`.
+        augmentation: What varies the training images from epoch to epoch; None where nothing does.
+        options: The arguments from `batch_size` on, for another data module over the same images.
     """
 
     def __init__(
@@ -47,28 +58,49 @@ class ImageDataModule(pl.LightningDataModule):
         splits: Mapping[str, Tensor],
         class_names: Sequence[str],
         seed: int = 0,
+        split_rule: str | None = None,
         batch_size: int = 32,
         augmentation: str | None = None,
+        crop: str = "center",
+        flip: bool = False,
+        min_crop_area: float = 0.25,
+        crop_fraction: float = 1.0,
         num_workers: int = 0,
+        persistent_workers: bool = True,
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"dataset.batch_size={batch_size}: expected at least 1")
-        if num_workers < 0:
-            raise UserError(f"dataset.num_workers={num_workers}: expected at least 0")
-        if augmentation is not None and augmentation not in AUGMENTATIONS:
-            known = neighbours(str(augmentation), [*AUGMENTATIONS, "null"])
-            raise UserError(f"dataset.augmentation={augmentation} is unknown: {known}")
+        require_count("batch_size", batch_size, at_least=1)
+        require_count("num_workers", num_workers)
+        require_flag("persistent_workers", persistent_workers)
+        require_flag("pin_memory", pin_memory)
+        varied = Augmentation(augmentation, crop, flip, min_crop_area, crop_fraction)
         self.name = name
         self.class_names = tuple(class_names)
         self.seed = seed
         self.batch_size = batch_size
-        self.augmentation = augmentation
+        self.augmentation = varied if varied.varies else None
+        self.options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "augmentation": augmentation,
+            "crop": crop,
+            "flip": flip,
+            "min_crop_area": min_crop_area,
+            "crop_fraction": crop_fraction,
+            "num_workers": num_workers,
+            "persistent_workers": persistent_workers,
+            "pin_memory": pin_memory,
+        }
         self.input: InputSpec | None = None
+        self._evaluation = Augmentation(crop_fraction=crop_fraction)
         self._source = source
         self._splits = {"train": splits["train"], "val": splits["val"], "test": splits["test"]}
-        self._loading = {"num_workers": num_workers, "pin_memory": pin_memory, "persistent_workers": num_workers > 0}
+        self._split_rule = split_rule or f"cut by seed {seed}, stratified"
+        self._loading = {
+            "num_workers": num_workers,
+            "pin_memory": pin_memory and torch.cuda.is_available(),
+            "persistent_workers": persistent_workers and num_workers > 0,
+        }
 
     @property
     def num_classes(self) -> int:
@@ -82,20 +114,35 @@ class ImageDataModule(pl.LightningDataModule):
         for split, indices in self._splits.items():
             sha256.update(f"\0{split}\0{len(indices)}\0".encode())
             sha256.update(indices.contiguous().numpy().data)
+        if self._evaluation.crop_fraction != 1:
+            sha256.update(f"\0crop_fraction\0{self._evaluation.crop_fraction}".encode())
         return f"sha256:{sha256.hexdigest()}"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was read and how it was split, for result files."""
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "splits": {**{split: len(indices) for split, indices in self._splits.items()}, "how": self._split_rule},
+            "digest": self.digest,
+            "digest_covers": f"{self._source.digest_covers}, classes, splits",
+        }
 
     def num_images(self, split: str) -> int:
         """Number of images of a split."""
         return len(self._indices(split))
 
     def use_input(self, spec: InputSpec) -> None:
-        """Makes the loaders give images for a network that takes `spec`."""
+        """Makes the loaders give images for a network that takes `spec`, and says in the log what that means."""
+        if spec != self.input:
+            log.info("%s", self._conversion(spec))
         self.input = spec
 
     def images(
         self, split: str, spec: InputSpec, limit: int | None = None, *, augmented_epoch: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The images of a split without augmentation, in an order that never changes.
+        """The images of a split without augmentation, in an order that never changes; no others are read.
 
         Args:
             split: `train`, `val`, `test`, or `probe`: the images that networks are compared on, which are those of
@@ -111,7 +158,14 @@ class ImageDataModule(pl.LightningDataModule):
         chosen = self._split(split, spec, augmented=augmented)
         if augmented:
             chosen.set_epoch(augmented_epoch)
-        return chosen.images(range(len(chosen))[:limit])
+        positions = torch.arange(len(chosen))[:limit]
+        images = torch.empty(len(positions), spec.channels, spec.height, spec.width)
+        helpers = self._loading["num_workers"] if len(positions) > 8 * _CHUNK else 0
+        chunks = [positions[start : start + _CHUNK].tolist() for start in range(0, len(positions), _CHUNK)]
+        loader = DataLoader(chosen, batch_sampler=chunks, num_workers=helpers, generator=torch.Generator())
+        for chunk, (loaded, _) in zip(chunks, loader, strict=True):
+            images[chunk[0] : chunk[-1] + 1] = loaded
+        return images, self._source.labels[self._indices(split)[positions]]
 
     def train_dataloader(self) -> DataLoader:
         """Batches of (images, labels), shuffled and augmented anew in each epoch."""
@@ -129,7 +183,7 @@ class ImageDataModule(pl.LightningDataModule):
         return self._splits["train" if split == "probe" else split]
 
     def _split(self, split: str, spec: InputSpec, *, augmented: bool) -> Split:
-        augmentation = AUGMENTATIONS[self.augmentation or "affine"] if augmented else None
+        augmentation = self.augmentation or Augmentation("affine") if augmented else self._evaluation
         return Split(self._source, self._indices(split), spec, augmentation, self.seed)
 
     def _loader(self, split: str, *, training: bool) -> DataLoader:
@@ -138,3 +192,16 @@ class ImageDataModule(pl.LightningDataModule):
         order = BatchOrder(chosen, self.batch_size, shuffle=training, seed=self.seed)
         # The loader draws a seed for its workers, of which nothing depends here: not from the global generator.
         return DataLoader(chosen, batch_sampler=order, generator=torch.Generator(), **self._loading)
+
+    def _conversion(self, spec: InputSpec) -> str:
+        first = self._source.image(int(self._splits["train"][0]))
+        kept = f"{'x'.join(map(str, first.shape))} {_COLOURS.get(len(first), 'channels')}"
+        wanted = f"{spec.channels}x{spec.height}x{spec.width} {_COLOURS.get(spec.channels, 'channels')}"
+        mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (spec.mean, spec.std))
+        return (
+            f"images of {self.name}: {kept}{self._source.sizes_vary} -> {wanted}, {spec.interpolation}, "
+            f"mean {mean}, std {std}; augmentation: {self.augmentation or 'none'}"
+        )
+
+
+_COLOURS = {1: "grey", 3: "colour"}

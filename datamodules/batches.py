@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from datamodules.augmentation import Affine
+from datamodules.augmentation import Affine, Augmentation, draw
 from datamodules.images import LabelledImages, normalise
 from zoo.entries import InputSpec
 from zoo.errors import UserError
@@ -23,15 +23,16 @@ class Split(Dataset):
         source: All images.
         indices: Which of them belong to the split, int64 (n,).
         spec: What the network takes.
-        augmentation: Distorts the images anew in each epoch, or None.
+        augmentation: How the images are brought to `spec`, and varied anew in each epoch where it says so.
         seed: Of the augmentation.
     """
 
     def __init__(
-        self, source: LabelledImages, indices: Tensor, spec: InputSpec, augmentation: Affine | None, seed: int
+        self, source: LabelledImages, indices: Tensor, spec: InputSpec, augmentation: Augmentation, seed: int
     ) -> None:
         self._source, self._indices, self._spec = source, indices, spec
         self._augmentation, self._seed = augmentation, seed
+        self._transform = augmentation.transform(spec) if augmentation.transforms_images else None
         # Shared, so that worker processes that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._draws: tuple[int, Tensor] | None = None
@@ -54,10 +55,17 @@ class Split(Dataset):
         """Float32 images (k, C, H, W) and int64 labels (k,)."""
         positions = torch.as_tensor(positions, dtype=torch.int64)
         chosen = self._indices[positions]
-        images = self._source.load(chosen.tolist(), self._spec)
-        if self._augmentation is not None:
-            images = self._augmentation(images, self._epoch_draws()[positions])
+        if self._transform is None:
+            images = self._source.load(chosen.tolist(), self._spec, self._augmentation.crop_fraction)
+        else:
+            images = torch.stack([self._transformed(*both) for both in zip(positions, chosen, strict=True)])
+        if self._augmentation.policy == "affine":
+            images = Affine()(images, self._epoch_draws()[positions])
         return normalise(images, self._spec), self._source.labels[chosen]
+
+    def _transformed(self, position: Tensor, index: Tensor) -> Tensor:
+        seed = derived_seed(self._seed, "augmentation", int(self._epoch), int(position))
+        return draw(self._transform, self._source.image(int(index)), seed)
 
     def _epoch_draws(self) -> Tensor:
         epoch = int(self._epoch)
@@ -109,6 +117,11 @@ class BatchOrder(Sampler[list[int]]):
 
 
 def derived_generator(*parts: object) -> torch.Generator:
-    """A generator whose seed is a hash of the parts, so that neighbouring seeds and epochs are independent."""
+    """A generator of the parts' `derived_seed`."""
+    return torch.Generator().manual_seed(derived_seed(*parts))
+
+
+def derived_seed(*parts: object) -> int:
+    """A hash of the parts, so that neighbouring seeds, epochs and positions are independent; below 2**63."""
     name = "/".join(map(str, parts))
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1)
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1

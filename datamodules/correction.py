@@ -69,10 +69,8 @@ class CorrectionData(ImageDataModule):
             splits=splits,
             class_names=classes,
             seed=parent.seed,
-            batch_size=parent.batch_size,
-            augmentation=parent.augmentation,
-            num_workers=parent._loading["num_workers"],
-            pin_memory=parent._loading["pin_memory"],
+            split_rule=parent._split_rule,
+            **parent.options,
         )
         self.input = parent.input
 
@@ -93,9 +91,13 @@ class _Relabelled(LabelledImages):
             self.labels[source.labels == old] = label
         content = f"{source.digest}\0{list(old_labels)}"
         self.digest = f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+        self.digest_covers, self.sizes_vary = source.digest_covers, source.sizes_vary
 
-    def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
-        return self._source.load(indices, spec)
+    def image(self, index: int) -> Tensor:
+        return self._source.image(index)
+
+    def load(self, indices: Sequence[int], spec: InputSpec, crop_fraction: float = 1.0) -> Tensor:
+        return self._source.load(indices, spec, crop_fraction)
 
 
 class _Repeated:

@@ -1,16 +1,13 @@
-"""Labelled images, in memory or in files, and how they are brought to what a network takes."""
+"""Labelled images and how they are brought to what a network takes."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from zoo.entries import InputSpec
@@ -25,24 +22,32 @@ class LabelledImages(ABC):
     Attributes:
         labels: int64 (n,).
         digest: `"sha256:<hex>"` of the images and labels.
+        digest_covers: What of them, in words.
+        sizes_vary: Put behind the size of one image, in words.
     """
 
     labels: Tensor
     digest: str
+    digest_covers = "pixels and labels"
+    sizes_vary = ""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @abstractmethod
-    def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
-        """Float32 images (k, C, H, W) in [0, 1] of the channels and size that `spec` asks for."""
+    def image(self, index: int) -> Tensor:
+        """One image as it is kept: (C, H, W), uint8 or float32 in [0, 1]."""
+
+    def load(self, indices: Sequence[int], spec: InputSpec, crop_fraction: float = 1.0) -> Tensor:
+        """Float32 images (k, C, H, W) in [0, 1] of the channels and size that `spec` asks for; see `fit`."""
+        return torch.cat([fit(self.image(index)[None], spec, crop_fraction) for index in indices])
 
 
 class ImagesInMemory(LabelledImages):
     """Images of one size.
 
     Args:
-        images: Float32 (n, C, H, W) in [0, 1].
+        images: (n, C, H, W), uint8 or float32 in [0, 1].
         labels: int64 (n,).
     """
 
@@ -53,50 +58,26 @@ class ImagesInMemory(LabelledImages):
         sha256.update(labels.contiguous().numpy().data)
         self.digest = f"sha256:{sha256.hexdigest()}"
 
-    def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
-        return fit(self.images[torch.as_tensor(indices)], spec)
+    def image(self, index: int) -> Tensor:
+        return self.images[index]
+
+    def load(self, indices: Sequence[int], spec: InputSpec, crop_fraction: float = 1.0) -> Tensor:
+        return fit(self.images[torch.as_tensor(indices)], spec, crop_fraction)
 
 
-class ImagesInFiles(LabelledImages):
-    """Image files, read when they are asked for.
-
-    The digest covers the files' paths below `root`, their sizes and labels, not their contents.
-    """
-
-    def __init__(self, root: Path, paths: Sequence[Path], labels: Tensor) -> None:
-        self.paths, self.labels = list(paths), labels
-        lines = [
-            f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0{label}"
-            for path, label in zip(self.paths, labels.tolist(), strict=True)
-        ]
-        self.digest = f"sha256:{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
-
-    def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
-        return torch.cat([fit(read_image(self.paths[int(index)]), spec) for index in indices])
-
-
-def read_image(path: Path) -> Tensor:
-    """Float32 (1, 3, H, W) in [0, 1], upright; a file that is no image is a `UserError` that names it."""
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-            pixels = np.array(upright.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}); repair or remove it") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-
-
-def fit(images: Tensor, spec: InputSpec) -> Tensor:
-    """Brings images (n, C, H, W) to the channels and size of `spec`.
+def fit(images: Tensor, spec: InputSpec, crop_fraction: float = 1.0) -> Tensor:
+    """Brings images (n, C, H, W), uint8 or in [0, 1], to float32 in [0, 1] of the channels and size of `spec`.
 
     Grey becomes colour by repetition, colour becomes grey by luma; the image is resized so that it covers the size
-    asked for, and its centre is cut out. Values stay in [0, 1].
+    asked for, and its centre is cut out.
+
+    Args:
+        crop_fraction: Share of the covering side that is cut out; 1 loses nothing but what differs in shape, 0.875
+            is what ImageNet networks were mostly evaluated with.
     """
-    images = _convert_channels(images, spec.channels)
+    images = convert_channels(as_float(images), spec.channels)
     height, width = images.shape[-2:]
-    scale = max(spec.height / height, spec.width / width)
+    scale = max(spec.height / height, spec.width / width) / crop_fraction
     covering = (max(spec.height, round(height * scale)), max(spec.width, round(width * scale)))
     if covering != (height, width):
         options = {} if spec.interpolation == "nearest" else {"align_corners": False, "antialias": True}
@@ -111,14 +92,25 @@ def normalise(images: Tensor, spec: InputSpec) -> Tensor:
     return (images - mean) / std
 
 
-def _convert_channels(images: Tensor, channels: int) -> Tensor:
-    given = images.shape[1]
+def as_float(images: Tensor) -> Tensor:
+    """Float32 in [0, 1] of uint8; floats as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def convert_channels(images: Tensor, channels: int) -> Tensor:
+    """Images (..., C, H, W) with as many channels as asked for; uint8 stays uint8.
+
+    Raises:
+        UserError: Neither grey nor colour.
+    """
+    given = images.shape[-3]
     if given == channels:
         return images
     if given == 1:
-        return images.expand(-1, channels, -1, -1)
+        return images.expand(*images.shape[:-3], channels, -1, -1)
     if given == 3 and channels == 1:
-        return (images * images.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+        luma = (images * torch.tensor(_LUMA).view(3, 1, 1)).sum(dim=-3, keepdim=True)
+        return luma.round().to(images.dtype) if images.dtype == torch.uint8 else luma
     raise UserError(
         f"images of {given} channels do not fit a network that takes {channels}: only grey and colour are converted"
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from datamodules.checks import require_share
 from zoo.errors import UserError
 from zoo.records import neighbours
+
+log = logging.getLogger(__name__)
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
@@ -58,6 +62,54 @@ def cut(order: Tensor, sizes: Mapping[str, int | None]) -> dict[str, Tensor]:
     return dict(zip(sizes, parts, strict=True))
 
 
+def complete(
+    given: Mapping[str, Tensor], labels: Tensor, class_names: Sequence[str], shares: Mapping[str, float], seed: int
+) -> tuple[dict[str, Tensor], str]:
+    """Three splits, of which those that are not given are cut out of the training images by seed, stratified.
+
+    Args:
+        given: Indices, int64 (n,), of `train`, and of `val` and `test` where the data has them.
+        labels: Of all images, int64 (n,).
+        class_names: By label.
+        shares: Per configuration key (`validation_share`, `test_share`) the share of the training images that is cut
+            out where that split is missing.
+        seed: Of the order inside each split, too.
+
+    Returns:
+        The splits, each in a stratified order, and how they came about, in words.
+
+    Raises:
+        UserError: A share out of range, too few images, or a class without a training image.
+    """
+    for key, share in shares.items():
+        require_share(key, share)
+    splits = {split: indices[stratified_order(labels[indices], seed)] for split, indices in given.items()}
+    num_train = len(splits["train"])
+    keys = {_SPLITS[key]: key for key in shares if _SPLITS[key] not in given}
+    sizes = {split: max(1, round(shares[key] * num_train)) for split, key in keys.items()}
+    if num_train <= sum(sizes.values()):
+        lower = f", or lower {' and '.join(f'dataset.{key}' for key in keys.values())}" if keys else ""
+        raise UserError(
+            f"dataset.root: {num_train} training images are too few to cut {' and '.join(sizes) or 'any'} out of "
+            f"them; add images{lower}"
+        )
+    splits |= cut(splits["train"], {"train": None, **sizes})
+    how = f"{', '.join(given)} as given"
+    if sizes:
+        how += f"; {', '.join(sizes)} cut out of train by seed {seed}, stratified"
+    for split, indices in splits.items():
+        counts = labels[indices].bincount(minlength=len(class_names))
+        without = [class_names[label] for label in (counts == 0).nonzero().flatten().tolist()]
+        if without and split == "train":
+            raise UserError(
+                f"dataset.root: no training image is left of {_some(without)}; add images, leave the class out, or "
+                "lower dataset.validation_share and dataset.test_share"
+            )
+        if without:
+            log.warning("the %s split has no image of %s: nothing is measured of them", split, _some(without))
+    return splits, how
+
+
 def select_classes(labels: Tensor, known: Mapping[int, str], wanted: Sequence[str]) -> Tensor:
     """Labels that count the wanted classes in their order, and -1 for all others.
 
@@ -79,3 +131,11 @@ def select_classes(labels: Tensor, known: Mapping[int, str], wanted: Sequence[st
         if name in wanted:
             selected[labels == label] = wanted.index(name)
     return selected
+
+
+_SPLITS = {"validation_share": "val", "test_share": "test"}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more classes" if len(names) > 3 else ""
+    return f"class {', '.join(names[:3])}{more}"

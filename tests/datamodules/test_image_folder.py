@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from datamodules import ImageFolder
-from datamodules.images import fit, read_image
+from datamodules.files import read_image
+from datamodules.images import as_float, fit
 from zoo.entries import InputSpec
 from zoo.errors import UserError
 
@@ -71,15 +72,15 @@ def test_reads_images_of_any_mode_as_colour(tmp_path: Path, mode: str):
     path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
     image.save(path)
     pixels = read_image(path)
-    assert pixels.shape == (1, 3, 5, 7)
-    assert torch.allclose(pixels, torch.ones(()), atol=0.01)
+    assert pixels.shape == (3, 5, 7)
+    assert torch.allclose(as_float(pixels), torch.ones(()), atol=0.01)
 
 
 def test_turns_images_as_their_camera_says(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (7, 5)).save(tmp_path / "image.jpg", exif=exif)
-    assert read_image(tmp_path / "image.jpg").shape == (1, 3, 7, 5)
+    assert read_image(tmp_path / "image.jpg").shape == (3, 7, 5)
 
 
 def test_brings_images_to_the_networks_channels_and_size():

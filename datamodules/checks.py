@@ -1,0 +1,49 @@
+"""Checks of the settings under `dataset`, which reach the data modules as the command line gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import UserError
+from zoo.records import neighbours
+
+
+def require_count(key: str, value: Any, *, at_least: int = 0) -> None:
+    """Refuses what is no whole number, or one below the bound."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"dataset.{key}={value}: expected a whole number")
+    if value < at_least:
+        raise UserError(f"dataset.{key}={value}: expected at least {at_least}")
+
+
+def require_share(key: str, value: Any, *, whole: bool = False) -> None:
+    """Refuses what is no number above 0 and below 1; `whole` lets 1 in, too."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not (0 < value < 1 or (whole and value == 1)):
+        raise UserError(f"dataset.{key}={value}: expected a share above 0 and {'at most' if whole else 'below'} 1")
+
+
+def require_flag(key: str, value: Any) -> None:
+    """Refuses what is neither true nor false."""
+    if not isinstance(value, bool):
+        raise UserError(f"dataset.{key}={value}: expected true or false")
+
+
+def require_option(key: str, value: Any, options: Iterable[str | None]) -> None:
+    """Refuses what is none of the options, of which None is written `null`."""
+    options = list(options)
+    if value not in options:
+        known = neighbours(str(value), ["null" if option is None else option for option in options])
+        raise UserError(f"dataset.{key}={value} is unknown: {known}")
+
+
+def require_folder(root: Any, wanted: str) -> Path:
+    """The folder `dataset.root`; where there is none, the refusal says what is wanted in it."""
+    if not isinstance(root, (str, Path)) or not str(root):
+        raise UserError(f"dataset.root={root}: expected the path of a folder with {wanted}")
+    folder = Path(root).expanduser().resolve()
+    if not folder.is_dir():
+        raise UserError(f"dataset.root={root}: there is no such folder; put {wanted} into {folder} or set dataset.root")
+    return folder
