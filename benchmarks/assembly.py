@@ -41,10 +41,10 @@ def even_cuts(num_nodes: int, num_blocks: int) -> tuple[int, ...]:
 
 def swap(tree: PrefixTree, candidate: Candidate) -> float:
     """Scores one candidate alone with the tree's blocks."""
-    flows = [tree.run(tree.block(candidate.blocks[0]), Flow(tree.probe.images_for(candidate.blocks[0].network)))]
+    flow = tree.run(tree.block(candidate.blocks[0]), Flow(tree.probe.images_for(candidate.blocks[0].network)))
     for stage, (before, block) in enumerate(pairwise(candidate.blocks), start=1):
-        flows = tree.advance(flows, before, block, stage)
-    return tree.score(candidate, flows)["ridge"]
+        flow = tree.advance(flow, before, block, stage, 0)
+    return tree.score(candidate, flow)["ridge"]
 
 
 def rebuild(tree: PrefixTree, candidate: Candidate, zoo, digests) -> float:
@@ -56,13 +56,13 @@ def rebuild(tree: PrefixTree, candidate: Candidate, zoo, digests) -> float:
     adapters = tuple(none if block.continues(before) else random for before, block in pairwise(candidate.blocks))
     head = HeadSpec(num_classes=NUM_CLASSES)
     blueprint = ReassemblyBlueprint(candidate.blocks, adapters, head, {name: digests[name] for name in names})
-    network = assemble(blueprint, tree.chains, check_digests=False)
+    network = assemble(blueprint, tree.shelf.chains, check_digests=False)
     flow = tree.run(network.blocks[0], Flow(tree.probe.images_for(candidate.blocks[0].network)))
     for stage, (before, block) in enumerate(pairwise(candidate.blocks), start=1):
         if not block.continues(before):
             network.adapters[stage - 1] = tree.make_adapter(before, block, stage, 0, flow.features)
         flow = tree.run(network.blocks[stage], tree.run(network.adapters[stage - 1], flow))
-    return tree.score(candidate, [flow])["ridge"]
+    return tree.score(candidate, flow)["ridge"]
 
 
 def main() -> None:

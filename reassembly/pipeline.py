@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -69,6 +70,7 @@ class Search:
         self.zoo, self.data, self.settings, self.store, self.seed = zoo, data, settings, store, seed
         self.chains = Chains(zoo)
         self.seconds: dict[str, float] = {}
+        self._images = lru_cache(maxsize=1)(lambda spec, limit: data.images("probe", spec, limit=limit))
 
     def run(self, tune: Tune | None = None) -> SearchResult:
         """Searches.
@@ -83,6 +85,7 @@ class Search:
             studies = self._study()
         with self._timed("similarity"):
             similarity = self._similarity(studies)
+        studies = [replace(study, features=()) for study in studies]  # a gigabyte for 30 networks and 512 images
         with self._timed("partition"):
             partition = self._partition(studies, similarity)
         descriptions = {study.description.name: study.description for study in studies}
@@ -115,8 +118,7 @@ class Search:
 
     def images_for(self, name: str) -> Tensor:
         """Returns the probe images as the network of that name takes them; always images of the training split."""
-        images, _ = self.data.images("probe", self.zoo[name].input, limit=self.settings.similarity.num_probe_images)
-        return images
+        return self._images(self.zoo[name].input, self.settings.similarity.num_probe_images)[0]
 
     def build(self, blueprint: ReassemblyBlueprint) -> AssembledNetwork:
         """Assembles a blueprint and initialises its adapters, in eval mode.
@@ -225,8 +227,8 @@ class Search:
             scored = score_candidates(
                 candidates,
                 self.chains,
-                lambda name: self.data.images("probe", self.zoo[name].input, limit=settings.num_images)[0],
-                self.data.images("probe", next(iter(self.zoo.values())).input, limit=settings.num_images)[1],
+                lambda name: self._images(self.zoo[name].input, settings.num_images)[0],
+                self._images(next(iter(self.zoo.values())).input, settings.num_images)[1],
                 self.data.num_classes,
                 settings,
                 spec,

@@ -1,7 +1,8 @@
 """Exact scores of many candidates on the prefix tree: what two candidates have in common runs once.
 
 Candidates that begin with the same blocks share a path from the root of a tree. It is walked depth-first, so that the
-features of one path are held at a time; scores are those of networks built and run one by one, bit for bit.
+features of one path, for one draw of its adapters, are held at a time; scores are those of networks built and run one
+by one, bit for bit. Networks are loaded one at a time, blocks kept as far as memory goes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from statistics import fmean
 
@@ -21,16 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from reassembly.assembly import Candidate
-from reassembly.moments import Home, matched_adapter
-from reassembly.network import MeanPool
+from reassembly.moments import Home, matched_adapter, run
 from reassembly.proxies import Evidence, ProxySettings, find_proxy
 from reassembly.proxies.naswot import CodeRecorder
+from reassembly.shelf import Shelf
 from reassembly.shortlist import shortlist
 from zoo.adapters import Adapter, closed_form_adapter
 from zoo.blueprint import AdapterSpec, BlockSpec
 from zoo.chain import Chain
 from zoo.files import write_text
-from zoo.modes import eval_mode
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +151,7 @@ class _Node:
 class PrefixTree:
     """The walk over all candidates; see ``score_candidates``.
 
-    With random adapters a path holds one flow for each draw from its first adapter on, and a single one before it.
+    With random adapters what lies behind the first one of a path is walked once for each draw.
     """
 
     def __init__(
@@ -165,64 +163,73 @@ class PrefixTree:
         adapter: AdapterSpec,
         seed: int,
     ) -> None:
-        self.chains, self.probe, self.settings, self.adapter, self.seed = chains, probe, settings, adapter, seed
+        self.probe, self.settings, self.adapter, self.seed = probe, settings, adapter, seed
         self.proxies = [find_proxy(name) for name in dict.fromkeys((settings.name, *settings.also))]
         self.needs = frozenset().union(*(proxy.needs for proxy in self.proxies))
-        self.home = Home(chains, probe.images_for, adapter.kind, settings.batch_size)
-        self.block = cache(lambda block: chains[block.network].block(*block.nodes).eval())
-        self.neck = cache(lambda last: self._neck(last).eval())
-        self.root, self.networks = _Node(), set()
-        for candidate in candidates:
+        self.root, self.candidates = _Node(), list(candidates)
+        for candidate in self.candidates:
             node = self.root
             for block in candidate.blocks:
                 node = node.children.setdefault(block, _Node())
-                self.networks.add(block.network)
             node.candidate = candidate
+        self.shelf = Shelf(chains, {block for candidate in self.candidates for block in candidate.blocks})
+        self.home = Home(chains, probe.images_for, adapter.kind, settings.batch_size, self.shelf.wanted)
+
+    def block(self, block: BlockSpec) -> nn.Module:
+        """The module of a block."""
+        return self.shelf.block(block)
+
+    def neck(self, last: BlockSpec) -> nn.Module:
+        """What pools the features behind a last block."""
+        return self.shelf.neck(last)
 
     def scores(self) -> Iterator[ScoredCandidate]:
-        """Yields every candidate with its scores, in the order of the walk; the networks are in eval mode meanwhile."""
+        """Yields every candidate with its scores, in the order of the walk."""
         if not self.needs:
-            yield from self._walk(lambda block: [])
+            for candidate in self.candidates:
+                yield ScoredCandidate(candidate, self.score(candidate, None))
             return
         if "codes" in self.needs:
             self._warn_of_equal_images()
-        with ExitStack() as modes:
-            for name in self.networks:
-                modes.enter_context(eval_mode(self.chains[name].network))
-            yield from self._walk(
-                lambda block: [self.run(self.block(block), Flow(self.probe.images_for(block.network)))]
-            )
-
-    def _walk(self, begin: Callable[[BlockSpec], list[Flow]]) -> Iterator[ScoredCandidate]:
         for block, node in self.root.children.items():
-            yield from self._visit(node, block, 0, begin(block))
+            draws: dict[Candidate, list[dict[str, float]]] = {}
+            flow = self.run(self.block(block), Flow(self.probe.images_for(block.network)))
+            for candidate, scores in self._visit(node, block, 0, flow, None):
+                draws.setdefault(candidate, []).append(scores)
+            for candidate, found in draws.items():
+                means = {proxy.name: fmean(scores[proxy.name] for scores in found) for proxy in self.proxies}
+                yield ScoredCandidate(candidate, means, len(found))
 
-    def _visit(self, node: _Node, block: BlockSpec, stage: int, flows: list[Flow]) -> Iterator[ScoredCandidate]:
+    def _visit(
+        self, node: _Node, block: BlockSpec, stage: int, flow: Flow, draw: int | None
+    ) -> Iterator[tuple[Candidate, dict[str, float]]]:
+        """The scores of the candidates below a node, once for each draw; none is made before the first adapter."""
         if node.candidate is not None:
-            yield ScoredCandidate(node.candidate, self.score(node.candidate, flows), max(1, len(flows)))
+            yield node.candidate, self.score(node.candidate, flow)
         for following, child in node.children.items():
-            yield from self._visit(child, following, stage + 1, self.advance(flows, block, following, stage + 1))
+            draws = [draw]
+            if draw is None and not following.continues(block):
+                draws = range(self.settings.num_draws if self.settings.adapters == "random" else 1)
+            for each in draws:
+                behind = self.advance(flow, block, following, stage + 1, each)
+                yield from self._visit(child, following, stage + 1, behind, each)
 
-    def advance(self, flows: list[Flow], before: BlockSpec, block: BlockSpec, stage: int) -> list[Flow]:
-        """The flows behind the next block and, where it does not continue the one before, the adapter between."""
-        if block.continues(before):
-            return [self.run(self.block(block), flow) for flow in flows]
-        num_draws = self.settings.num_draws if self.settings.adapters == "random" else 1
-        flows = flows * num_draws if len(flows) == 1 else flows
-        adapters = [self.make_adapter(before, block, stage, draw, flow.features) for draw, flow in enumerate(flows)]
-        return [
-            self.run(self.block(block), self.run(adapter, flow)) for adapter, flow in zip(adapters, flows, strict=True)
-        ]
+    def advance(self, flow: Flow, before: BlockSpec, block: BlockSpec, stage: int, draw: int | None) -> Flow:
+        """The flow behind the next block and, where it does not continue the one before, the adapter between."""
+        if not block.continues(before):
+            flow = self.run(self.make_adapter(before, block, stage, draw, flow.features), flow)
+        return self.run(self.block(block), flow)
 
     @torch.no_grad()
     def make_adapter(self, before: BlockSpec, block: BlockSpec, stage: int, draw: int, features: Tensor) -> Adapter:
         """The adapter in front of a block of stage ``stage`` (the first is 0), for the features that come in."""
-        source = self.chains[before.network].signal(before.nodes[1])
-        target = self.chains[block.network].signal(block.nodes[0])
-        kind = self.adapter.kind
+        source, target = self.shelf.signals(before)[1], self.shelf.signals(block)[0]
+        kind, batch_size = self.adapter.kind, self.settings.batch_size
         if self.settings.adapters == "random":
             generator = torch.Generator().manual_seed(adapter_seed(before, block, stage, draw, self.seed))
-            return matched_adapter(source, target, features, self.home.moments(block), kind, generator)
+            return matched_adapter(
+                source, target, features, self.home.moments(block), kind, generator, batch_size=batch_size
+            )
         if not torch.isfinite(features).all():
             return Adapter(source, target, kind=kind).eval()  # nothing to fit; the candidate is scored as the worst
         home, size = self.home.features(block), self.adapter.kernel_size
@@ -233,29 +240,21 @@ class PrefixTree:
     @torch.no_grad()
     def run(self, module: nn.Module, flow: Flow) -> Flow:
         """Runs a module in batches; the activation codes of the first batch are added to the path's kernel."""
-        first, *rest = flow.features.split(self.settings.batch_size)
         recorder = CodeRecorder(flow.code_kernel) if "codes" in self.needs else None
-        with recorder or nullcontext():
-            outputs = [module(first)]
-        outputs += [module(batch) for batch in rest]
-        return Flow(torch.cat(outputs), recorder and recorder.kernel)
+        outputs = run(module, flow.features, self.settings.batch_size, recorder)
+        return Flow(outputs, recorder and recorder.kernel)
 
     @torch.no_grad()
-    def score(self, candidate: Candidate, flows: list[Flow]) -> dict[str, float]:
-        """The mean score over the flows behind a candidate's last block, by every proxy."""
+    def score(self, candidate: Candidate, flow: Flow | None) -> dict[str, float]:
+        """The scores of a candidate by every proxy; ``flow`` is what comes out of its last block."""
         evidence = Evidence(candidate, self.probe.labels, self.probe.num_classes, self.seed)
-        if not flows:
-            return {proxy.name: proxy.score(evidence) for proxy in self.proxies}
-        flows = [self.run(self.neck(candidate.blocks[-1]), flow) for flow in flows]
-        if not all(torch.isfinite(flow.features).all() for flow in flows):
-            log.warning("%s: its features are not finite; it is scored as the worst", candidate.composition)
-            return {proxy.name: -torch.inf if proxy.higher_is_better else torch.inf for proxy in self.proxies}
-        draws = [replace(evidence, features=flow.features, code_kernel=flow.code_kernel) for flow in flows]
-        return {proxy.name: fmean(map(proxy.score, draws)) for proxy in self.proxies}
-
-    def _neck(self, last: BlockSpec) -> nn.Module:
-        chain = self.chains[last.network]
-        return chain.neck() if last.nodes[1] == len(chain) - 1 else MeanPool(chain.signal(last.nodes[1]))
+        if flow is not None:
+            flow = self.run(self.neck(candidate.blocks[-1]), flow)
+            if not torch.isfinite(flow.features).all():
+                log.warning("%s: its features are not finite; it is scored as the worst", candidate.composition)
+                return {proxy.name: -torch.inf if proxy.higher_is_better else torch.inf for proxy in self.proxies}
+            evidence = replace(evidence, features=flow.features, code_kernel=flow.code_kernel)
+        return {proxy.name: proxy.score(evidence) for proxy in self.proxies}
 
     def _warn_of_equal_images(self) -> None:
         for block in self.root.children:

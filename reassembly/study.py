@@ -17,6 +17,9 @@ from zoo.registry import Zoo
 from zoo.signals import pool
 from zoo.store import Entry, Store
 
+MAX_PARAMS = 2**29
+"""Parameters of the networks kept in memory (2 GiB in float32); the one in use is kept whatever its size."""
+
 
 @dataclass(frozen=True)
 class NetworkStudy:
@@ -25,7 +28,8 @@ class NetworkStudy:
     Attributes:
         key: content key of network and probe images; what depends on the features depends on it.
         description: nodes, signals, costs, digest.
-        features: L - 1 tensors (n, d) float32: the pooled output of the stem and of every body node.
+        features: L - 1 tensors (n, d) float32: the pooled output of the stem and of every body node; empty once the
+            similarity is known.
     """
 
     key: str
@@ -34,16 +38,28 @@ class NetworkStudy:
 
 
 class Chains(Mapping[str, Chain]):
-    """The chains of a zoo, loaded when first asked for."""
+    """The chains of a zoo, loaded when first asked for; those not used for longest are dropped.
 
-    def __init__(self, zoo: Zoo) -> None:
-        self._zoo = zoo
+    Args:
+        zoo: where they come from.
+        max_params: what is kept, in parameters of all networks together.
+    """
+
+    def __init__(self, zoo: Zoo, max_params: int = MAX_PARAMS) -> None:
+        self._zoo, self._max_params = zoo, max_params
         self._loaded: dict[str, Chain] = {}
 
     def __getitem__(self, name: str) -> Chain:
-        if name not in self._loaded:
-            self._loaded[name] = load_chain(self._zoo[name])
-        return self._loaded[name]
+        chain = self._loaded.pop(name, None)
+        if chain is None:
+            chain = load_chain(self._zoo[name])
+        self._loaded[name] = chain
+        while len(self._loaded) > 1 and sum(c.costs.num_params for c in self._loaded.values()) > self._max_params:
+            del self._loaded[next(iter(self._loaded))]
+        return chain
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._zoo
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._zoo)
@@ -78,7 +94,7 @@ def study_network(entry: ZooEntry, images: Callable[[], Tensor], data_key: str, 
 
 
 @torch.no_grad()
-def node_features(chain: Chain, images: Tensor, batch_size: int = 64) -> list[Tensor]:
+def node_features(chain: Chain, images: Tensor, batch_size: int = 32) -> list[Tensor]:
     """Returns the pooled outputs of stem and body nodes: L - 1 tensors (n, d) float32, without prefix tokens."""
     found: list[list[Tensor]] = [[] for _ in range(len(chain) - 1)]
     with eval_mode(chain.network):
@@ -94,6 +110,7 @@ def feature_indices(studies: Sequence[NetworkStudy]) -> list[list[int]]:
     """Returns, per network, the rows that its features have among the features of all networks, stem first."""
     indices, start = [], 0
     for study in studies:
-        indices.append(list(range(start, start + len(study.features))))
-        start += len(study.features)
+        num_features = len(study.description) - 1
+        indices.append(list(range(start, start + num_features)))
+        start += num_features
     return indices
