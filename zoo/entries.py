@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
+from zoo.builders import build
 from zoo.chain import Chain
 from zoo.errors import UserError
 from zoo.weights import Weights, load_file
@@ -97,11 +93,16 @@ class ZooEntry:
                 raise UserError(
                     f"{self.name}: `model` belongs to timm and torchvision; give {self.source} its `kwargs`"
                 )
-            if self.weights is not None and self.weights.hub:
+            if self.hub:
                 raise UserError(f"{self.name}: {self.source} has no hub; give weights.file")
         repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})
         if repeated:
             raise UserError(f"{self.name}: classes given twice: {', '.join(repeated)}")
+
+    @property
+    def hub(self) -> str | bool | None:
+        """Tag of the published weights, True for those of the default tag, or None."""
+        return self.weights.hub if self.weights is not None else None
 
 
 def load_network(entry: ZooEntry) -> nn.Module:
@@ -110,98 +111,29 @@ def load_network(entry: ZooEntry) -> nn.Module:
     Raises:
         UserError: Unknown architecture or factory, arguments it refuses, weights that cannot be had or do not fit.
     """
-    hub = entry.weights.hub if entry.weights is not None else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(hashlib.sha256(entry.name.encode()).hexdigest()[:8], 16))
-        network = _BUILDERS.get(entry.source, _from_factory)(entry, hub)
-    if not isinstance(network, nn.Module):
-        raise UserError(f"{entry.name}: {entry.source} returned a {type(network).__name__}, expected an nn.Module")
+    network = build_network(entry, published=True)
     if entry.weights is not None and entry.weights.file is not None:
         load_file(network, entry.weights, entry.name)
     return network.cpu().eval()
 
 
+def build_network(entry: ZooEntry, *, published: bool = False) -> nn.Module:
+    """The network of an entry on the default device, its weights random and drawn from the name.
+
+    Under `torch.device("meta")` it costs no memory. No file is read, and nothing is downloaded unless `published`.
+
+    Args:
+        entry: Of a zoo.
+        published: Take the weights that `weights.hub` names.
+
+    Raises:
+        UserError: As in `load_network`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(hashlib.sha256(entry.name.encode()).hexdigest()[:8], 16))
+        return build(entry, published=published)
+
+
 def load_chain(entry: ZooEntry) -> Chain:
     """The chain of an entry's network; refusals as in `load_network` and `Chain.from_network`."""
     return Chain.from_network(load_network(entry), entry.input.example(), name=entry.name, nodes=entry.nodes)
-
-
-def require_architecture(source: str, model: str, name: str) -> None:
-    """Refuses (`UserError`) an architecture, or a tag after its dot, that the installed timm or torchvision lacks."""
-    known = timm.list_models() if source == "timm" else torchvision.models.list_models(module=torchvision.models)
-    if model.partition(".")[0] not in known:
-        near = difflib.get_close_matches(model, known, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"{name}: {source} has no model {model!r}{hint}")
-    architecture, dot, tag = model.partition(".")
-    if dot and tag not in _tags(architecture):
-        tags = ", ".join(_tags(architecture)) or "none"
-        raise UserError(f"{name}: {source} has no weights {tag!r} of {architecture}; it has: {tags}")
-
-
-def _tags(architecture: str) -> list[str]:
-    return [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
-
-
-def _from_timm(entry: ZooEntry, hub: str | bool | None) -> nn.Module:
-    name = f"{entry.model.partition('.')[0]}.{hub}" if isinstance(hub, str) else entry.model
-    require_architecture("timm", name, entry.name)
-    if not hub:
-        return _build(entry, lambda: timm.create_model(name, **entry.kwargs))
-    url = f"https://huggingface.co/{timm.get_pretrained_cfg(name).hf_hub_id}"
-    return _download(entry, lambda: timm.create_model(name, pretrained=True, **entry.kwargs), url)
-
-
-def _from_torchvision(entry: ZooEntry, hub: str | bool | None) -> nn.Module:
-    require_architecture("torchvision", entry.model, entry.name)
-    if not hub:
-        return _build(entry, lambda: torchvision.models.get_model(entry.model, **entry.kwargs))
-    published = torchvision.models.get_model_weights(entry.model).__members__
-    tag = "DEFAULT" if hub is True else hub
-    if tag not in published:
-        raise UserError(
-            f"{entry.name}: torchvision has no weights {tag!r} of {entry.model}; it has: {', '.join(published)}"
-        )
-    weights = published[tag]
-    build = partial(torchvision.models.get_model, entry.model, weights=weights, **entry.kwargs)
-    return _download(entry, build, weights.url)
-
-
-def _from_factory(entry: ZooEntry, hub: None) -> nn.Module:
-    module_name, _, factory_name = entry.source.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{entry.name}: source {entry.source} cannot be imported: {error}") from error
-    return _build(entry, lambda: factory(**entry.kwargs))
-
-
-_BUILDERS = {"timm": _from_timm, "torchvision": _from_torchvision}
-_REFUSALS = (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError)
-
-
-def _build(entry: ZooEntry, build: Callable[[], nn.Module]) -> nn.Module:
-    try:
-        return build()
-    except _REFUSALS as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in entry.kwargs.items()) or "none"
-        raise UserError(f"{entry.name}: {_origin(entry)} refuses kwargs ({given}): {_reason(error)}") from error
-
-
-def _download(entry: ZooEntry, build: Callable[[], nn.Module], url: str) -> nn.Module:
-    try:
-        return build()
-    except (OSError, *_REFUSALS) as error:
-        raise UserError(
-            f"{entry.name}: the weights of {_origin(entry)} could not be had ({_reason(error)}); "
-            f"download them from {url} and set weights: {{file: PATH}}"
-        ) from error
-
-
-def _origin(entry: ZooEntry) -> str:
-    return f"{entry.source} {entry.model}".strip()
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or "no reason given"
-    return f"{type(error).__name__}: {text if len(text) <= 160 else text[:157] + '...'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields as fields_of
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -11,7 +12,8 @@ from typing import Any
 import timm
 import torchvision
 
-from zoo.entries import InputSpec, ZooEntry, require_architecture
+from zoo.builders import require_architecture, require_size, tagged
+from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
 from zoo.files import read_yaml
 from zoo.records import from_plain, neighbours, to_plain
@@ -46,11 +48,13 @@ class Zoo(Mapping[str, ZooEntry]):
 def read_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
     """A zoo out of a YAML file, or out of a mapping with the same fields (`name`, `input`, `networks`).
 
-    A network of timm or torchvision without `input` gets the preprocessing of its published weights. `task`, what
-    `method=cloning` makes of this zoo unless told otherwise, is not looked at here.
+    What an entry's `input` leaves open comes from the zoo's, then, for networks of timm and torchvision, from the
+    preprocessing of the published weights. `task`, what `method=cloning` makes of this zoo unless told otherwise, is
+    not looked at here.
 
     Raises:
-        UserError: Unknown or missing field, value of another type, no network, no `input` where none can be looked up.
+        UserError: Unknown or missing field, value of another type, no network, no `input` where none can be looked up,
+            an unknown architecture or tag, images of a size that the architecture cannot be built for.
     """
     content, where = (source, "zoo") if isinstance(source, Mapping) else (read_yaml(source), str(source))
     unknown = [str(key) for key in content if key not in _FIELDS]
@@ -93,7 +97,15 @@ def find_entry(text: str) -> ZooEntry:
 def published_input(source: str, model: str, kwargs: Mapping[str, Any]) -> InputSpec:
     """The preprocessing published with an architecture's weights; its size and channels follow `kwargs` if given.
 
-    Other numbers of channels than three get the mean over the published channels.
+    Other numbers of channels than the published ones get the mean over those.
+
+    Args:
+        source: `timm` or `torchvision`.
+        model: Name of the architecture; after a dot the tag of the weights, without which it is the default one.
+        kwargs: Of the builder; `img_size` and `in_chans` are looked at.
+
+    Raises:
+        UserError: Unknown architecture or tag.
     """
     require_architecture(source, model, model)
     published = _timm_input(model) if source == "timm" else _torchvision_input(model)
@@ -114,25 +126,47 @@ def _read_entry(name: str, fields: Any, default_input: Any, where: str) -> ZooEn
     kwargs = fields.get("kwargs", {})
     if not isinstance(kwargs, Mapping):
         raise UserError(f"{where}: kwargs: got {kwargs!r}, expected a mapping of arguments")
-    source, model = fields.get("source"), fields.get("model")
-    given = fields.get("input", default_input)
-    if given is None and source in ("timm", "torchvision") and isinstance(model, str):
-        given = to_plain(published_input(source, model, kwargs))
     plain = {"name": name, **fields, "kwargs": {}}
+    given = _read_input(fields, default_input, where)
     if given is not None:
         plain["input"] = given
-    return replace(from_plain(ZooEntry, plain, where), kwargs=dict(kwargs))
+    entry = replace(from_plain(ZooEntry, plain, where), kwargs=dict(kwargs))
+    require_size(entry)
+    return entry
+
+
+def _read_input(fields: Mapping[str, Any], default: Any, where: str) -> Any:
+    """What an entry says of its input, completed by what the zoo says and by what was published."""
+    own = fields.get("input")
+    for given in (own, default):
+        if given is not None and not isinstance(given, Mapping):
+            return given  # refused as a whole when it is converted
+    given = {**(default or {}), **(own or {})}
+    source, model, weights = fields.get("source"), fields.get("model"), fields.get("weights")
+    if source not in ("timm", "torchvision") or not isinstance(model, str):
+        return given or None
+    hub = weights.get("hub") if isinstance(weights, Mapping) else None
+    require_architecture(source, tagged(model, hub), where)
+    if all(field.name in given for field in fields_of(InputSpec)):
+        return given
+    kwargs = dict(fields.get("kwargs", {}))
+    if type(given.get("channels")) is int:
+        kwargs["in_chans"] = max(given["channels"], 1)
+    return {**to_plain(published_input(source, tagged(model, hub), kwargs)), **given}
 
 
 def _timm_input(model: str) -> InputSpec:
     published = timm.get_pretrained_cfg(model)
+    if published is None:
+        raise UserError(f"{model}: timm publishes no weights, hence no preprocessing; give `input` in full")
     channels, height, width = published.input_size
     interpolation = published.interpolation
     return InputSpec(channels, height, width, tuple(published.mean), tuple(published.std), interpolation)
 
 
 def _torchvision_input(model: str) -> InputSpec:
-    published = torchvision.models.get_model_weights(model).DEFAULT.transforms()
+    architecture, _, tag = model.partition(".")
+    published = torchvision.models.get_model_weights(architecture)[tag or "DEFAULT"].transforms()
     (side,) = published.crop_size
     return InputSpec(3, side, side, tuple(published.mean), tuple(published.std), published.interpolation.value)
 

