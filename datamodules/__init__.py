@@ -5,5 +5,6 @@ from datamodules.cluttered_mnist import ClutteredMNIST
 from datamodules.digits import Digits
 from datamodules.image_folder import ImageFolder
 from datamodules.mnist5k import MNIST5k
+from datamodules.published import PublishedImages
 
-__all__ = ["ClutteredMNIST", "Digits", "ImageDataModule", "ImageFolder", "MNIST5k"]
+__all__ = ["ClutteredMNIST", "Digits", "ImageDataModule", "ImageFolder", "MNIST5k", "PublishedImages"]

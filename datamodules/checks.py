@@ -39,11 +39,13 @@ def require_option(key: str, value: Any, options: Iterable[str | None]) -> None:
         raise UserError(f"dataset.{key}={value} is unknown: {known}")
 
 
-def require_folder(root: Any, wanted: str) -> Path:
-    """The folder `dataset.root`; where there is none, the refusal says what is wanted in it."""
+def require_folder(root: Any, wanted: str, *, create: bool = False) -> Path:
+    """The folder `dataset.root`; where there is none, it is made or the refusal says what is wanted in it."""
     if not isinstance(root, (str, Path)) or not str(root):
         raise UserError(f"dataset.root={root}: expected the path of a folder with {wanted}")
     folder = Path(root).expanduser().resolve()
+    if create and not folder.exists():
+        folder.mkdir(parents=True)
     if not folder.is_dir():
         raise UserError(f"dataset.root={root}: there is no such folder; put {wanted} into {folder} or set dataset.root")
     return folder
