@@ -6,8 +6,8 @@ import difflib
 import importlib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -156,8 +156,8 @@ def _from_torchvision(entry: ZooEntry, published: bool) -> nn.Module:
         weights = torchvision.models.get_model_weights(entry.model)["DEFAULT" if entry.hub is True else entry.hub]
         if not Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name).exists():
             _require_reachable(entry, weights.url)
-    build_it = lambda: torchvision.models.get_model(entry.model, weights=weights, **kwargs)  # noqa: E731
-    return _attempt(entry, _arguments(entry), build_it)
+    make = partial(torchvision.models.get_model, entry.model, weights=weights, **kwargs)
+    return _attempt(entry, _arguments(entry), make)
 
 
 def _from_factory(entry: ZooEntry) -> nn.Module:
@@ -199,8 +199,8 @@ def _require_reachable(entry: ZooEntry, address: str, *, offline: bool = False) 
             reason = _reason(error)
     if reason:
         raise UserError(
-            f"{entry.name}: weights.hub={entry.hub} of {_origin(entry)} could not be had ({reason}); download them from "
-            f"{address} and set weights: {{file: PATH}}"
+            f"{entry.name}: weights.hub={entry.hub} of {_origin(entry)} could not be had ({reason}); download them "
+            f"from {address} and set weights: {{file: PATH}}"
         )
 
 

@@ -90,7 +90,6 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     others = [f"{key} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, Tensor)]
     if others or not content:
         found = shorten(others) or "nothing"
-        raise UserError(
-            f"weights file {path} holds no state dict, nor one under {shorten(WRAPPERS, len(WRAPPERS))}; it holds {found}"
-        )
+        wrappers = ", ".join(WRAPPERS)
+        raise UserError(f"weights file {path} holds no state dict, nor one under {wrappers}; it holds {found}")
     return {str(key): value for key, value in content.items()}
