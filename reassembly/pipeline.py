@@ -6,9 +6,10 @@ on it.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -238,7 +239,7 @@ class Search:
 
         inputs = {
             "networks": {study.description.name: study.key for study in studies},
-            "candidates": to_plain(candidates),
+            "candidates": _digest(candidates),
             "data": self.data.digest,
             "settings": [settings, spec, self.seed],
         }
@@ -277,6 +278,15 @@ class Search:
         started = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - started, 2)
+        log.debug("%s: %.2f s", stage, self.seconds[stage])
+
+
+def _digest(candidates: Iterable[Candidate]) -> str:
+    """Names the candidates with their costs; there may be a million."""
+    sha256 = hashlib.sha256()
+    for candidate in candidates:
+        sha256.update(f"{candidate.composition} {candidate.num_params} {candidate.macs}\n".encode())
+    return sha256.hexdigest()
 
 
 def joined(blocks: Sequence[BlockSpec]) -> tuple[BlockSpec, ...]:

@@ -1,4 +1,4 @@
-"""``python -m zoo inspect NETWORK``: a network as a chain, in a table."""
+"""``python -m zoo inspect NETWORK``: a network as a chain; ``python -m zoo support``: what is known to be one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from zoo.architectures import select
 from zoo.chain import Chain
 from zoo.costs import Costs
 from zoo.entries import load_chain
 from zoo.errors import UserError
+from zoo.files import write_text
 from zoo.registry import find_entry
+from zoo.support import examine, support_page
 
 WIDTH_IN_FILES = 140
 
@@ -28,8 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "network", help="a network of the zoos in conf/zoo, timm:NAME, torchvision:NAME or module:factory"
     )
     inspect.add_argument("--random", action="store_true", help="random weights: nothing is read or downloaded")
+    support = commands.add_parser("support", help="check all supported architectures; minutes")
+    support.add_argument("--families", nargs="*", default=[], help="modules of timm, or torchvision; all by default")
+    support.add_argument("--output", type=Path, help="where the page for the docs goes; printed by default")
     options = parser.parse_args(arguments)
     try:
+        if options.command == "support":
+            _write_support(options.families, options.output)
+            return 0
         entry = find_entry(options.network)
         chain = load_chain(replace(entry, weights=None) if options.random else entry)
     except UserError as error:
@@ -38,6 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
     console.print(chain_table(chain))
     return 0
+
+
+def _write_support(families: Sequence[str], output: Path | None) -> None:
+    found = []
+    for architecture in select(families):
+        found.append((architecture, examine(architecture)))
+        print(f"{architecture.id}: {found[-1][1]}", file=sys.stderr, flush=True)
+    page = support_page(found)
+    if output is None:
+        print(page)
+    else:
+        write_text(output, page)
 
 
 def chain_table(chain: Chain) -> Table:

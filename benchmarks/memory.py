@@ -1,0 +1,130 @@
+"""Peak memory and seconds per stage of a search over a large zoo: ``python -m benchmarks.memory``.
+
+The search is the real one; only the images are few, so that two cores are enough: what is held of networks, blocks and
+features, and when, is the same as with many. With ``--random-weights`` nothing is read or downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import threading
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+from datamodules import Digits
+from reassembly.assembly import Budget
+from reassembly.partition import PartitionSettings
+from reassembly.pipeline import Search
+from reassembly.proxies import ProxySettings
+from reassembly.settings import SearchSettings, SimilaritySettings
+from zoo.files import read_yaml
+from zoo.registry import ZOO_FOLDER, Zoo, read_zoo
+from zoo.store import Store
+
+GIB = 2**30
+SECONDS_BETWEEN_SAMPLES = 0.05
+
+
+class MemorySampler(threading.Thread):
+    """Reads the resident memory of this process until told to stop; Linux."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.samples: list[tuple[float, int]] = []
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        while not self._done.wait(SECONDS_BETWEEN_SAMPLES):
+            self.samples.append((time.perf_counter(), resident_bytes()))
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._done.set()
+        self.join()
+
+    def peak(self, start: float, stop: float) -> int:
+        """The largest value between two moments of ``time.perf_counter``."""
+        return max((num_bytes for moment, num_bytes in self.samples if start <= moment <= stop), default=0)
+
+
+def resident_bytes() -> int:
+    """The memory that this process has in RAM now."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status holds no VmRSS")
+
+
+def read_budget(name: str) -> Budget:
+    """The budget of a file in ``conf/budget``."""
+    known = {field.name for field in fields(Budget)}
+    content = read_yaml(ZOO_FOLDER.parent / "budget" / f"{name}.yaml")
+    return Budget(**{key: value for key, value in content.items() if key in known})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", default="imagenet_paper", help="name in conf/zoo, or the path of a YAML file")
+    parser.add_argument("--random-weights", action="store_true", help="build the networks without their weights")
+    parser.add_argument("--images", type=int, default=16, help="images that the networks are compared and scored on")
+    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--budget", default="10m_3g", help="name in conf/budget")
+    parser.add_argument("--scored", type=int, default=50, help="assemblies that are scored exactly")
+    parser.add_argument("--adapters", default="random", choices=("random", "closed_form"))
+    arguments = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("reassembly").setLevel(logging.DEBUG)
+
+    path = Path(arguments.zoo) if arguments.zoo.endswith(".yaml") else ZOO_FOLDER / f"{arguments.zoo}.yaml"
+    zoo = read_zoo(path)
+    if arguments.random_weights:
+        zoo = Zoo(zoo.name, [replace(entry, weights=None) for entry in zoo.values()])
+    settings = SearchSettings(
+        similarity=SimilaritySettings(num_probe_images=arguments.images),
+        partition=PartitionSettings(num_blocks=arguments.blocks),
+        budget=read_budget(arguments.budget),
+        proxy=ProxySettings(
+            num_draws=1,
+            num_images=arguments.images,
+            batch_size=arguments.images,
+            max_scored=arguments.scored,
+            adapters=arguments.adapters,
+        ),
+    )
+    data = Digits(num_train=max(64, arguments.images), num_validation=32, num_test=32)
+    sampler = MemorySampler()
+    sampler.start()
+    before = resident_bytes()
+    with tempfile.TemporaryDirectory() as directory:
+        search = Search(zoo, data, settings, store=Store(directory), seed=0)
+        started = time.perf_counter()
+        found = search.run()
+        stop = time.perf_counter()
+        build_started = time.perf_counter()
+        network = search.build(found.blueprint)
+        seconds = {**found.seconds, "build the pick": time.perf_counter() - build_started}
+    sampler.stop()
+
+    num_params = sum(
+        description.block_costs(0, len(description)).num_params for description in found.descriptions.values()
+    )
+    print(f"{len(zoo)} networks, {num_params:,} parameters ({4 * num_params / GIB:.1f} GiB in float32)")
+    print(
+        f"{len(found.candidates)} candidates scored on {arguments.images} images; {before / GIB:.2f} GiB at the start"
+    )
+    moment = started
+    for stage, duration in seconds.items():
+        end = moment + duration
+        print(f"  {stage:15} {duration:8.1f} s   peak {sampler.peak(moment, end) / GIB:6.2f} GiB")
+        moment = end
+    print(f"  {'whole search':15} {stop - started:8.1f} s   peak {sampler.peak(started, moment) / GIB:6.2f} GiB")
+    print(f"partition: J {found.partition.objective:.2f}, bound {found.partition.upper_bound:.2f}")
+    num_params = sum(parameter.numel() for parameter in network.parameters())
+    print(f"pick: {found.candidates[0].candidate.composition}, {num_params:,} parameters")
+
+
+if __name__ == "__main__":
+    main()

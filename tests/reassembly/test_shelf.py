@@ -1,0 +1,116 @@
+"""Bounded memory: what is kept, what is dropped, and that scores do not depend on it."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+import reassembly.shelf
+import reassembly.study
+from reassembly.assembly import Candidate
+from reassembly.moments import ChannelMoments, channel_moments
+from reassembly.proxies import ProxySettings
+from reassembly.scoring import score_candidates
+from reassembly.shelf import Bounded, Shelf
+from reassembly.study import Chains
+from zoo.blueprint import BlockSpec
+from zoo.entries import InputSpec, ZooEntry
+from zoo.registry import Zoo
+
+INPUT = InputSpec(3, 16, 16, (0.5,) * 3, (0.5,) * 3)
+
+
+def build(width: int) -> nn.Module:
+    layers = []
+    for before in (3, width, width, width):
+        layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 2))
+
+
+@pytest.fixture
+def zoo() -> Zoo:
+    return Zoo("three", [ZooEntry(f"net{w}", f"{__name__}:build", INPUT, kwargs={"width": w}) for w in (4, 6, 8)])
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the networks in the order of their loading."""
+    names: list[str] = []
+
+    def load(entry: ZooEntry):
+        names.append(entry.name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(len(entry.name) + entry.kwargs["width"])
+            network = build(**entry.kwargs)
+        return reassembly.study.Chain.from_network(network.eval(), entry.input.example(), name=entry.name)
+
+    monkeypatch.setattr(reassembly.study, "load_chain", load)
+    return names
+
+
+def test_chains_beyond_the_limit_are_dropped_longest_unused_first(zoo: Zoo, loads: list[str]) -> None:
+    sizes = {name: Chains(zoo)[name].costs.num_params for name in zoo}
+    loads.clear()
+    chains = Chains(zoo, max_params=sizes["net4"] + sizes["net8"])
+    for name in ("net4", "net6", "net4", "net8", "net4", "net8", "net6"):
+        assert chains[name].name == name
+    assert loads == ["net4", "net6", "net8", "net6"]
+    assert "net6" in chains
+    assert "net5" not in chains
+    assert len(loads) == 4
+
+
+def test_a_dropped_network_is_freed_but_for_its_blocks(zoo: Zoo, loads: list[str]) -> None:
+    shelf = Shelf(Chains(zoo, max_params=0), [BlockSpec("net4", (1, 2))])
+    block = shelf.block(BlockSpec("net4", (1, 2)))
+    network = weakref.ref(shelf.chains["net4"].network)
+    head = weakref.ref(network()[-1].weight)
+    shelf.block(BlockSpec("net6", (1, 2)))
+    gc.collect()
+    assert network() is None
+    assert head() is None
+    assert shelf.block(BlockSpec("net4", (1, 2))) is block
+    assert loads == ["net4", "net6"]
+
+
+def test_the_largest_values_are_dropped_first() -> None:
+    kept = Bounded(max_bytes=10)
+    for key, size in (("a", 3), ("b", 6), ("c", 2)):
+        kept.put(key, key.upper(), size)
+    assert ("a" in kept, "b" in kept, "c" in kept) == (True, False, True)
+    assert kept["c"] == "C"
+    kept.put("d", "D", 11)
+    assert "d" not in kept
+    assert "a" in kept
+
+
+def test_scores_do_not_depend_on_the_memory(zoo: Zoo, loads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [[BlockSpec(name, nodes) for name in zoo] for nodes in ((0, 2), (2, 4))]
+    candidates = [Candidate((a, b), "assembly", 0, 0) for a in blocks[0] for b in blocks[1]]
+    images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(12) % 3
+
+    def scores(max_params: int) -> list:
+        settings = ProxySettings(num_draws=2, batch_size=5, also=("naswot",))
+        return score_candidates(candidates, Chains(zoo, max_params), lambda name: images, labels, 3, settings)
+
+    plenty = scores(10**9)
+    assert sorted(loads) == sorted(zoo)
+    loads.clear()
+    monkeypatch.setattr(reassembly.shelf.Bounded, "__contains__", lambda self, key: False)
+    assert scores(0) == plenty
+    assert len(loads) > len(zoo)
+
+
+def test_moments_of_batches_are_those_of_all() -> None:
+    values = 5 + torch.randn(23, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    mean, variance = channel_moments(values.split(7))
+    torch.testing.assert_close(mean, values.mean((0, 2, 3)))
+    torch.testing.assert_close(variance, values.var((0, 2, 3), correction=0))
+    whole = ChannelMoments()
+    whole.add(values)
+    torch.testing.assert_close(whole.compute(), (mean, variance))
