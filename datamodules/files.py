@@ -18,7 +18,7 @@ from datamodules.images import LabelledImages
 from zoo.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, Image.DecompressionBombError)
 
 
 class UnreadableImage(UserError):
@@ -78,42 +78,39 @@ def read_image(path: Path) -> Tensor:
         UnreadableImage: The file is missing, broken, no image, or beyond these ranges.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of broken metadata, which many photographs have
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith(("I", "F")):  # Pillow would clip these at 255
-                return _deep(np.array(upright), path)
-            if "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-            pixels = np.array(upright.convert("RGB"))
+            return _read(path)
     except _BROKEN as error:
         if isinstance(error, UserError):
             raise
         reason = " ".join(str(error).split())
         raise UnreadableImage(f"{path} cannot be read as an image ({reason}); repair or remove it") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of the sub-folders, sorted.
+def class_folders(folder: Path, ignored: str = "") -> tuple[str, ...]:
+    """Names of the sub-folders, sorted, but for the one ignored.
 
     Raises:
         UserError: Fewer than two.
     """
-    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    folders = (path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = tuple(sorted(name for name in folders if name != ignored))
     if len(names) < 2:
         found = f"the folder {names[0]} alone" if names else "no folder"
         raise UserError(f"{folder} holds {found}; expected a folder of images per class, of two classes at least")
     return names
 
 
-def labelled_files(root: Path, folder: str, class_names: Sequence[str]) -> tuple[list[str], list[int]]:
+def labelled_files(
+    root: Path, folder: str, class_names: Sequence[str], ignored: str = ""
+) -> tuple[list[str], list[int]]:
     """Names below `root` and labels of the images in the class folders of `root/folder`, at any depth.
 
     Raises:
         UserError: Other class folders than these, or one without images.
     """
-    given = class_folders(root / folder)
+    given = class_folders(root / folder, ignored)
     if given != tuple(class_names):
         differing = sorted(set(given) ^ set(class_names))
         raise UserError(f"{root / folder} has other classes than the training images: {', '.join(differing[:5])}")
@@ -145,6 +142,16 @@ def _size(path: str) -> int:
         raise UserError(
             f"{path} is listed in the data and not there ({error.strerror}); unpack the data anew"
         ) from error
+
+
+def _read(path: Path) -> Tensor:
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith(("I", "F")):  # Pillow would clip these at 255
+            return _deep(np.array(upright), path)
+        if "transparency" in upright.info:
+            upright = upright.convert("RGBA")
+        return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
 
 
 def _deep(pixels: np.ndarray, path: Path) -> Tensor:

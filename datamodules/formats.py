@@ -109,9 +109,10 @@ def _paths_and_labels(dataset: Any) -> tuple[Sequence[Any], Sequence[int]]:
 def _caltech101(root: Path, download: bool) -> Found:
     if download:
         datasets.Caltech101(root, download=True)
-    place = "caltech101/101_ObjectCategories"
-    names = tuple(name for name in class_folders(root / place) if name != "BACKGROUND_Google")  # not a class
-    return _folders(root, {"train": place}, names, names)
+    place, no_class = "caltech101/101_ObjectCategories", "BACKGROUND_Google"
+    class_names = class_folders(root / place, ignored=no_class)
+    names, labels = labelled_files(root, place, class_names, ignored=no_class)
+    return Found(ImagesInFiles(root, names, torch.tensor(labels)), _consecutive({"train": len(names)}), class_names)
 
 
 def _imagenet(root: Path, download: bool) -> Found:
@@ -246,7 +247,7 @@ FORMATS = {
         "https://www.kaggle.com/datasets/jessicali9530/stanford-cars-dataset (images) and "
         "https://github.com/pytorch/vision/issues/7545 (annotations)",
         downloads=False,
-        remark="the original address at ai.stanford.edu is dead",
+        remark="the original address at ai.stanford.edu is dead; of cars_train/cars_train/ take the inner folder",
     ),
     "fgvc_aircraft": Format(
         "FGVC Aircraft",
@@ -269,7 +270,7 @@ FORMATS = {
         "CUB-200-2011",
         _cub200,
         "CUB_200_2011/ with images/, images.txt, classes.txt, image_class_labels.txt, train_test_split.txt",
-        "https://data.caltech.edu/records/65de6-vp158",
+        "https://www.vision.caltech.edu/datasets/cub_200_2011/",
         downloads=False,
     ),
     "dtd": Format(
