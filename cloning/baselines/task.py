@@ -17,6 +17,7 @@ from cloning.head import class_weights
 from cloning.insertion import Samples, mean
 from cloning.measures import Accuracies
 from cloning.network import ClonedNetwork
+from cloning.tuning import correction_samples
 from datamodules.correction import CorrectionData
 from zoo.errors import UserError
 
@@ -60,8 +61,8 @@ class BaselineTask:
 
     @cached_property
     def correction(self) -> Samples:
-        """The correction samples, preprocessed for the target."""
-        return Samples(*self.data.images("train", self.target.input))
+        """The correction samples, preprocessed for the target, with the copies that cloning itself is given."""
+        return correction_samples(self.data, self.target.input)
 
     def target_logits(self, images: Tensor) -> Tensor:
         """The untouched target's logits (n, kept classes)."""
