@@ -86,7 +86,8 @@ def _caches(
         if tuning.cache_prefix == "always":
             raise UserError(
                 "tuning.cache_prefix=always cannot hold images that are augmented or mixed: type "
-                "tuning.cache_prefix=auto, or dataset.augmentation=null tuning.mixup_alpha=0 tuning.cutmix_alpha=0"
+                "tuning.cache_prefix=auto, or dataset.augmentation=null dataset.crop=center dataset.flip=false "
+                "tuning.mixup_alpha=0 tuning.cutmix_alpha=0"
             )
         return False
     if tuning.cache_prefix == "always":

@@ -159,6 +159,7 @@ class TrainerSettings:
         precision: ``32-true``, ``bf16-mixed``, ``16-mixed``, ...
         accumulate_batches: Batches whose gradients are added up for one step.
         deterministic: Refuse algorithms whose result varies from run to run.
+        channels_last: Keep kernels with their channels last in memory, which is faster for convolutions on a GPU.
         progress_bar: ``auto`` shows it in a terminal only; ``always`` or ``never``.
     """
 
@@ -168,6 +169,7 @@ class TrainerSettings:
     precision: str = "32-true"
     accumulate_batches: int = 1
     deterministic: bool = False
+    channels_last: bool = False
     progress_bar: str = "auto"
 
     def __post_init__(self) -> None:

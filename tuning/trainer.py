@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from tuning.settings import TrainerSettings
+from tuning.throughput import ChannelsLast, LoaderWatch
 
 UNACTIONABLE = (
     r".*does not have many workers",  # the data module decides on workers: none for images in memory
@@ -45,7 +46,7 @@ def build_trainer(
         max_epochs=max_epochs,
         gradient_clip_val=gradient_clip_norm or None,
         logger=list(loggers) or False,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, LoaderWatch(), *([ChannelsLast()] if settings.channels_last else [])],
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         enable_progress_bar=show_bar,
         enable_model_summary=False,

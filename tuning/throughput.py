@@ -1,0 +1,109 @@
+"""What decides how fast training goes beside the network: the memory format, and whether images come in time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+class ChannelsLast(pl.Callback):
+    """Keeps kernels (out, in, h, w) with their channels last in memory while Lightning runs; values do not change.
+
+    Convolutions follow the format of their kernels, so that images need not be converted. Afterwards everything is
+    contiguous again, as files want it.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Before the strategy wraps the module."""
+        _set_memory_format(pl_module, torch.channels_last)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """After the last hook."""
+        _set_memory_format(pl_module, torch.contiguous_format)
+
+
+class LoaderWatch(pl.Callback):
+    """Warns once, with figures, when training waits for images.
+
+    The time from the end of a step to the arrival of the next batch is compared with the time of the steps. The first
+    steps, and the first of every epoch, are left out: workers start, memory is allocated.
+
+    Args:
+        max_share: Share of the time that may be spent waiting.
+        min_steps: Measured steps before anything is said.
+        min_seconds: Time lost to waiting before anything is said, so that short runs stay quiet.
+        warmup_steps: Steps left out at the start.
+    """
+
+    def __init__(
+        self, *, max_share: float = 0.3, min_steps: int = 20, min_seconds: float = 5.0, warmup_steps: int = 5
+    ) -> None:
+        self._max_share, self._min_steps, self._min_seconds = max_share, min_steps, min_seconds
+        self._num_to_skip = warmup_steps
+        self._warned = False
+        self._num_steps = self._num_images = 0
+        self._waited = self._worked = 0.0
+        self._ended: float | None = None
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What passed between two epochs is no waiting."""
+        self._ended = None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        """A batch has arrived."""
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Adds up one step, and warns where it is time."""
+        now, before = time.perf_counter(), self._ended
+        self._ended = now
+        if before is None or self._warned:
+            return
+        if self._num_to_skip:
+            self._num_to_skip -= 1
+            return
+        self._waited += self._started - before
+        self._worked += now - self._started
+        self._num_steps += 1
+        self._num_images += len(batch[1])
+        if (
+            self._num_steps >= self._min_steps
+            and self._waited >= self._min_seconds
+            and self._waited > self._max_share * (self._waited + self._worked)
+        ):
+            self._warned = True
+            if trainer.is_global_zero:
+                log.warning("%s", self._message(trainer.train_dataloader.num_workers))
+
+    def _message(self, num_workers: int) -> str:
+        elapsed = self._waited + self._worked
+        # Workers load during the steps, too; without them the loader works only while training waits.
+        loading = elapsed if num_workers else self._waited
+        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        more = (
+            f"raise dataset.num_workers={num_workers} (there are {num_cores} cores), or "
+            if (num_workers < num_cores)
+            else ""
+        )
+        return (
+            f"training waits for images {self._waited / elapsed:.0%} of the time: the loader gives "
+            f"{self._num_images / loading:.0f} images/s, the steps could take {self._num_images / self._worked:.0f} "
+            f"images/s; {more}store the images at the size that the network takes"
+        )
+
+
+def _set_memory_format(module: nn.Module, memory_format: torch.memory_format) -> None:
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=memory_format)
