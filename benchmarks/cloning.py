@@ -3,8 +3,8 @@
 Each scenario says which digits a target knows and which are cloned from whom; ten exemplars of each of the target's
 classes, or none, and 30 % of the images of the cloned ones. Every way gets the same images (with the same distorted
 copies) and the same epochs over them. Cloning runs with its defaults; the other trained ways have three tries of their
-strengths each, and the one with the best mean of original and cloned accuracy on the validation split is measured on the
-test split. ``joint`` sees all training images: the upper bound.
+strengths each, and the one with the best mean of original and cloned accuracy on the validation split is measured on
+the test split. ``joint`` sees all training images: the upper bound.
 
 Figures are accuracies in percent averaged over classes, mean and standard deviation over the seeds, which draw the
 networks (where the benchmark trains its own), the splits, the exemplars, and all else.
