@@ -30,21 +30,21 @@ def positions_figure(path: str | Path, rows: Sequence[PositionResult], chosen: M
         mine = sorted((row for row in rows if row.source == source), key=lambda row: row.position)
         at = [row.position for row in mine]
         axes.axvline(position, color=FAINT, linewidth=6, alpha=0.35)
-        (loss,) = axes.plot(at, [row.loss for row in mine], color=LOSS, marker="o", label="loss (left)")
-        axes.set(xlabel="insertion position R (0: the image)", ylabel="loss", ylim=(0, None))
+        axes.plot(at, [row.loss for row in mine], color=LOSS, marker="o", label="loss (left)")
+        axes.set(xlabel="insertion position R (0: the image)", ylabel="validation loss", ylim=(0, None))
         axes.set_title(f"{source}: R = {position}", loc="left")
         axes.xaxis.get_major_locator().set_params(integer=True)
         accuracy = axes.twinx()
-        lines = [
-            accuracy.plot(at, [100 * getattr(row, key) for row in mine], color=colour, marker=".", ls="--", label=label)
-            for key, colour, label in (
-                ("val_original", ORIGINAL, "original classes, % (right)"),
-                ("val_cloned", CLONED, "cloned classes, % (right)"),
-            )
-        ]
+        for key, colour, label in (
+            ("val_original", ORIGINAL, "accuracy on original classes, % (right)"),
+            ("val_cloned", CLONED, "accuracy on cloned classes, % (right)"),
+        ):
+            values = [100 * getattr(row, key) for row in mine]
+            accuracy.plot(at, values, color=colour, marker=".", ls="--", label=label)
         accuracy.set_ylim(None, 100.5)
         accuracy.spines["top"].set_visible(False)
-        axes.legend(handles=[loss, *(line for (line,) in lines)], fontsize=7, frameon=False)
+        handles = [handle for part in (axes, accuracy) for handle in part.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
     return _save(figure, path)
 
 

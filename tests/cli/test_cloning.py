@@ -47,7 +47,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
 def tuned(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
     """The directory of a tuning at a fixed position."""
     directory = tmp_path_factory.mktemp("tuned")
-    finished = run("train.py", *FIXED, "tuning.num_epochs=4", cache, "output_dir=out", cwd=directory)
+    finished = run("train.py", *FIXED, "tuning.num_epochs=20", cache, "output_dir=out", cwd=directory)
     assert finished.code == 0, finished.stderr
     return directory / "out"
 
@@ -97,12 +97,14 @@ def test_search_writes_blueprint_positions_figures_and_measures(searched: Path) 
     assert locality["cloned"] > locality["random_cloned"]
 
 
-def test_a_second_search_repeats_nothing_and_another_position_only_the_insertion(cache: str, tmp_path: Path) -> None:
-    for name, overrides in (("first", FIXED), ("again", FIXED), ("other", [*FIXED[:-1], "insertion.position=2"])):
+def test_a_second_search_repeats_nothing_and_another_position_only_the_insertion(
+    tuned: Path, cache: str, tmp_path: Path
+) -> None:
+    for name, overrides in (("again", FIXED), ("other", [*FIXED[:-1], "insertion.position=2"])):
         assert run("search.py", *overrides, cache, f"output_dir={name}", cwd=tmp_path).code == 0
     assert set(read_result(tmp_path / "again")["reused"]) == {"num_params", "localisation", "insertion"}
     assert set(read_result(tmp_path / "other")["reused"]) == {"num_params", "localisation"}
-    assert (tmp_path / "again" / "blueprint.yaml").read_bytes() == (tmp_path / "first" / "blueprint.yaml").read_bytes()
+    assert (tmp_path / "again" / "blueprint.yaml").read_bytes() == (tuned / "blueprint.yaml").read_bytes()
 
 
 def test_train_reports_accuracies_sizes_and_that_the_zoo_is_untouched(tuned: Path) -> None:
@@ -176,10 +178,8 @@ def test_a_clone_travels_is_refused_when_damaged_and_repaired(tuned: Path, tmp_p
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_killed_tuning_continues_to_the_same_numbers(cache: str, tmp_path: Path) -> None:
-    settings = [*FIXED, cache, "tuning.num_epochs=20"]
-    assert run("train.py", *settings, "output_dir=whole", cwd=tmp_path).code == 0
-    process = start("train.py", *settings, "output_dir=killed", cwd=tmp_path)
+def test_a_killed_tuning_continues_to_the_same_numbers(tuned: Path, cache: str, tmp_path: Path) -> None:
+    process = start("train.py", *FIXED, cache, "tuning.num_epochs=20", "output_dir=killed", cwd=tmp_path)
     while not (tmp_path / "killed" / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -188,9 +188,9 @@ def test_a_killed_tuning_continues_to_the_same_numbers(cache: str, tmp_path: Pat
     assert not (tmp_path / "killed" / "result.json").exists()
     finished = run("train.py", "resume=killed", cwd=tmp_path)
     assert finished.code == 0, finished.stderr
-    whole, resumed = tmp_path / "whole", tmp_path / "killed"
-    assert read_result(resumed)["metrics"] == read_result(whole)["metrics"]
-    first, second = (load_file(directory / "bundle" / "weights.safetensors") for directory in (whole, resumed))
+    resumed = tmp_path / "killed"
+    assert read_result(resumed)["metrics"] == read_result(tuned)["metrics"]
+    first, second = (load_file(directory / "bundle" / "weights.safetensors") for directory in (tuned, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -204,20 +204,13 @@ def test_a_sweep_over_localisers(cache: str, tmp_path: Path) -> None:
 
 BAD = {
     "classes unknown to the zoo": (["task.classes=[0,1,cat]"], ["task.classes=[cat]", "unknown", "turned 0"]),
-    "no classes": (["task.classes=[]"], ["task.classes=[]", "empty"]),
     "overlapping lists": (["task.classes=[0,1,2]", "task.cloned=[2,4]"], ["overlap in 2"]),
-    "class given twice": (["task.classes=[0,1,1,6]"], ["task.classes", "1 more than once"]),
     "source that is the target": (["task.target=regnety_even"], ["task.sources", "regnety_even", "itself"]),
-    "target the zoo lacks": (["task.target=resnext"], ["task.target", "'resnext'", "resnext_low"]),
     "position outside the chain": (
         ["insertion=fixed", "insertion.position=40"],
         ["insertion.position=40", "resnext_low", "0 (the input image)"],
     ),
-    "position without insertion=fixed": (["insertion.position=3"], ["insertion.position=3", "insertion=fixed"]),
-    "keep of nothing": (["localisation.keep=0"], ["localisation.keep=0", "above 0, at most 1"]),
     "keep above one": (["localisation.keep=1.5"], ["localisation.keep=1.5", "above 0, at most 1"]),
-    "unknown localiser": (["localisation=grad"], ["localisation=grad", "lime", "taylor"]),
-    "no share of the cloned classes": (["correction.fraction=0"], ["correction.fraction=0"]),
     "no image of a cloned class": (["dataset.num_train=5"], ["no training image of class"]),
     "class the data lacks": (["dataset.classes=['0','1','2','3','4','5']"], ["no images of class '6'"]),
     "setting of the other method": (["budget=200k"], ["budget=200k", "no effect", "method=reassembly"]),
