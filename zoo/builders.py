@@ -6,7 +6,7 @@ import difflib
 import importlib
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -133,7 +133,7 @@ def _from_timm(entry: ZooEntry, published: bool) -> nn.Module:
             raise UserError(f"{entry.name}: {told}; leave kwargs.in_chans out")
         kwargs["in_chans"] = entry.input.channels
     if not (published and entry.hub):
-        return _attempt(entry, _arguments(entry), lambda: timm.create_model(name, **kwargs))
+        return _attempt(entry, _arguments(kwargs), lambda: timm.create_model(name, **kwargs))
     if config is None or not (config.hf_hub_id or config.url):
         raise UserError(f"{entry.name}: timm publishes no weights of {name}; leave weights out or set weights.file")
     cached = _cached(config)
@@ -142,7 +142,7 @@ def _from_timm(entry: ZooEntry, published: bool) -> nn.Module:
     else:
         page = f"{huggingface_hub.constants.ENDPOINT}/{config.hf_hub_id}" if config.hf_hub_id else config.url
         _require_reachable(entry, page, offline=huggingface_hub.constants.HF_HUB_OFFLINE)
-    return _attempt(entry, _arguments(entry), lambda: timm.create_model(name, pretrained=True, **kwargs))
+    return _attempt(entry, _arguments(kwargs), lambda: timm.create_model(name, pretrained=True, **kwargs))
 
 
 def _from_torchvision(entry: ZooEntry, published: bool) -> nn.Module:
@@ -157,7 +157,7 @@ def _from_torchvision(entry: ZooEntry, published: bool) -> nn.Module:
         if not Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name).exists():
             _require_reachable(entry, weights.url)
     make = partial(torchvision.models.get_model, entry.model, weights=weights, **kwargs)
-    return _attempt(entry, _arguments(entry), make)
+    return _attempt(entry, _arguments(kwargs), make)
 
 
 def _from_factory(entry: ZooEntry) -> nn.Module:
@@ -166,7 +166,7 @@ def _from_factory(entry: ZooEntry) -> nn.Module:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{entry.name}: source {entry.source} cannot be imported: {error}") from error
-    return _attempt(entry, _arguments(entry), lambda: factory(**entry.kwargs))
+    return _attempt(entry, _arguments(entry.kwargs), lambda: factory(**entry.kwargs))
 
 
 def _attempt(entry: ZooEntry, what: str, action: Callable[[], Result]) -> Result:
@@ -204,8 +204,8 @@ def _require_reachable(entry: ZooEntry, address: str, *, offline: bool = False) 
         )
 
 
-def _arguments(entry: ZooEntry) -> str:
-    return f"kwargs ({', '.join(f'{key}={value!r}' for key, value in entry.kwargs.items()) or 'none'})"
+def _arguments(kwargs: Mapping[str, Any]) -> str:
+    return f"kwargs ({', '.join(f'{key}={value!r}' for key, value in kwargs.items()) or 'none'})"
 
 
 def _origin(entry: ZooEntry) -> str:

@@ -56,6 +56,13 @@ def read_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
         UserError: Unknown or missing field, value of another type, no network, no `input` where none can be looked up,
             an unknown architecture or tag, images of a size that the architecture cannot be built for.
     """
+    zoo = _parse_zoo(source)
+    for entry in zoo.values():
+        require_size(entry)
+    return zoo
+
+
+def _parse_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
     content, where = (source, "zoo") if isinstance(source, Mapping) else (read_yaml(source), str(source))
     unknown = [str(key) for key in content if key not in _FIELDS]
     if unknown:
@@ -83,13 +90,13 @@ def find_entry(text: str) -> ZooEntry:
         return ZooEntry(name=name or text, source=source, model=name, input=published_input(source, name, {}))
     if colon:
         return ZooEntry(name=text, source=text, input=_IMAGENET)
-    zoos = [read_zoo(path) for path in sorted(ZOO_FOLDER.glob("*.yaml"))]
+    zoos = [_parse_zoo(path) for path in sorted(ZOO_FOLDER.glob("*.yaml"))]
     entries = {f"{zoo.name}/{name}": entry for zoo in zoos for name, entry in zoo.items()}
     found = [key for key in entries if key == text or key.rpartition("/")[2] == text]
     if len(found) > 1:
         raise UserError(f"several zoos have a network {text!r}; write one of {', '.join(found)}")
     if not found:
-        names = neighbours(text, (name for zoo in zoos for name in zoo))
+        names = neighbours(text, {name for zoo in zoos for name in zoo})
         raise UserError(f"no network {text!r} in {ZOO_FOLDER}: {names}; or timm:NAME, torchvision:NAME, module:factory")
     return entries[found[0]]
 
@@ -130,9 +137,7 @@ def _read_entry(name: str, fields: Any, default_input: Any, where: str) -> ZooEn
     given = _read_input(fields, default_input, where)
     if given is not None:
         plain["input"] = given
-    entry = replace(from_plain(ZooEntry, plain, where), kwargs=dict(kwargs))
-    require_size(entry)
-    return entry
+    return replace(from_plain(ZooEntry, plain, where), kwargs=dict(kwargs))
 
 
 def _read_input(fields: Mapping[str, Any], default: Any, where: str) -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from datamodules import MNIST5k
 from reassembly.network import assemble, to_bundle
@@ -17,7 +17,7 @@ from zoo.blueprint import BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.chain import Chain
 from zoo.digests import digest
 from zoo.embedded.__main__ import halved, whole_network
-from zoo.entries import InputSpec, ZooEntry, load_chain, load_network
+from zoo.entries import InputSpec, ZooEntry, build_network, load_chain, load_network
 from zoo.errors import UserError
 from zoo.registry import ZOO_FOLDER, find_entry, read_zoo
 from zoo.weights import PROJECT_ROOT, Weights
@@ -42,14 +42,8 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
-@pytest.fixture
-def trained(factories: None) -> dict[str, torch.Tensor]:
-    return load_network(replace(entry(), name="trained elsewhere")).state_dict()
-
-
-def entry(file: Path | None = None, **weights: Any) -> ZooEntry:
-    given = Weights(file=str(file), **weights) if file else None
-    return ZooEntry("small", "my_factories:network", GREY, weights=given)
+def entry() -> ZooEntry:
+    return ZooEntry("small", "my_factories:network", GREY)
 
 
 def timm_entry(model: str, **fields: Any) -> ZooEntry:
@@ -58,10 +52,6 @@ def timm_entry(model: str, **fields: Any) -> ZooEntry:
 
 def zoo_of(network: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {"name": "mine", "networks": {"net": network}, **fields}
-
-
-def same(network: nn.Module, state: dict[str, torch.Tensor]) -> bool:
-    return digest(network) == digest(state)
 
 
 # The embedded zoo.
@@ -183,97 +173,98 @@ def test_refuses_what_cannot_be_built(given: ZooEntry, told: str):
     assert str(refusal.value).startswith(given.name)
 
 
-def test_hub_weights_without_a_network_name_the_file_to_provide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+@pytest.fixture
+def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty cache of the hub."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"https://huggingface.co/timm/test_resnet.r160_in1k .*weights: {file: PATH}"):
-        load_network(timm_entry("test_resnet", weights=Weights(hub=True)))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
 
-# Weights files.
+@pytest.mark.parametrize("offline", [True, False])
+def test_hub_weights_that_cannot_be_had_name_network_tag_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, no_cache: None, offline: bool
+):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(UserError, match=r"https://huggingface.co/timm/test_resnet.r160_in1k and set weights: {file:"):
+        load_network(timm_entry("test_resnet", weights=Weights(hub="r160_in1k")))
+    given = replace(timm_entry("resnet18", weights=Weights(hub="IMAGENET1K_V1")), source="torchvision")
+    with pytest.raises(
+        UserError, match=r"resnet18: weights.hub=IMAGENET1K_V1 .*no route.* download them from https://"
+    ):
+        load_network(given)
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_ema"])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_reads_checkpoints_in_their_wrappers(trained, tmp_path: Path, wrapper: str | None, prefix: str):
-    state = {prefix + key: tensor for key, tensor in trained.items()}
-    content = {wrapper: state, "epoch": 3, "best": 0.5} if wrapper else state
-    torch.save(content, tmp_path / "weights.pth")
-    assert same(load_network(entry(tmp_path / "weights.pth")), trained)
+def test_hub_weights_out_of_the_cache_need_no_network(monkeypatch: pytest.MonkeyPatch, no_cache: None, tmp_path: Path):
+    trained = load_network(timm_entry("test_resnet"))
+    page = tmp_path / "models--timm--test_resnet.r160_in1k"
+    (page / "snapshots" / "abc").mkdir(parents=True)
+    (page / "refs").mkdir()
+    (page / "refs" / "main").write_text("abc")
+    save_file(trained.state_dict(), page / "snapshots" / "abc" / "model.safetensors")
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    given = replace(timm_entry("test_resnet", weights=Weights(hub="r160_in1k")), name="other")
+    assert digest(load_network(given)) == digest(trained)
+    assert digest(load_network(replace(given, weights=None))) != digest(trained)
 
 
-def test_averaged_weights_come_before_the_last_ones(trained, tmp_path: Path):
-    last = {key: torch.zeros_like(tensor) for key, tensor in trained.items()}
-    torch.save({"state_dict": last, "state_dict_ema": trained}, tmp_path / "weights.pth")
-    assert same(load_network(entry(tmp_path / "weights.pth")), trained)
+# Channels and sizes.
 
 
-def test_strips_a_key_prefix_and_leaves_the_rest(trained, tmp_path: Path):
-    state = {f"backbone.{key}": tensor for key, tensor in trained.items()} | {"decoder.weight": torch.ones(1)}
-    save_file(state, tmp_path / "weights.safetensors")
-    assert same(load_network(entry(tmp_path / "weights.safetensors", key_prefix="backbone.")), trained)
-    with pytest.raises(UserError, match=r"no key .* starts with 'encoder.'; its keys are backbone"):
-        load_network(entry(tmp_path / "weights.safetensors", key_prefix="encoder."))
+def test_timm_networks_are_built_for_the_channels_and_the_size_of_their_input():
+    grey = ZooEntry("x", "timm", InputSpec(1, 96, 64, (0.5,), (0.5,)), model="vit_tiny_patch16_224")
+    with torch.device("meta"):
+        network = build_network(grey)
+        assert network(grey.input.example()).shape == (1, 1000)
+    assert network.patch_embed.grid_size == (6, 4)
+    assert network.patch_embed.proj.weight.shape[1] == 1
 
 
-def test_fits_foreign_names_by_order(trained, tmp_path: Path):
-    foreign = {f"layer_{i}": value for i, (key, value) in enumerate(trained.items()) if "num_batches" not in key}
-    torch.save(foreign, tmp_path / "weights.pth")
-    assert same(load_network(entry(tmp_path / "weights.pth", match="order")), trained)
-    with pytest.raises(UserError, match=r"missing: 0.weight, 0.bias, 1.weight \(\+"):
-        load_network(entry(tmp_path / "weights.pth"))
-    foreign["layer_0"] = foreign["layer_0"].flatten()
-    torch.save(foreign, tmp_path / "weights.pth")
-    with pytest.raises(UserError, match=r"layer_0 36 meets 0.weight 4x1x3x3"):
-        load_network(entry(tmp_path / "weights.pth", match="order"))
-    torch.save(dict(list(foreign.items())[1:]), tmp_path / "weights.pth")
-    with pytest.raises(UserError, match=r"layer_1 4 meets 0.weight"):
-        load_network(entry(tmp_path / "weights.pth", match="order"))
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"model": "vit_tiny_patch16_224", "input": {"height": 8, "width": 8}}, "refuses images of 8 x 8"),
+        ({"model": "coatnet_0_rw_224", "input": {"height": 24, "width": 24}}, "refuses images of 24 x 24"),
+        (
+            {"model": "vit_tiny_patch16_224", "kwargs": {"img_size": 96}, "input": {"height": 64, "width": 96}},
+            "kwargs.img_size is 96, but input is 64 x 96",
+        ),
+        ({"source": "torchvision", "model": "vit_b_16", "input": {"height": 64, "width": 96}}, "takes square images"),
+        (
+            {"source": "torchvision", "model": "maxvit_t", "input": {"height": 64, "width": 64}},
+            r"input_size=\(64, 64\)",
+        ),
+    ],
+)
+def test_sizes_that_cannot_be_built_are_refused_when_the_zoo_is_read(fields: dict[str, Any], told: str):
+    with pytest.raises(UserError, match=told) as refusal:
+        read_zoo(zoo_of({"source": "timm", **fields}))
+    assert "\n" not in str(refusal.value)
 
 
-def test_names_what_does_not_fit_key_by_key_shortened(trained, tmp_path: Path):
-    state = dict(trained)
-    state["3.weight"] = torch.zeros(10, 784)
-    state |= {f"extra.{i}": torch.ones(1) for i in range(9)}
-    del state["0.bias"]
-    torch.save(state, tmp_path / "weights.pth")
-    with pytest.raises(UserError) as refusal:
-        load_network(entry(tmp_path / "weights.pth"))
-    for told in ("missing: 0.bias", "unexpected: extra.0, extra.1, extra.2 (+6 more)", "3.weight 10x784 for 2x784"):
-        assert told in str(refusal.value)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": "vit_tiny_patch16_224", "kwargs": {"dynamic_img_size": True}, "input": {"height": 64, "width": 96}},
+        {"model": "swin_tiny_patch4_window7_224", "input": {"height": 64, "width": 96}},
+        {"model": "resnet18", "input": {"height": 33, "width": 47}},
+        {"source": "torchvision", "model": "vit_b_16", "input": {"height": 64, "width": 64}},
+    ],
+)
+def test_other_sizes_are_given_to_the_builder_or_need_not_be(fields: dict[str, Any]):
+    read = read_zoo(zoo_of({"source": "timm", **fields}))["net"]
+    with torch.device("meta"):
+        assert build_network(read).eval()(read.input.example()).shape == (1, 1000)
 
 
-def test_checks_the_digest_of_the_file(trained, tmp_path: Path):
-    import hashlib
-
-    path = tmp_path / "weights.safetensors"
-    save_file(trained, path)
-    right = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert same(load_network(entry(path, sha256=right)), trained)
-    damaged = bytearray(path.read_bytes())
-    damaged[-1] ^= 1
-    path.write_bytes(damaged)
-    with pytest.raises(UserError, match=f"expected {right[:12]}"):
-        load_network(entry(path, sha256=right))
-
-
-@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 cut short"])
-def test_refuses_missing_and_damaged_files(tmp_path: Path, name: str, content: bytes):
-    with pytest.raises(UserError, match=f"small: .*{name} does not exist; put it there"):
-        load_network(entry(tmp_path / name))
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"small: .*{name}"):
-        load_network(entry(tmp_path / name))
-
-
-def test_never_runs_code_out_of_a_file(tmp_path: Path):
-    torch.save(nn.Linear(2, 2), tmp_path / "weights.pth")
-    with pytest.raises(UserError, match="more than tensors"):
-        load_network(entry(tmp_path / "weights.pth"))
-    torch.save({"epoch": 3}, tmp_path / "weights.pth")
-    with pytest.raises(UserError, match="holds no state dict"):
-        load_network(entry(tmp_path / "weights.pth"))
+def test_contradicting_channels_are_refused():
+    with pytest.raises(UserError, match=r"kwargs\.in_chans is 3, but input.channels 1"):
+        load_network(replace(timm_entry("test_resnet", kwargs={"in_chans": 3}), input=GREY))
+    with pytest.raises(UserError, match="networks of torchvision take 3 channels"):
+        load_network(ZooEntry("x", "torchvision", GREY, model="resnet18"))
 
 
 # Zoo files.
@@ -295,6 +286,18 @@ def test_input_falls_back_to_the_zoo_then_to_the_published_weights():
     assert (grey.channels, grey.height, grey.width, grey.mean) == (1, 32, 32, (0.5,))
     vision = read_zoo(zoo_of({"source": "torchvision", "model": "resnet18"}))["net"].input
     assert (vision.height, vision.interpolation) == (224, "bilinear")
+
+
+def test_what_input_leaves_open_is_that_of_the_published_weights_their_tag_included():
+    network = {"source": "timm", "model": "tf_efficientnet_b0"}
+    part = read_zoo(zoo_of(network | {"input": {"height": 96}}, input={"height": 64, "width": 128}))["net"].input
+    assert (part.height, part.width, part.channels, part.interpolation) == (96, 128, 3, "bicubic")
+    for tag, mean in [("aa_in1k", 0.485), ("ap_in1k", 0.5)]:
+        assert read_zoo(zoo_of(network | {"weights": {"hub": tag}}))["net"].input.mean[0] == mean
+    grey = read_zoo(zoo_of(network | {"input": {"channels": 1}}))["net"].input
+    assert grey.mean == (0.449,)
+    with pytest.raises(UserError, match="no weights 'nowhere'"):
+        read_zoo(zoo_of(network | {"weights": {"hub": "nowhere"}}))
 
 
 @pytest.mark.parametrize(
