@@ -56,7 +56,7 @@ class ImagesInFiles(LabelledImages):
         self._names, self._ends = b"".join(encoded), np.cumsum([0, *map(len, encoded)])
         sha256 = hashlib.sha256()
         for number, (name, label) in enumerate(zip(names, labels.tolist(), strict=True)):
-            line = f"{name}\0{_size(os.path.join(self._root, name))}\0{label}"
+            line = f"{name}\0{_size(f'{self._root}/{name}')}\0{label}"
             sha256.update(f"{chr(10) if number else ''}{line}".encode(errors="surrogateescape"))
         self.digest = f"sha256:{sha256.hexdigest()}"
 
@@ -126,13 +126,11 @@ def labelled_files(
 
 
 def _image_names(root: Path, folder: Path) -> list[str]:
-    start = len(os.fspath(root)) + 1
-    return [
-        os.path.join(directory, file)[start:].replace(os.sep, "/")
-        for directory, _, files in os.walk(folder)
-        for file in files
-        if file.lower().endswith(SUFFIXES) and not file.startswith(".")
-    ]
+    names: list[str] = []
+    for directory, _, files in os.walk(folder):
+        place = Path(directory).relative_to(root).as_posix()
+        names += [f"{place}/{file}" for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")]
+    return names
 
 
 def _size(path: str) -> int:

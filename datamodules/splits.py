@@ -29,11 +29,11 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
         int64 permutation (n,).
     """
     shuffle = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    shuffled = labels[shuffle]
+    _, which, counts = labels[shuffle].unique(return_inverse=True, return_counts=True)
+    by_class = which.argsort(stable=True)
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)
     rank = torch.empty(len(labels), dtype=torch.float64)
-    for label in labels.unique():
-        members = (shuffled == label).nonzero().flatten()
-        rank[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    rank[by_class] = (torch.arange(len(labels)) - first + 0.5).double() / counts.repeat_interleave(counts)
     return shuffle[rank.argsort(stable=True)]
 
 
