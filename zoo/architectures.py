@@ -153,7 +153,8 @@ _TORCHVISION = (
     " resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11 vgg11_bn vit_b_16 wide_resnet50_2"
 )
 _ARGUMENTS: dict[str, dict[str, Any]] = {
-    "googlenet": {"init_weights": False},
+    # Its auxiliary classifiers draw from the same generator: without their dropout, the main path's can be compared.
+    "googlenet": {"init_weights": False, "dropout_aux": 0.0},
     "inception_v3": {"init_weights": False},
 }
 _VARIANTS = (
@@ -162,11 +163,9 @@ _VARIANTS = (
     Architecture("swin_transformer", "swin_tiny_patch4_window7_224", {"strict_img_size": False}),
 )
 _REFUSED = {"crossvit_9_240", "crossvit_tiny_240", "tnt_s_patch16_224"}
-_QUICK = frozenset(
-    (
-        "cspnext_tiny convnext_atto deit_tiny_patch16_224 efficientvit_b0 coat_lite_tiny cpubone_nano fasternet_t0"
-        " efficientformerv2_s0 mambaout_femto crossvit_9_240 mobilenetv3_small_050 poolformer_s12"
-    ).split()
+_QUICK = (
+    "cspnext_tiny convnext_atto deit_tiny_patch16_224 efficientvit_b0 coat_lite_tiny cpubone_nano fasternet_t0"
+    " efficientformerv2_s0 mambaout_femto crossvit_9_240 mobilenetv3_small_050 poolformer_s12"
 )
 
 
@@ -178,7 +177,7 @@ def _architectures() -> tuple[Architecture, ...]:
             family,
             model,
             _ARGUMENTS.get(model, {}) if family == "torchvision" else {},
-            is_quick=model in _QUICK and family != "torchvision",
+            is_quick=model in _QUICK.split() and family != "torchvision",
             is_chain=model not in _REFUSED,
         )
         for family, model in rows

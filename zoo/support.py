@@ -23,6 +23,9 @@ from zoo.registry import published_input
 from zoo.signals import Signal
 
 DROP = {"drop_rate": 0.1, "drop_path_rate": 0.1}
+AUXILIARY = ("aux", "AuxLogits")
+"""How torchvision names its auxiliary classifiers."""
+
 STRANGERS = (Signal("NCHW", 24, (9, 5)), Signal("NHWC", 20, (3, 7)), Signal("NLC", 16, (5, 4), 2))
 """Signals of no network, with odd grids and every layout, to which adapters are tried."""
 
@@ -113,18 +116,23 @@ def _is_equal(chain: Chain, images: Tensor) -> bool:
 
 @torch.no_grad()
 def _trains_alike(chain: Chain, images: Tensor) -> bool:
-    """Outputs and batch statistics after one forward in training mode; the network is as before afterwards."""
+    """Outputs and batch statistics after one forward in training mode; the network is as before afterwards.
+
+    Of a network with auxiliary classifiers the chain is the main path, so theirs do not count.
+    """
     before = copy.deepcopy(chain.network.state_dict())
     chain.network.train()
     outputs, states = [], []
     for forward in (chain.network, lambda x: _run(chain, x)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
-            outputs.append(forward(images))
+            output = forward(images)
+        outputs.append(output if isinstance(output, Tensor) else output[0])
         states.append(copy.deepcopy(chain.network.state_dict()))
         chain.network.load_state_dict(before)
     chain.network.eval()
-    return torch.equal(*outputs) and all(torch.equal(states[0][key], states[1][key]) for key in before)
+    keys = [key for key in before if not key.startswith(AUXILIARY)]
+    return torch.equal(*outputs) and all(torch.equal(states[0][key], states[1][key]) for key in keys)
 
 
 def _at_another_size(chain: Chain, size: int) -> str:

@@ -54,7 +54,8 @@ def trace(network: nn.Module, is_atomic: IsAtomic, x: torch.Tensor) -> Program:
         x: Input on the meta device.
 
     Raises:
-        Untraceable: the forward cannot be recorded, or takes another way in training mode.
+        Untraceable: the forward cannot be recorded, or takes another way in training mode; further outputs after the
+            first one that it gives there (of auxiliary classifiers) are left out.
     """
     entered = [module for path, module in network.named_modules() if not path or not is_atomic(path, module)]
     graphs = []
@@ -299,9 +300,32 @@ def _plain_function_on_stack() -> tuple[dict, Callable] | None:
     return None
 
 
+def _without_side_outputs(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes without those that only serve further outputs: auxiliary classifiers, which exist in training alone."""
+    nodes = list(graph.nodes)
+    outputs = nodes[-1].all_input_nodes
+    if len(outputs) == 1 and inspect.isclass(outputs[0].target) and issubclass(outputs[0].target, tuple):
+        outputs = [*outputs[0].all_input_nodes, outputs[0]]  # a named tuple is made in a step of its own
+    if len(outputs) < 2:
+        return nodes
+    needed, *_ = reached = [_origins(output) for output in outputs]
+    side = set().union(*reached) - needed
+    return [n for n in nodes if n.op == "output" or not (n in side or side.intersection(n.all_input_nodes))]
+
+
+def _origins(node: fx.Node) -> set[fx.Node]:
+    """The node and all that it is computed from."""
+    found, todo = set(), [node]
+    while todo:
+        if (current := todo.pop()) not in found:
+            found.add(current)
+            todo += current.all_input_nodes
+    return found
+
+
 def _merge(graph: fx.Graph, training_graph: fx.Graph) -> Program:
     """One program for both modes: where a constant is ``False`` in one and ``True`` in the other, it is the mode."""
-    nodes, others = list(graph.nodes), list(training_graph.nodes)
+    nodes, others = list(graph.nodes), _without_side_outputs(training_graph)
     if [(n.op, n.target) for n in nodes] != [(n.op, n.target) for n in others]:
         raise Untraceable("its forward takes another way in training mode")
     steps = []
