@@ -90,10 +90,13 @@ def size_arguments(entry: ZooEntry) -> dict[str, Any]:
         (side,) = torchvision.models.get_model_weights(entry.model).DEFAULT.transforms().crop_size
         if argument is None or argument in entry.kwargs or size == (side, side):
             return {}
-        if argument == "image_size" and size[0] != size[1]:
+        told = f"{entry.name}: {entry.model} of torchvision"
+        if entry.hub:
             raise UserError(
-                f"{entry.name}: {entry.model} of torchvision takes square images, not {size[0]} x {size[1]}"
+                f"{told} has weights for {side} x {side} alone, not {size[0]} x {size[1]}; timm resamples its"
             )
+        if argument == "image_size" and size[0] != size[1]:
+            raise UserError(f"{told} takes square images, not {size[0]} x {size[1]}")
         return {argument: size[0] if argument == "image_size" else size}
     if entry.source != "timm":
         return {}

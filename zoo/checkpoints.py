@@ -78,9 +78,13 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
+def _may_hold_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(part, (Tensor, Mapping)) for part in value.values())
+
+
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     while isinstance(content, Mapping):
-        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        wrapper = next((key for key in WRAPPERS if _may_hold_tensors(content.get(key))), None)
         if wrapper is None:
             break
         _log.info("%s: reading the weights under %r", path.name, wrapper)

@@ -103,7 +103,7 @@ def read_state(weights: Weights) -> dict[str, Tensor]:
         advice = f"download {weights.url} and put it there" if weights.url else "put it there or set weights.file"
         raise UserError(f"weights file {path} does not exist; {advice}")
     if weights.sha256 is not None:
-        found, expected = hashlib.sha256(path.read_bytes()).hexdigest(), weights.sha256.removeprefix("sha256:")
+        found, expected = _sha256(path), weights.sha256.removeprefix("sha256:")
         if not found.startswith(expected) or len(expected) < 8:
             raise UserError(f"weights file {path} has sha256 {found[:12]}..., expected {expected[:12]}...")
     state = read_tensors(path)
@@ -149,7 +149,8 @@ def _by_order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[st
     fitted = _with_channels(own, renamed)
     for own_key, key in zip(own_keys, keys, strict=False):
         if misfit := _misfit(fitted[own_key], own[own_key]):
-            raise UserError(f"weights do not fit by order: {key} {misfit[0]} meets {own_key} {misfit[1]}")
+            told = f"{key} {misfit[0]} meets {own_key} {misfit[1]}"
+            raise UserError(f"weights do not fit by order: {told}; weights.skip leaves out what begins so in either")
     if len(keys) != len(own_keys):
         raise UserError(f"weights do not fit by order: {len(keys)} tensors for {len(own_keys)} of the network")
     return fitted
@@ -246,6 +247,14 @@ def _advice(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
             return f"set kwargs: {{num_classes: {len(weight)}}}, or {kept}"
         return f"set {kept}"
     return "see weights.key_prefix, weights.match and weights.skip"
+
+
+def _sha256(path: Path) -> str:
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 24):
+            sha256.update(piece)
+    return sha256.hexdigest()
 
 
 def _shape(tensor: Tensor) -> str:

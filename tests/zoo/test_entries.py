@@ -234,6 +234,10 @@ def test_timm_networks_are_built_for_the_channels_and_the_size_of_their_input():
         ),
         ({"source": "torchvision", "model": "vit_b_16", "input": {"height": 64, "width": 96}}, "takes square images"),
         (
+            {"source": "torchvision", "model": "vit_b_16", "input": {"height": 64}, "weights": {"hub": True}},
+            "weights for 224 x 224 alone, not 64 x 224; timm",
+        ),
+        (
             {"source": "torchvision", "model": "maxvit_t", "input": {"height": 64, "width": 64}},
             r"input_size=\(64, 64\)",
         ),

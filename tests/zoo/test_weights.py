@@ -102,6 +102,8 @@ def test_averaged_weights_come_before_the_last_ones(trained: State, file: Path):
     last = {key: torch.zeros_like(tensor) for key, tensor in trained.items()}
     torch.save({"state_dict": last, "state_dict_ema": trained}, file)
     assert same(load(file), trained)
+    torch.save({"state_dict": trained, "ema": {"decay": 0.99, "shadow_params": list(last.values())}}, file)
+    assert same(load(file), trained)
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", "module.backbone."])
@@ -130,6 +132,14 @@ def test_fits_foreign_names_by_order(trained: State, file: Path):
     assert "layer_1 4 meets stem.weight" in refusal(file, match="order")
     torch.save(dict(list(trained.items())[:-1]), file)
     assert "7 tensors for 8 of the network" in refusal(file, match="order")
+
+
+def test_a_changed_head_is_skipped_by_order_under_both_names(trained: State, file: Path):
+    foreign = {key.replace("fc.", "_head."): tensor for key, tensor in trained.items() if "num_batches" not in key}
+    torch.save(foreign, file)
+    assert "_head.weight 2x4 meets fc.weight 9x4; weights.skip" in refusal(file, small(classes=9), match="order")
+    found = load(file, small(classes=9), match="order", skip=("fc.", "_head."))
+    assert torch.equal(found["norm.running_var"], trained["norm.running_var"])
 
 
 def test_names_what_does_not_fit_key_by_key_shortened(trained: State, file: Path):
