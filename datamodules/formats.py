@@ -232,7 +232,7 @@ FORMATS = {
         _caltech101,
         "caltech101/101_ObjectCategories/",
         "https://data.caltech.edu/records/mzrjq-6wc02",
-        remark="the addresses on vision.caltech.edu and Google Drive, which torchvision used up to 2025, are dead",
+        remark="the addresses on vision.caltech.edu and Google Drive, which torchvision used before 0.24, are dead",
     ),
     "flowers102": Format(
         "Flowers-102",

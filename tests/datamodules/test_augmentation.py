@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import pickle
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
@@ -61,6 +63,27 @@ def test_an_image_depends_on_seed_epoch_and_position_alone(options: dict) -> Non
     assert as_set(torch.cat(epoch(again, 3))) == as_set(whole)
     assert not torch.equal(data_of(**options).images("train", COLOUR, augmented_epoch=4)[0], whole)
     assert not torch.equal(data_of(seed=1, **options).images("train", COLOUR, augmented_epoch=3)[0], whole)
+
+
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_processes_that_share_a_batch_draw_what_one_process_draws(
+    monkeypatch: pytest.MonkeyPatch, num_processes: int
+) -> None:
+    whole = epoch(data_of(batch_size=4, **PHOTOS), 3)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: num_processes)
+    shares = []
+    for rank in range(num_processes):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        shares.append(epoch(data_of(batch_size=4, **PHOTOS), 3))
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert as_set(torch.cat(parts)) == as_set(batch)
+
+
+@pytest.mark.parametrize("options", EVERY, ids=str)
+def test_a_worker_process_may_be_started_anew(options: dict) -> None:
+    split = data_of(**options)._split("train", COLOUR, augmented=True)
+    assert torch.equal(pickle.loads(pickle.dumps(split)).images([2, 5])[0], split.images([2, 5])[0])
 
 
 def test_worker_processes_draw_what_one_process_draws() -> None:
