@@ -1,4 +1,4 @@
-"""Peak memory and seconds per stage of a search over a large zoo: ``python -m benchmarks.memory``.
+"""Peak memory and seconds per stage of a search over a large zoo: ``python -m benchmarks.memory --random-weights``.
 
 The search is the real one; only the images are few, so that two cores are enough: what is held of networks, blocks and
 features, and when, is the same as with many. With ``--random-weights`` nothing is read or downloaded.
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--budget", default="10m_3g", help="name in conf/budget")
     parser.add_argument("--scored", type=int, default=50, help="assemblies that are scored exactly")
     parser.add_argument("--adapters", default="random", choices=("random", "closed_form"))
+    parser.add_argument("--cache", help="where stage results are kept for the next run; nowhere by default")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("reassembly").setLevel(logging.DEBUG)
@@ -99,7 +100,7 @@ def main() -> None:
     sampler.start()
     before = resident_bytes()
     with tempfile.TemporaryDirectory() as directory:
-        search = Search(zoo, data, settings, store=Store(directory), seed=0)
+        search = Search(zoo, data, settings, store=Store(arguments.cache or directory), seed=0)
         started = time.perf_counter()
         found = search.run()
         stop = time.perf_counter()

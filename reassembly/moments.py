@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from reassembly.shelf import Bounded
+from reassembly.shelf import Bounded, Shelf
 from zoo.adapters import NEGATIVE_SLOPE, Adapter, Kind, grid_of, resize
 from zoo.blueprint import BlockSpec
-from zoo.chain import Chain
 from zoo.modes import eval_mode
 from zoo.signals import Signal, to_grid
 
@@ -142,23 +141,14 @@ class Home:
     """What blocks receive in their own networks on the probe images, computed when first asked for and kept.
 
     Args:
-        chains: Of all networks.
+        shelf: Of the blocks; one pass through a network serves all that are wanted of it.
         images_for: Name of a network -> the probe images as it takes them.
         kind: Of the adapters.
         batch_size: Images per forward pass.
-        wanted: By network, the blocks that may be asked for: one pass through a network serves them all.
     """
 
-    def __init__(
-        self,
-        chains: Mapping[str, Chain],
-        images_for: Callable[[str], Tensor],
-        kind: Kind,
-        batch_size: int,
-        wanted: Mapping[str, Iterable[BlockSpec]],
-    ) -> None:
-        self.chains, self.images_for, self.kind, self.batch_size = chains, images_for, kind, batch_size
-        self.wanted = wanted
+    def __init__(self, shelf: Shelf, images_for: Callable[[str], Tensor], kind: Kind, batch_size: int) -> None:
+        self.shelf, self.images_for, self.kind, self.batch_size = shelf, images_for, kind, batch_size
         self._moments: dict[BlockSpec, Moments] = {}
         self._features = Bounded()
 
@@ -166,8 +156,8 @@ class Home:
     def moments(self, block: BlockSpec) -> Moments:
         """Moments of what comes into a block; only these few numbers are kept."""
         if block not in self._moments:
-            chain = self.chains[block.network]
-            blocks = [b for b in {*self.wanted.get(block.network, ()), block} if b.nodes[0] > 0]
+            chain = self.shelf.chains[block.network]
+            blocks = [b for b in {*self.shelf.wanted[block.network], block} if b.nodes[0] > 0]
             starts = sorted({b.nodes[0] for b in blocks})
             found = {start: MomentsAtHome(chain.signal(start), self.kind) for start in starts}
             pieces = [chain.block(*nodes) for nodes in zip([0, *starts], starts, strict=False)]
@@ -184,7 +174,7 @@ class Home:
         """What comes into a block, n first; kept as far as memory goes."""
         if block in self._features:
             return self._features[block]
-        before = self.chains[block.network].block(0, block.nodes[0])
+        before = self.shelf.chains[block.network].block(0, block.nodes[0])
         features = run(before, self.images_for(block.network), self.batch_size)
         self._features.put(block, features, features.nbytes)
         return features

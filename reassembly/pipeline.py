@@ -165,7 +165,7 @@ class Search:
 
     def _study_one(self, entry: ZooEntry) -> NetworkStudy:
         key = content_key(self.data.digest, self.settings.similarity.num_probe_images)
-        return study_network(entry, lambda: self.images_for(entry.name), key, self.store)
+        return study_network(entry, self.chains, lambda: self.images_for(entry.name), key, self.store)
 
     def _whole_costs(self, description: ChainDescription) -> tuple[int, int]:
         block = BlockSpec(description.name, (0, len(description) - 1))

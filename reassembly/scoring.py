@@ -84,8 +84,10 @@ def score_candidates(
     proxy, candidates = find_proxy(settings.name), list(candidates)
     sign = -1 if proxy.higher_is_better else 1
 
+    home = Home(Shelf(chains), probe.images_for, adapter.kind, settings.batch_size)
+
     def walk(some: Iterable[Candidate], **changes) -> list[ScoredCandidate]:
-        tree = PrefixTree(some, chains, probe, replace(settings, **changes), adapter, seed)
+        tree = PrefixTree(some, chains, probe, replace(settings, **changes), adapter, seed, home)
         return sorted(tree.scores(), key=order)
 
     def order(entry: ScoredCandidate) -> tuple:
@@ -162,6 +164,7 @@ class PrefixTree:
         settings: ProxySettings,
         adapter: AdapterSpec,
         seed: int,
+        home: Home | None = None,
     ) -> None:
         self.probe, self.settings, self.adapter, self.seed = probe, settings, adapter, seed
         self.proxies = [find_proxy(name) for name in dict.fromkeys((settings.name, *settings.also))]
@@ -172,8 +175,9 @@ class PrefixTree:
             for block in candidate.blocks:
                 node = node.children.setdefault(block, _Node())
             node.candidate = candidate
-        self.shelf = Shelf(chains, {block for candidate in self.candidates for block in candidate.blocks})
-        self.home = Home(chains, probe.images_for, adapter.kind, settings.batch_size, self.shelf.wanted)
+        self.home = home or Home(Shelf(chains), probe.images_for, adapter.kind, settings.batch_size)
+        self.shelf = self.home.shelf
+        self.shelf.want(block for candidate in self.candidates for block in candidate.blocks)
 
     def block(self, block: BlockSpec) -> nn.Module:
         """The module of a block."""

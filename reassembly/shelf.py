@@ -49,19 +49,19 @@ class Shelf:
 
     Args:
         chains: Of all networks.
-        wanted: The blocks that will be asked for.
         max_bytes: Of the blocks that are kept.
     """
 
-    def __init__(
-        self, chains: Mapping[str, Chain], wanted: Iterable[BlockSpec] = (), max_bytes: int = MAX_BYTES
-    ) -> None:
+    def __init__(self, chains: Mapping[str, Chain], max_bytes: int = MAX_BYTES) -> None:
         self.chains = chains
         self.wanted: dict[str, set[BlockSpec]] = defaultdict(set)
-        for spec in wanted:
-            self.wanted[spec.network].add(spec)
         self._modules = Bounded(max_bytes)
         self._signals: dict[BlockSpec, tuple[Signal, Signal]] = {}
+
+    def want(self, specs: Iterable[BlockSpec]) -> None:
+        """Say which blocks will be asked for, so that one visit to their network takes them all."""
+        for spec in specs:
+            self.wanted[spec.network].add(spec)
 
     def signals(self, spec: BlockSpec) -> tuple[Signal, Signal]:
         """What enters and what leaves a block."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.chain import Chain
 from zoo.description import ChainDescription, describe, identity
-from zoo.entries import ZooEntry, load_chain
+from zoo.entries import ZooEntry, load_chain, load_network
 from zoo.modes import eval_mode
 from zoo.records import from_plain, to_plain
 from zoo.registry import Zoo
@@ -38,7 +38,9 @@ class NetworkStudy:
 
 
 class Chains(Mapping[str, Chain]):
-    """The chains of a zoo, loaded when first asked for; those not used for longest are dropped.
+    """The chains of a zoo, loaded when first asked for; the networks not used for longest are dropped.
+
+    What slicing found is kept, so that a network that comes back is loaded but not sliced again.
 
     Args:
         zoo: where they come from.
@@ -48,11 +50,15 @@ class Chains(Mapping[str, Chain]):
     def __init__(self, zoo: Zoo, max_params: int = MAX_PARAMS) -> None:
         self._zoo, self._max_params = zoo, max_params
         self._loaded: dict[str, Chain] = {}
+        self._sliced: dict[str, Chain] = {}
 
     def __getitem__(self, name: str) -> Chain:
         chain = self._loaded.pop(name, None)
-        if chain is None:
+        if chain is None and name in self._sliced:
+            chain = self._sliced[name].over(load_network(self._zoo[name]))
+        elif chain is None:
             chain = load_chain(self._zoo[name])
+            self._sliced[name] = chain.without_data()
         self._loaded[name] = chain
         while len(self._loaded) > 1 and sum(c.costs.num_params for c in self._loaded.values()) > self._max_params:
             del self._loaded[next(iter(self._loaded))]
@@ -68,18 +74,21 @@ class Chains(Mapping[str, Chain]):
         return len(self._zoo)
 
 
-def study_network(entry: ZooEntry, images: Callable[[], Tensor], data_key: str, store: Store) -> NetworkStudy:
+def study_network(
+    entry: ZooEntry, chains: Mapping[str, Chain], images: Callable[[], Tensor], data_key: str, store: Store
+) -> NetworkStudy:
     """Runs the probe images through one network, or reads what an earlier run found.
 
     Args:
-        entry: the network; it is loaded only if its study is not stored yet, and dropped afterwards.
+        entry: the network.
+        chains: of the zoo; the network is asked for only if its study is not stored yet.
         images: gives the probe images as the network takes them, (n, C, H, W) float32.
         data_key: names the images.
         store: of stage results.
     """
 
     def compute() -> Entry:
-        chain = load_chain(entry)
+        chain = chains[entry.name]
         features = {str(cut): tensor for cut, tensor in enumerate(node_features(chain, images()), start=1)}
         return Entry(features, to_plain(describe(chain)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -141,6 +142,20 @@ class Chain:
         if stop == len(self._cuts) - 1:
             program = Program((*program.steps, *self._unused), program.input, program.output)
         return Block(network, program, clone_input=self._writes_input[start])
+
+    def over(self, network: nn.Module) -> Chain:
+        """The same chain over another network of the same architecture, which is not sliced again.
+
+        Args:
+            network: As the builder of the chain's own network gives it, its weights loaded; checked no further.
+        """
+        chain = copy.copy(self)
+        chain.network = network
+        return chain
+
+    def without_data(self) -> Chain:
+        """The same chain over a network on the meta device: signals, costs and programs, and no weights."""
+        return self.over(self._shadow)
 
     def neck(self) -> Block:
         """The module from the last cut (the head's input) to the (N, d) features that the classifier reads.

@@ -18,6 +18,7 @@ from reassembly.scoring import score_candidates
 from reassembly.shelf import Bounded, Shelf
 from reassembly.study import Chains
 from zoo.blueprint import BlockSpec
+from zoo.chain import Chain
 from zoo.entries import InputSpec, ZooEntry
 from zoo.registry import Zoo
 
@@ -41,14 +42,18 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the networks in the order of their loading."""
     names: list[str] = []
 
-    def load(entry: ZooEntry):
+    def load(entry: ZooEntry) -> nn.Module:
         names.append(entry.name)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(len(entry.name) + entry.kwargs["width"])
-            network = build(**entry.kwargs)
-        return reassembly.study.Chain.from_network(network.eval(), entry.input.example(), name=entry.name)
+            torch.manual_seed(entry.kwargs["width"])
+            return build(**entry.kwargs).eval()
 
-    monkeypatch.setattr(reassembly.study, "load_chain", load)
+    def load_chain(entry: ZooEntry) -> Chain:
+        assert entry.name not in names, "sliced twice"
+        return Chain.from_network(load(entry), entry.input.example(), name=entry.name)
+
+    monkeypatch.setattr(reassembly.study, "load_network", load)
+    monkeypatch.setattr(reassembly.study, "load_chain", load_chain)
     return names
 
 
@@ -65,7 +70,8 @@ def test_chains_beyond_the_limit_are_dropped_longest_unused_first(zoo: Zoo, load
 
 
 def test_a_dropped_network_is_freed_but_for_its_blocks(zoo: Zoo, loads: list[str]) -> None:
-    shelf = Shelf(Chains(zoo, max_params=0), [BlockSpec("net4", (1, 2))])
+    shelf = Shelf(Chains(zoo, max_params=0))
+    shelf.want([BlockSpec("net4", (1, 2)), BlockSpec("net4", (2, 3))])
     block = shelf.block(BlockSpec("net4", (1, 2)))
     network = weakref.ref(shelf.chains["net4"].network)
     head = weakref.ref(network()[-1].weight)
@@ -74,6 +80,7 @@ def test_a_dropped_network_is_freed_but_for_its_blocks(zoo: Zoo, loads: list[str
     assert network() is None
     assert head() is None
     assert shelf.block(BlockSpec("net4", (1, 2))) is block
+    shelf.block(BlockSpec("net4", (2, 3)))
     assert loads == ["net4", "net6"]
 
 
