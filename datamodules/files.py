@@ -84,7 +84,7 @@ def read_image(path: Path) -> Tensor:
     except _BROKEN as error:
         if isinstance(error, UserError):
             raise
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).replace(f" {str(path)!r}", "").split())
         raise UnreadableImage(f"{path} cannot be read as an image ({reason}); repair or remove it") from error
 
 

@@ -67,3 +67,16 @@ def test_classes_without_images_are_refused() -> None:
         CorrectionData(parent(), classes=["a", "x"], cloned=["x"], fraction=0.5, exemplars=1)
     with pytest.raises(UserError, match="no training image of class 'd'"):
         CorrectionData(parent((20, 10, 10, 0)), classes=["a", "d"], cloned=["d"], fraction=0.5, exemplars=1)
+
+
+def test_images_are_varied_and_loaded_as_those_of_the_parent() -> None:
+    whole = parent()
+    options = {**whole.options, "crop": "random_padded", "flip": True, "crop_fraction": 0.5}
+    varied = ImageDataModule(
+        name="n", source=whole._source, splits=whole._splits, class_names="abcd", seed=3, **options
+    )
+    varied.use_input(SPEC)
+    data = CorrectionData(varied, classes=["d", "a"], cloned=["a"], fraction=1.0, exemplars=2)
+    assert (data.options, data.augmentation, data.seed) == (varied.options, varied.augmentation, 3)
+    assert sum(len(labels) for _, labels in data.train_dataloader()) > 0
+    assert data.record["splits"]["train"] == data.num_images("train")
