@@ -14,7 +14,7 @@ from zoo.blueprint import BlockSpec
 from zoo.chain import Chain
 from zoo.signals import Signal
 
-MAX_BYTES = 6 * 2**30
+MAX_BYTES = 4 * 2**30
 """Of the blocks that are kept in memory; likewise of the home features of closed-form adapters."""
 
 
