@@ -33,6 +33,9 @@ from zoo.store import Entry, Store
 
 log = logging.getLogger(__name__)
 
+MAX_IMAGES = 4096
+"""Of the validation split when positions are compared, and of any split for conditional similarities; stratified."""
+
 
 @dataclass(frozen=True)
 class CloningSettings:
@@ -141,7 +144,7 @@ class CloningSearch:
         """Conditional similarity of every module, on all classes of its source that the data has."""
         found = []
         for clone in network.clones:
-            images, labels = self.data.images(split, clone.source.input)
+            images, labels = self.data.images(split, clone.source.input, limit=MAX_IMAGES)
             names = [name for name in clone.source.classes if name in self.data.class_names]
             by_class = {name: images[labels == self.data.class_names.index(name)] for name in names}
             found.append(measure_locality(clone, by_class, seed=self.seed))
@@ -201,7 +204,7 @@ class CloningSearch:
         settings = self.settings.insertion
 
         def compute() -> Entry:
-            train, val = (self._samples(data, split, target) for split in ("train", "val"))
+            train, val = self._samples(data, "train", target), self._samples(data, "val", target, limit=MAX_IMAGES)
             position, rows = search_position(target, clone, selection.kept, train, val, settings, seed=self.seed)
             return Entry(values={"position": position, "rows": to_plain(rows)})
 
@@ -234,8 +237,8 @@ class CloningSearch:
         data.use_input(target.input)
         return data
 
-    def _samples(self, data: CorrectionData, split: str, target: FrozenNetwork) -> Samples:
-        return Samples(*data.images(split, target.input))
+    def _samples(self, data: CorrectionData, split: str, target: FrozenNetwork, limit: int | None = None) -> Samples:
+        return Samples(*data.images(split, target.input, limit=limit))
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

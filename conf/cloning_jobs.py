@@ -114,6 +114,7 @@ def _measures(search: CloningSearch, network: ClonedNetwork, split: str, digests
         "size_share": share,
         "num_parameters": costs.num_params,
         "macs": costs.macs,
+        "data": search.data.record,
         "digests": {"data": search.data.digest, **digests},
         "restored": require_restored(network.networks(), digests),
     }

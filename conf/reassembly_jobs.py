@@ -35,6 +35,7 @@ def search(job: Job) -> Mapping[str, Any]:
         seconds=found.seconds,
         reused=found.reused,
         digests={"data": search.data.digest, **found.blueprint.networks},
+        data=search.data.record,
         files=files,
     )
 
@@ -61,6 +62,7 @@ def train(job: Job) -> Mapping[str, Any]:
         macs=costs.macs,
         seconds={**search.seconds, **tuned.seconds},
         digests={"data": search.data.digest, **network.blueprint.networks},
+        data=search.data.record,
         files=files,
     )
 
