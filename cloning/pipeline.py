@@ -231,11 +231,10 @@ class CloningSearch:
 
     def _correction(self, classes: Sequence[str], cloned: Sequence[str], target: FrozenNetwork) -> CorrectionData:
         correction = self.settings.correction
-        data = CorrectionData(
+        self.data.use_input(target.input)
+        return CorrectionData(
             self.data, classes=classes, cloned=cloned, fraction=correction.fraction, exemplars=correction.exemplars
         )
-        data.use_input(target.input)
-        return data
 
     def _samples(self, data: CorrectionData, split: str, target: FrozenNetwork, limit: int | None = None) -> Samples:
         return Samples(*data.images(split, target.input, limit=limit))
