@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,17 +24,16 @@ from zoo.registry import ZOO_FOLDER, Zoo, read_zoo
 ZOOS = {path.stem: read_zoo(path) for path in sorted(ZOO_FOLDER.glob("*.yaml")) if path.stem != "embedded"}
 PAPER, LITE = ZOOS["imagenet_paper"], ZOOS["efficientnet_lite"]
 QUICK = ("edgenext_xx_small", "efficientnet_lite0", "mobilenetv4_conv_small", "levit_128s", "vit_base_mae")
-BIG_ON_CPU = ("regnety_8gf", "regnety_16gf", "regnety_32gf")  # torchvision computes their shapes with tensors
+SLOW = {
+    *("regnety_3_2gf", "regnety_8gf", "regnety_16gf", "regnety_32gf"),  # torchvision builds them on the CPU alone
+    *("cait_xxs24", "maxvit_tiny", "regnety_016", "swin_base", "swin_large", "swin_small", "vit_large"),
+}
 
 
-def cases(*always: str, never: tuple[str, ...] = ()) -> list[object]:
-    """All networks of all zoos, those outside the default run marked."""
-
-    def marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
-        return (pytest.mark.large,) if name in never or (always and name not in always) else ()
-
+def cases(quick: Callable[[str], bool]) -> list[object]:
+    """All networks of all zoos; those that are not quick are marked."""
     return [
-        pytest.param(entry, id=f"{name}/{entry.name}", marks=marks(entry.name))
+        pytest.param(entry, id=f"{name}/{entry.name}", marks=() if quick(entry.name) else (pytest.mark.large,))
         for name, found in ZOOS.items()
         for entry in found.values()
     ]
@@ -47,7 +46,7 @@ def random_network(entry: ZooEntry) -> nn.Module:
         return build_network(entry).eval()
 
 
-@pytest.mark.parametrize("entry", cases(never=BIG_ON_CPU))
+@pytest.mark.parametrize("entry", cases(lambda name: name not in SLOW))
 def test_every_network_is_built_for_its_input_and_has_weights(entry: ZooEntry):
     with torch.no_grad():
         outputs = random_network(entry)(entry.input.example().to("meta"))
@@ -57,7 +56,7 @@ def test_every_network_is_built_for_its_input_and_has_weights(entry: ZooEntry):
     assert entry.weights.hub or (entry.weights.file and (entry.weights.url or entry.weights.package))
 
 
-@pytest.mark.parametrize("entry", cases(*QUICK))
+@pytest.mark.parametrize("entry", cases(lambda name: name in QUICK))
 def test_every_network_is_sliced_into_a_chain_for_four_blocks(entry: ZooEntry):
     chain = Chain.from_network(random_network(entry), entry.input.example().to("meta"), name=entry.name)
     chain.require_length(4)
