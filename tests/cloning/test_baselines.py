@@ -17,6 +17,7 @@ from cloning.baselines.task import BaselineSettings, BaselineTask, ExpandedNetwo
 from cloning.frozen import convert
 from cloning.insertion import Samples
 from cloning.measures import measure_accuracies
+from cloning.tuning import AUGMENTED_COPIES, correction_samples
 from datamodules.correction import CorrectionData
 from zoo.digests import digest
 from zoo.errors import UserError
@@ -81,6 +82,19 @@ def test_the_copy_starts_with_the_targets_own_logits() -> None:
     torch.testing.assert_close(logits[:, [3, 1]], question.target.logits(x)[:, [0, 1]])
     assert question.kept == ("b", "a")
     torch.testing.assert_close(question.target_logits(x), logits[:, question.kept_outputs])
+
+
+def test_the_samples_have_distorted_copies_where_the_data_is_augmented() -> None:
+    question = task()
+    plain = question.correction
+    assert len(plain.labels) == question.data.num_images("train")
+    question.data.augmentation = "affine"
+    copies = correction_samples(question.data, question.target.input)
+    n = len(plain.labels)
+    assert len(copies.labels) == (1 + AUGMENTED_COPIES) * n
+    assert torch.equal(copies.images[:n], plain.images)
+    assert all(torch.equal(part, plain.labels) for part in copies.labels.split(n))
+    assert len({digest({"x": part}) for part in copies.images.split(n)}) == 1 + AUGMENTED_COPIES
 
 
 def test_joint_is_fine_tuning_on_everything() -> None:
