@@ -18,6 +18,7 @@ from cloning.frozen import convert
 from cloning.insertion import Samples
 from cloning.measures import measure_accuracies
 from cloning.tuning import AUGMENTED_COPIES, correction_samples
+from datamodules.augmentation import Augmentation
 from datamodules.correction import CorrectionData
 from zoo.digests import digest
 from zoo.errors import UserError
@@ -88,7 +89,7 @@ def test_the_samples_have_distorted_copies_where_the_data_is_augmented() -> None
     question = task()
     plain = question.correction
     assert len(plain.labels) == question.data.num_images("train")
-    question.data.augmentation = "affine"
+    question.data.augmentation = Augmentation("affine")
     copies = correction_samples(question.data, question.target.input)
     n = len(plain.labels)
     assert len(copies.labels) == (1 + AUGMENTED_COPIES) * n
