@@ -32,7 +32,7 @@ from zoo.description import ChainDescription
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.records import from_plain, to_plain
-from zoo.registry import Zoo
+from zoo.registry import Zoo, require_files
 from zoo.store import Entry, Store, content_key
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Search:
             tune: short tuning, needed where ``settings.finalists`` is above 1.
 
         Raises:
-            UserError: a network that is no chain or too short, a budget that nothing fits.
+            UserError: weights that are not there, a network that is no chain or too short, a budget that nothing fits.
         """
         with self._timed("features"):
             studies = self._study()
@@ -161,6 +161,7 @@ class Search:
             return self.blueprint(self._score(candidates, studies)[0], descriptions)
 
     def _study(self) -> list[NetworkStudy]:
+        require_files(self.zoo)
         return [self._study_one(entry) for entry in self.zoo.values()]
 
     def _study_one(self, entry: ZooEntry) -> NetworkStudy:

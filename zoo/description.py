@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 from zoo.chain import Chain, Node
 from zoo.costs import Costs
-from zoo.digests import digest
+from zoo.digests import digest, file_sha256
 from zoo.entries import ZooEntry
 from zoo.records import to_plain
 from zoo.signals import Signal
@@ -59,5 +58,5 @@ def identity(entry: ZooEntry) -> dict[str, Any]:
     if entry.weights is None:
         fields["name"] = entry.name
     elif entry.weights.file is not None and entry.weights.path.is_file():
-        fields["weights"] = {**fields["weights"], "file": hashlib.sha256(entry.weights.path.read_bytes()).hexdigest()}
+        fields["weights"] = {**fields["weights"], "file": file_sha256(entry.weights.path)}
     return fields

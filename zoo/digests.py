@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -23,3 +24,12 @@ def digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
         sha256.update(header.encode())
         sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return f"sha256:{sha256.hexdigest()}"
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes, read in pieces."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 24):
+            sha256.update(piece)
+    return sha256.hexdigest()

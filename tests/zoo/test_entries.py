@@ -23,7 +23,7 @@ from zoo.digests import digest
 from zoo.embedded.__main__ import halved, whole_network
 from zoo.entries import InputSpec, ZooEntry, build_network, load_chain, load_network
 from zoo.errors import UserError
-from zoo.registry import ZOO_FOLDER, find_entry, read_zoo
+from zoo.registry import ZOO_FOLDER, find_entry, read_zoo, require_files
 from zoo.weights import PROJECT_ROOT, Weights
 
 EMBEDDED = read_zoo(ZOO_FOLDER / "embedded.yaml")
@@ -396,3 +396,13 @@ def test_finds_entries_by_word():
             find_entry(word)
     with pytest.raises(UserError, match="did you mean 'vit_digits'"):
         EMBEDDED.entry("vit_digit")
+
+
+def test_all_missing_files_of_a_zoo_are_told_at_once(tmp_path: Path) -> None:
+    networks = {
+        name: {"source": "timm", "model": "resnet18", "weights": {"file": str(tmp_path / f"{name}.pth"), **more}}
+        for name, more in (("here", {}), ("lost", {}), ("far", {"url": "https://example.org/far.pth"}))
+    }
+    (tmp_path / "here.pth").touch()
+    with pytest.raises(UserError, match=r"lost: .*lost.pth does not exist.*; far: .*download https://example.org"):
+        require_files(read_zoo({"networks": networks}))
