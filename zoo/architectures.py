@@ -162,7 +162,7 @@ _VARIANTS = (
     Architecture("vision_transformer", "vit_tiny_patch16_224", {"dynamic_img_size": True}),
     Architecture("swin_transformer", "swin_tiny_patch4_window7_224", {"strict_img_size": False}),
 )
-_REFUSED = {"crossvit_9_240", "crossvit_tiny_240", "tnt_s_patch16_224"}
+_REFUSED = {"crossvit_9_240", "crossvit_tiny_240", "efficientvim_m1", "tnt_s_patch16_224"}
 _QUICK = (
     "cspnext_tiny convnext_atto deit_tiny_patch16_224 efficientvit_b0 coat_lite_tiny cpubone_nano fasternet_t0"
     " efficientformerv2_s0 mambaout_femto crossvit_9_240 mobilenetv3_small_050 poolformer_s12"
