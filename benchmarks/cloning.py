@@ -203,6 +203,7 @@ class Contest:
         search = CloningSearch(self.zoo, self.data, settings, store=self.store, seed=self.seed)
         blueprint = search.run().blueprint
         network, weak = search.build(blueprint), search.correction(blueprint)
+        self.everything.use_input(network.target.input)
         complete = correction_samples(self.everything, network.target.input)
         self.task = BaselineTask(search.build(blueprint), weak, complete)
         with tempfile.TemporaryDirectory() as directory:
