@@ -61,8 +61,8 @@ def tune_cloned(
 def correction_samples(data: ImageDataModule, spec: InputSpec) -> Samples:
     """The training images and, where the data is augmented, ``AUGMENTED_COPIES`` distorted copies of each.
 
-    Ten images of a class, which the network may have been trained on besides, say little of how its features vary: with
-    two sources the copies were worth 0.7 points, with one source nothing.
+    Ten images of a class, which the network may have been trained on besides, say little of how its features vary. What
+    the copies are worth depends on networks and images: between nothing and one point where it was measured.
     """
     epochs = range(AUGMENTED_COPIES) if data.augmentation else ()
     parts = [data.images("train", spec), *(data.images("train", spec, augmented_epoch=epoch) for epoch in epochs)]

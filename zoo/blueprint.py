@@ -184,7 +184,10 @@ def read_blueprint(path: str | Path, *kinds: type[Blueprint]) -> Blueprint:
     by_method = {_method(kind): kind for kind in kinds or (ReassemblyBlueprint,)}
     method = plain.get("method")
     if method not in list(by_method):  # a list: what was read may not be hashable
-        raise UserError(f"{path}: method {method!r} is not supported here; expected {' or '.join(by_method)}")
+        raise UserError(
+            f"{path}: made by method={method}, expected method={' or '.join(by_method)}: give another blueprint, "
+            "or type the method that made it"
+        )
     return records.from_plain(by_method[method], plain, where=str(path))
 
 

@@ -28,7 +28,7 @@ class ProxySettings:
         num_images: Training images to score on, at most; None takes all.
         batch_size: Images per forward pass; NASWOT sees the first batch only.
         max_scored: Assemblies to score at most, those that ``reassembly.shortlist`` predicts to be best; None scores
-            all. For large zoos.
+            all.
         max_redrawn: Assemblies that get more than one draw at most, the best by the first draw; None redraws all, which
             takes ``num_draws`` times as long.
 
@@ -42,7 +42,7 @@ class ProxySettings:
     adapters: str = "random"
     num_images: int | None = 300
     batch_size: int = 100
-    max_scored: int | None = None
+    max_scored: int | None = 1000
     max_redrawn: int | None = 60
 
     def __post_init__(self) -> None:

@@ -149,7 +149,7 @@ def test_strict_mode_keeps_the_closed_form_and_says_so(cache: str, tmp_path: Pat
     assert result["metrics"]["original_accuracy"] > 0.5
 
 
-def test_a_clone_travels_is_refused_when_damaged_and_repaired(tuned: Path, tmp_path: Path) -> None:
+def test_a_clone_travels_and_is_refused_when_damaged(tuned: Path, tmp_path: Path) -> None:
     packed = cloning("pack", tuned, "clone.hz", cwd=tmp_path)
     assert packed.code == 0, packed.stderr
     unpacked = cloning("unpack", "clone.hz", "--output", "bundle", "--zoo", "embedded", cwd=tmp_path)
@@ -158,22 +158,12 @@ def test_a_clone_travels_is_refused_when_damaged_and_repaired(tuned: Path, tmp_p
     assert sent.keys() == received.keys()
     assert all(torch.equal(sent[name], received[name]) for name in sent)
 
-    content = (tmp_path / "clone.hz").read_bytes()
-    flipped = bytearray(content)
-    flipped[len(content) // 2] ^= 1
-    (tmp_path / "flipped.hz").write_bytes(flipped)
-    (tmp_path / "cut.hz").write_bytes(content[: len(content) // 2])
-    for name in ("flipped.hz", "cut.hz"):
-        refused = cloning("unpack", name, "--output", "nothing", cwd=tmp_path)
-        assert refused.code == 2
-        assert "damaged" in refused.stderr
-        assert len(refused.stderr.splitlines()) == 1
-    other = yaml.safe_load((PROJECT / "conf" / "zoo" / "embedded.yaml").read_text())
-    other["networks"]["regnety_even"]["weights"] = None
-    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
-    refused = cloning("unpack", "clone.hz", "--output", "nothing", "--zoo", "other.yaml", cwd=tmp_path)
+    content = bytearray((tmp_path / "clone.hz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "flipped.hz").write_bytes(content)
+    refused = cloning("unpack", "flipped.hz", "--output", "nothing", cwd=tmp_path)
     assert refused.code == 2
-    assert "regnety_even" in refused.stderr
+    assert "damaged" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert not (tmp_path / "nothing").exists()
 

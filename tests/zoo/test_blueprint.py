@@ -94,8 +94,8 @@ def test_text_begins_with_format_and_method_and_keeps_every_block_on_a_line():
             "format 'huozi-blueprint/2' is not supported; expected huozi-blueprint/1",
         ),
         ("format: huozi-blueprint/1\n", "", "format None is not supported"),
-        ("method: reassembly", "method: cloning", "method 'cloning' is not supported here; expected reassembly"),
-        ("method: reassembly", "method: [1]", "method [1] is not supported here"),
+        ("method: reassembly", "method: cloning", "made by method=cloning, expected method=reassembly"),
+        ("method: reassembly", "method: [1]", "made by method=[1], expected method=reassembly"),
         ("head:", "haed:", "unknown field 'haed': did you mean 'head'?"),
         ("network: mobile", "netwrok: mobile", "unknown field 'blocks[0].netwrok': did you mean 'network'?"),
         ("[4, 8]", "[4, 8, 9]", "blocks[1].nodes: got [4, 8, 9], expected a list of 2"),
@@ -149,7 +149,7 @@ def test_other_methods_bring_their_own_dataclass(tmp_path):
     write_blueprint(tmp_path / "assembly.yaml", BLUEPRINT)
     assert read_blueprint(tmp_path / "clone.yaml", ReassemblyBlueprint, CloneBlueprint) == clone
     assert read_blueprint(tmp_path / "assembly.yaml", ReassemblyBlueprint, CloneBlueprint) == BLUEPRINT
-    with pytest.raises(UserError, match=re.escape("method 'cloning' is not supported here; expected reassembly")):
+    with pytest.raises(UserError, match=re.escape("made by method=cloning, expected method=reassembly")):
         read_blueprint(tmp_path / "clone.yaml")
 
 
