@@ -27,7 +27,7 @@ from reassembly.proxies import ProxySettings
 from reassembly.scoring import Flow, PrefixTree, Probe
 from zoo.blueprint import AdapterSpec, HeadSpec, ReassemblyBlueprint
 from zoo.digests import digest
-from zoo.entries import load_chain, load_network
+from zoo.loading import load_chain, load_network
 from zoo.registry import ZOO_FOLDER, read_zoo
 
 NUM_CLASSES = 10

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from datamodules import MNIST5k
-from zoo.entries import InputSpec, ZooEntry, load_network
+from zoo.entries import InputSpec, ZooEntry
 from zoo.files import write_safetensors
+from zoo.loading import load_network
 from zoo.store import Entry, Store
 from zoo.weights import Weights
 

@@ -15,8 +15,9 @@ from cloning.gates import GateSite, gated
 from cloning.sites import find_sites
 from zoo.chain import Chain
 from zoo.digests import digest
-from zoo.entries import InputSpec, ZooEntry, load_chain
+from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
+from zoo.loading import load_chain
 from zoo.modes import eval_mode
 
 
@@ -56,7 +57,7 @@ class FrozenNetwork:
 
     @classmethod
     def from_entry(cls, entry: ZooEntry) -> FrozenNetwork:
-        """Loads a zoo entry; refusals as in ``zoo.entries.load_chain``."""
+        """Loads a zoo entry; refusals as in ``zoo.loading.load_chain``."""
         return cls(load_chain(entry), entry.classes, entry.input)
 
     def __deepcopy__(self, memo: dict) -> FrozenNetwork:

@@ -19,8 +19,8 @@ from zoo.bundle import Bundle, read_bundle
 from zoo.chain import Chain
 from zoo.costs import Costs
 from zoo.digests import digest
-from zoo.entries import load_chain
 from zoo.errors import UserError
+from zoo.loading import load_chain
 from zoo.records import neighbours
 from zoo.registry import Zoo
 from zoo.signals import Signal, pool

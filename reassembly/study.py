@@ -10,7 +10,8 @@ from torch import Tensor
 
 from zoo.chain import Chain
 from zoo.description import ChainDescription, describe, identity
-from zoo.entries import ZooEntry, load_chain, load_network
+from zoo.entries import ZooEntry
+from zoo.loading import load_chain, load_network
 from zoo.modes import eval_mode
 from zoo.records import from_plain, to_plain
 from zoo.registry import Zoo

@@ -14,9 +14,9 @@ from rich.table import Table
 from zoo.architectures import select
 from zoo.chain import Chain
 from zoo.costs import Costs
-from zoo.entries import load_chain
 from zoo.errors import UserError
 from zoo.files import write_text
+from zoo.loading import load_chain
 from zoo.registry import find_entry
 from zoo.support import examine, support_page
 

@@ -17,12 +17,11 @@ import torch
 import torchvision
 from torch import nn
 
+from zoo.entries import ZooEntry
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
-
-    from zoo.entries import ZooEntry
 
 Result = TypeVar("Result")
 

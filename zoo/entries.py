@@ -1,19 +1,16 @@
-"""What a zoo knows about a network, and the way from there to the network and its chain."""
+"""What a zoo knows about a network."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo.builders import build
-from zoo.chain import Chain
 from zoo.errors import UserError
-from zoo.weights import Weights, load_file
+from zoo.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -103,37 +100,3 @@ class ZooEntry:
     def hub(self) -> str | bool | None:
         """Tag of the published weights, True for those of the default tag, or None."""
         return self.weights.hub if self.weights is not None else None
-
-
-def load_network(entry: ZooEntry) -> nn.Module:
-    """The network of an entry: in eval mode, on the CPU, with its weights loaded and checked.
-
-    Raises:
-        UserError: Unknown architecture or factory, arguments it refuses, weights that cannot be had or do not fit.
-    """
-    network = build_network(entry, published=True)
-    if entry.weights is not None and entry.weights.file is not None:
-        load_file(network, entry.weights, entry.name)
-    return network.cpu().eval()
-
-
-def build_network(entry: ZooEntry, *, published: bool = False) -> nn.Module:
-    """The network of an entry on the default device, its weights random and drawn from the name.
-
-    Under `torch.device("meta")` it costs no memory. No file is read, and nothing is downloaded unless `published`.
-
-    Args:
-        entry: Of a zoo.
-        published: Take the weights that `weights.hub` names.
-
-    Raises:
-        UserError: As in `load_network`.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(hashlib.sha256(entry.name.encode()).hexdigest()[:8], 16))
-        return build(entry, published=published)
-
-
-def load_chain(entry: ZooEntry) -> Chain:
-    """The chain of an entry's network; refusals as in `load_network` and `Chain.from_network`."""
-    return Chain.from_network(load_network(entry), entry.input.example(), name=entry.name, nodes=entry.nodes)

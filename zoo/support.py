@@ -15,9 +15,10 @@ from zoo.adapters import Adapter, adapter_costs
 from zoo.architectures import Architecture
 from zoo.chain import Chain
 from zoo.costs import count
-from zoo.entries import ZooEntry, load_network
+from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.layouts import REFUSALS
+from zoo.loading import load_network
 from zoo.modes import eval_mode
 from zoo.registry import published_input
 from zoo.signals import Signal

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from tests.cli.conftest import PROJECT, Finished, read_result, run, start
 from zoo.digests import digest
-from zoo.entries import load_network
+from zoo.loading import load_network
 from zoo.registry import read_zoo
 
 # One source, few images and a short localisation: what is tested here are the commands, not the method.

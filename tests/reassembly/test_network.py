@@ -18,8 +18,9 @@ from zoo.bundle import Bundle, read_bundle, write_bundle
 from zoo.chain import Chain
 from zoo.costs import count
 from zoo.digests import digest
-from zoo.entries import InputSpec, ZooEntry, load_chain
+from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
+from zoo.loading import load_chain
 from zoo.registry import Zoo
 from zoo.signals import pool
 from zoo.weights import Weights

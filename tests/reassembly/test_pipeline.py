@@ -20,8 +20,8 @@ from reassembly.settings import AdapterSettings, SearchSettings, SimilaritySetti
 from reassembly.study import node_features
 from zoo.blueprint import BlockSpec
 from zoo.costs import count
-from zoo.entries import load_chain
 from zoo.errors import UserError
+from zoo.loading import load_chain
 from zoo.registry import Zoo, read_zoo
 from zoo.signals import pool
 from zoo.store import Store

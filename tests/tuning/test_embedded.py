@@ -11,7 +11,7 @@ from tuning.fit import tune
 from tuning.settings import TuningSettings
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.digests import digest
-from zoo.entries import load_chain
+from zoo.loading import load_chain
 from zoo.registry import ZOO_FOLDER, read_zoo
 
 

@@ -21,8 +21,9 @@ from zoo.blueprint import BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.chain import Chain
 from zoo.digests import digest
 from zoo.embedded.__main__ import halved, whole_network
-from zoo.entries import InputSpec, ZooEntry, build_network, load_chain, load_network
+from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
+from zoo.loading import build_network, load_chain, load_network
 from zoo.registry import ZOO_FOLDER, find_entry, read_zoo, require_files
 from zoo.weights import PROJECT_ROOT, Weights
 

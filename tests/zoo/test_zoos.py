@@ -17,8 +17,9 @@ from torchvision.transforms import v2
 
 import zoo.weights
 from zoo.chain import Chain
-from zoo.entries import ZooEntry, build_network, load_network
+from zoo.entries import ZooEntry
 from zoo.errors import UserError
+from zoo.loading import build_network, load_network
 from zoo.registry import ZOO_FOLDER, Zoo, read_zoo
 
 ZOOS = {path.stem: read_zoo(path) for path in sorted(ZOO_FOLDER.glob("*.yaml")) if path.stem != "embedded"}

@@ -15,9 +15,9 @@ from pathlib import Path
 from torch import Tensor
 
 from zoo.bundle import Bundle, read_bundle
-from zoo.entries import load_network
 from zoo.errors import UserError
 from zoo.files import write_safetensors
+from zoo.loading import load_network
 from zoo.registry import find_entry
 from zoo.weights import PROJECT_ROOT, match_state
 
