@@ -143,7 +143,7 @@ _TIMM = {
     "vitamin": "vitamin_small_224",
     "volo": "volo_d1_224",
     "vovnet": "ese_vovnet19b_dw vovnet39a",
-    "xception": "xception",
+    "xception": "legacy_xception",
     "xception_aligned": "xception41",
     "xcit": "xcit_nano_12_p16_224",
 }
