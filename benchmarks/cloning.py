@@ -1,4 +1,4 @@
-"""Cloning against its baselines on MNIST-5k: ``python -m benchmarks.cloning`` (under 15 minutes on two free cores).
+"""Cloning against its baselines on MNIST-5k: ``python -m benchmarks.cloning`` (a quarter of an hour on two free cores).
 
 Each scenario says which digits a target knows and which are cloned from whom; ten exemplars of each of the target's
 classes, or none, and 30 % of the images of the cloned ones. Every way gets the same images and epochs
