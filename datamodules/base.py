@@ -120,13 +120,14 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def record(self) -> dict[str, Any]:
-        """What was read and how it was split, for result files."""
+        """What was read, how it was split, and what networks got of it, for result files."""
         return {
             "name": self.name,
             "num_classes": self.num_classes,
             "splits": {**{split: len(indices) for split, indices in self._splits.items()}, "how": self._split_rule},
             "digest": self.digest,
             "digest_covers": f"{self._source.digest_covers}, classes, splits",
+            "conversion": self._conversion(self.input) if self.input is not None else None,
         }
 
     def num_images(self, split: str) -> int:

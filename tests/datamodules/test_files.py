@@ -169,7 +169,10 @@ def test_the_record_says_what_was_read_and_how_it_was_split(tmp_path: Path) -> N
         },
         "digest": data.digest,
         "digest_covers": "file names, file sizes and labels, classes, splits",
+        "conversion": None,
     }
+    data.use_input(InputSpec(1, 8, 8, (0.5,), (0.5,)))
+    assert " -> 1x8x8 grey" in data.record["conversion"]
 
 
 @pytest.mark.parametrize(
