@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cloning.figures import gates_figure, locality_figure, positions_figure
@@ -15,21 +14,7 @@ from cloning.measures import Locality, kept_per_layer
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearchResult
 from zoo.blueprint import write_blueprint
-from zoo.files import write_text
-
-
-@dataclass(frozen=True)
-class ReportFiles:
-    """Where the files of a search lie."""
-
-    blueprint: Path
-    table: Path
-    figures: tuple[Path, ...]
-
-    @property
-    def all(self) -> tuple[Path, ...]:
-        """All of them."""
-        return (self.blueprint, self.table, *self.figures)
+from zoo.files import ReportFiles, write_text
 
 
 def write_report(

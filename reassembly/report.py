@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from reassembly.figures import candidates_figure, partition_map, similarity_heatmap
@@ -10,19 +9,7 @@ from reassembly.pipeline import SearchResult
 from reassembly.scoring import write_candidates_csv
 from reassembly.settings import SearchSettings
 from zoo.blueprint import write_blueprint
-
-
-@dataclass(frozen=True)
-class ReportFiles:
-    """Where the files of a search lie."""
-
-    blueprint: Path
-    table: Path
-    figures: tuple[Path, ...]
-
-    @property
-    def all(self) -> tuple[Path, ...]:
-        return (self.blueprint, self.table, *self.figures)
+from zoo.files import ReportFiles
 
 
 def write_report(found: SearchResult, settings: SearchSettings, directory: Path) -> ReportFiles:

@@ -62,9 +62,8 @@ def _unpickle(path: Path) -> Any:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found:
             raise UserError(
-                f"weights file {path} holds more than tensors ({found[1]}), and reading that could run code; if you "
-                "trust it, write its tensors to another file, in Python: "
-                f"torch.save(torch.load({str(path)!r}, weights_only=False)['state_dict'], 'tensors.pth')"
+                f"weights file {path} holds more than tensors ({found[1]}), and reading that could run code; where it "
+                "was made, write the tensors alone to another file: torch.save(network.state_dict(), 'tensors.pth')"
             ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         reason = "not written by torch.save" if "weights_only" in reason else reason

@@ -10,6 +10,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from zoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where the files of a search lie."""
+
+    blueprint: Path
+    table: Path
+    figures: tuple[Path, ...]
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (self.blueprint, self.table, *self.figures)
 
 
 @contextlib.contextmanager
