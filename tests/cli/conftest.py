@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,17 @@ def run(script: str, *overrides: str, cwd: Path) -> Finished:
     process = start(script, *overrides, cwd=cwd)
     stdout, stderr = process.communicate(timeout=600)
     return Finished(process.returncode, stdout, stderr)
+
+
+def run_until_killed(*overrides: str, run_dir: Path) -> None:
+    """Starts ``train.py`` into ``run_dir`` and kills it after its first checkpoint, before it has a result."""
+    process = start("train.py", *overrides, f"output_dir={run_dir.name}", cwd=run_dir.parent)
+    while not (run_dir / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert not (run_dir / "result.json").exists()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import csv
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.cli.conftest import PROJECT, Finished, read_result, run, start
+from tests.cli.conftest import PROJECT, Finished, read_result, run, run_until_killed
 from zoo.digests import digest
 from zoo.loading import load_network
 from zoo.registry import read_zoo
@@ -169,13 +168,7 @@ def test_a_clone_travels_and_is_refused_when_damaged(tuned: Path, tmp_path: Path
 
 
 def test_a_killed_tuning_continues_to_the_same_numbers(tuned: Path, cache: str, tmp_path: Path) -> None:
-    process = start("train.py", *FIXED, cache, "tuning.num_epochs=20", "output_dir=killed", cwd=tmp_path)
-    while not (tmp_path / "killed" / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.kill()
-    process.communicate()
-    assert not (tmp_path / "killed" / "result.json").exists()
+    run_until_killed(*FIXED, cache, "tuning.num_epochs=20", run_dir=tmp_path / "killed")
     finished = run("train.py", "resume=killed", cwd=tmp_path)
     assert finished.code == 0, finished.stderr
     resumed = tmp_path / "killed"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.cli.conftest import read_result, run, start
+from tests.cli.conftest import read_result, run, run_until_killed
 
 # Two networks and few images: what is tested here are the commands, not the search.
 SMALL = [
@@ -153,13 +152,7 @@ def test_two_processes_give_the_result_of_one(cache: str, tmp_path: Path) -> Non
 def test_a_killed_run_continues_to_the_same_numbers(cache: str, tmp_path: Path) -> None:
     settings = [*SMALL, cache, "method=baseline", "method.network=resnet_digits", "tuning.num_epochs=30"]
     assert run("train.py", *settings, "output_dir=whole", cwd=tmp_path).code == 0
-    process = start("train.py", *settings, "output_dir=killed", cwd=tmp_path)
-    while not (tmp_path / "killed" / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.kill()
-    process.communicate()
-    assert not (tmp_path / "killed" / "result.json").exists()
+    run_until_killed(*settings, run_dir=tmp_path / "killed")
     refused = run("train.py", "resume=killed", "tuning.num_epochs=2", cwd=tmp_path)
     assert "tuning.num_epochs" in refused.error
     finished = run("train.py", "resume=killed", cwd=tmp_path)
