@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from conf.app import application
-from conf.schema import Config
+from launch.entry import application
+from launch.schema import Config
 
 
 @application("search")
 def main(config: Config) -> Mapping[str, Any]:
     """Searches, and writes blueprint, table and figures; a sweep optimises the score of what was found."""
-    from conf import cloning_jobs, reassembly_jobs  # heavy, so only once the configuration has been found to be right
-    from conf.job import open_job
+    from launch import cloning_jobs, reassembly_jobs  # heavy, so only once the configuration has been found to be right
+    from launch.job import open_job
 
     jobs = cloning_jobs if config.method.name == "cloning" else reassembly_jobs
     with open_job(config, "search") as job:

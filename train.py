@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from conf.app import application
-from conf.schema import Config
+from launch.entry import application
+from launch.schema import Config
 
 
 @application("train")
 def main(config: Config) -> Mapping[str, Any]:
     """Tunes what the same settings' search found, a blueprint or a single network; a sweep optimises test accuracy."""
-    from conf import cloning_jobs, reassembly_jobs  # heavy, so only once the configuration has been found to be right
-    from conf.job import open_job
+    from launch import cloning_jobs, reassembly_jobs  # heavy, so only once the configuration has been found to be right
+    from launch.job import open_job
 
     jobs = cloning_jobs if config.method.name == "cloning" else reassembly_jobs
     with open_job(config, "train") as job:

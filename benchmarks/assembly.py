@@ -20,6 +20,7 @@ from itertools import pairwise, product
 import numpy as np
 import torch
 
+from launch.errors import CONF
 from reassembly.assembly import Candidate, partition_blocks
 from reassembly.enumeration import PathCosts, feasible_paths
 from reassembly.network import assemble
@@ -28,7 +29,7 @@ from reassembly.scoring import Flow, PrefixTree, Probe
 from zoo.blueprint import AdapterSpec, HeadSpec, ReassemblyBlueprint
 from zoo.digests import digest
 from zoo.loading import load_chain, load_network
-from zoo.registry import ZOO_FOLDER, read_zoo
+from zoo.registry import read_zoo
 
 NUM_CLASSES = 10
 
@@ -74,7 +75,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    zoo = read_zoo(ZOO_FOLDER / "embedded.yaml")
+    zoo = read_zoo(CONF / "zoo" / "embedded.yaml")
     chains = {name: load_chain(entry) for name, entry in zoo.items()}
     digests = {name: digest(chain.network) for name, chain in chains.items()}
     generator = torch.Generator().manual_seed(0)

@@ -36,11 +36,12 @@ from cloning.settings import CorrectionSettings, TaskSettings
 from cloning.tuning import correction_samples, tune_cloned
 from datamodules import MNIST5k
 from datamodules.correction import CorrectionData
+from launch.errors import CONF
 from tuning.settings import TuningSettings
-from zoo.files import write_json, write_text
-from zoo.records import to_plain
-from zoo.registry import ZOO_FOLDER, Zoo, read_zoo
-from zoo.store import Store
+from zoo.registry import Zoo, read_zoo
+from zoo.storage.files import write_json, write_text
+from zoo.storage.records import to_plain
+from zoo.storage.store import Store
 
 Strengths = dict[str, float]
 
@@ -69,7 +70,7 @@ class Scenario:
     def zoo(self, seed: int, store: Store) -> Zoo:
         """The embedded zoo and the networks trained here, which are other ones with another seed."""
         trained = [trained_entry(*item, seed=seed, store=store) for item in self.networks.items()]
-        return Zoo("benchmark", [*trained, *read_zoo(ZOO_FOLDER / "embedded.yaml").values()])
+        return Zoo("benchmark", [*trained, *read_zoo(CONF / "zoo" / "embedded.yaml").values()])
 
 
 RESNETS = {"0-4": "01234", "5-9": "56789"}

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from datamodules import MNIST5k
 from zoo.entries import InputSpec, ZooEntry
-from zoo.files import write_safetensors
 from zoo.loading import load_network
-from zoo.store import Entry, Store
+from zoo.storage.files import write_safetensors
+from zoo.storage.store import Entry, Store
 from zoo.weights import Weights
 
 EPOCHS = 8

@@ -15,14 +15,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from datamodules import Digits
+from launch.errors import CONF
 from reassembly.assembly import Budget
 from reassembly.partition import PartitionSettings
 from reassembly.pipeline import Search
 from reassembly.proxies import ProxySettings
 from reassembly.settings import SearchSettings, SimilaritySettings
-from zoo.files import read_yaml
-from zoo.registry import ZOO_FOLDER, Zoo, read_zoo
-from zoo.store import Store
+from zoo.registry import Zoo, read_zoo
+from zoo.storage.files import read_yaml
+from zoo.storage.store import Store
 
 GIB = 2**30
 SECONDS_BETWEEN_SAMPLES = 0.05
@@ -61,7 +62,7 @@ def resident_bytes() -> int:
 def read_budget(name: str) -> Budget:
     """The budget of a file in ``conf/budget``."""
     known = {field.name for field in fields(Budget)}
-    content = read_yaml(ZOO_FOLDER.parent / "budget" / f"{name}.yaml")
+    content = read_yaml(CONF / "budget" / f"{name}.yaml")
     return Budget(**{key: value for key, value in content.items() if key in known})
 
 
@@ -79,7 +80,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("reassembly").setLevel(logging.DEBUG)
 
-    path = Path(arguments.zoo) if arguments.zoo.endswith(".yaml") else ZOO_FOLDER / f"{arguments.zoo}.yaml"
+    path = Path(arguments.zoo) if arguments.zoo.endswith(".yaml") else CONF / "zoo" / f"{arguments.zoo}.yaml"
     zoo = read_zoo(path)
     if arguments.random_weights:
         zoo = Zoo(zoo.name, [replace(entry, weights=None) for entry in zoo.values()])

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules import ClutteredMNIST, Digits, ImageDataModule
+from launch.errors import CONF
 from reassembly.assembly import Budget
 from reassembly.partition import PartitionSettings
 from reassembly.pipeline import Search, SearchResult
@@ -28,9 +29,9 @@ from reassembly.settings import SearchSettings
 from tuning.fit import TuningResult, tune
 from tuning.settings import TuningSettings
 from zoo.blueprint import ReassemblyBlueprint
-from zoo.files import write_json
-from zoo.registry import ZOO_FOLDER, read_zoo
-from zoo.store import Store
+from zoo.registry import read_zoo
+from zoo.storage.files import write_json
+from zoo.storage.store import Store
 
 DATA = {"digits": Digits, "cluttered_mnist": ClutteredMNIST}
 EPOCHS = {"freeze": 10, "full": 10, "probe": 0}
@@ -78,7 +79,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     accuracies: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     picks: dict[str, list[str]] = defaultdict(list)
-    zoo = read_zoo(ZOO_FOLDER / "embedded.yaml")
+    zoo = read_zoo(CONF / "zoo" / "embedded.yaml")
     for name in arguments.data:
         for seed in range(arguments.splits):
             data = DATA[name](seed=seed)

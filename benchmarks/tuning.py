@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from datamodules import Digits
+from launch.errors import CONF
 from reassembly.network import AssembledNetwork
 from reassembly.pipeline import build_network
 from tuning.fit import tune
@@ -22,7 +23,7 @@ from tuning.settings import HeadSettings, TuningSettings
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.digests import digest
 from zoo.loading import load_chain
-from zoo.registry import ZOO_FOLDER, read_zoo
+from zoo.registry import read_zoo
 
 WAYS = {
     "full": {"mode": "full"},
@@ -57,7 +58,7 @@ def main() -> None:
 
 def assembly(data: Digits) -> AssembledNetwork:
     """Two thirds of the ResNeXt and the last third of the ResNet, joined by a closed-form adapter."""
-    zoo = read_zoo(ZOO_FOLDER / "embedded.yaml")
+    zoo = read_zoo(CONF / "zoo" / "embedded.yaml")
     names = ("resnext_low", "resnet_digits")
     chains = {name: load_chain(zoo[name]) for name in names}
     first, second = (len(chains[name]) - 1 for name in names)

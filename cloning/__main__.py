@@ -13,10 +13,12 @@ from cloning.insertion import Samples
 from cloning.measures import size_share
 from cloning.pipeline import Networks
 from datamodules.images import normalise
-from zoo.bundle import WEIGHTS_FILE, read_bundle, write_bundle
+from zoo.blueprint import WEIGHTS_FILE, read_bundle, write_bundle
 from zoo.errors import UserError
-from zoo.files import read_safetensors
-from zoo.registry import ZOO_FOLDER, read_zoo
+from zoo.registry import read_zoo
+from zoo.storage.files import read_safetensors
+
+ZOOS = Path(__file__).resolve().parents[1] / "conf" / "zoo"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,7 +88,7 @@ def _report(found: Unpacked) -> str:
 
 
 def _networks(zoo: str) -> Networks:
-    path = Path(zoo) if Path(zoo).suffix else ZOO_FOLDER / f"{zoo}.yaml"
+    path = Path(zoo) if Path(zoo).suffix else ZOOS / f"{zoo}.yaml"
     return Networks(read_zoo(path))
 
 

@@ -13,9 +13,9 @@ import torch
 from cloning.frozen import FrozenNetwork
 from cloning.gates import num_gates, pack_gates, unpack_gates
 from cloning.network import Clone, ClonedNetwork, source_position
-from zoo.adapters import Adapter
 from zoo.blueprint import Provenance, check_digest, check_networks
 from zoo.errors import UserError
+from zoo.stitching.adapters import Adapter
 
 
 @dataclass(frozen=True)

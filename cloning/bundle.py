@@ -30,12 +30,11 @@ from cloning.insertion import Samples, solve_network_head
 from cloning.network import ClonedNetwork
 from cloning.pipeline import with_fitted_adapters
 from zoo.blueprint import FORMAT as BLUEPRINT_FORMAT
-from zoo.blueprint import to_text
-from zoo.bundle import Bundle
+from zoo.blueprint import Bundle, to_text
 from zoo.entries import InputSpec
 from zoo.errors import UserError
-from zoo.files import write_bytes
-from zoo.records import from_plain
+from zoo.storage.files import write_bytes
+from zoo.storage.records import from_plain
 
 MAGIC = b"huozi-clone/1"
 LEARNT = ("adapters", "head")
@@ -63,7 +62,7 @@ class Unpacked:
 
 
 def to_bundle(network: ClonedNetwork) -> Bundle:
-    """The bundle directory's content (``zoo.bundle``): what was learnt; complete if copies of networks were tuned."""
+    """The content of a bundle directory: what was learnt; complete if copies of networks were tuned."""
     tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     return Bundle(describe(network), tensors, complete=len(network.copies) > 0)
 

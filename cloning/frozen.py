@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from cloning.gates import GateSite, gated
 from cloning.sites import find_sites
 from zoo.chain import Chain
+from zoo.chain.modes import eval_mode
 from zoo.digests import digest
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
 from zoo.loading import load_chain
-from zoo.modes import eval_mode
 
 
 class FrozenNetwork:

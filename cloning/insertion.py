@@ -22,8 +22,8 @@ from cloning.frozen import FrozenNetwork, convert
 from cloning.head import balanced_cross_entropy, class_weights, solve_head
 from cloning.network import Clone, ClonedNetwork, num_positions, source_position
 from cloning.settings import InsertionSettings
-from zoo.adapters import AdapterFit, closed_form_adapter
 from zoo.errors import UserError
+from zoo.stitching.adapters import AdapterFit, closed_form_adapter
 
 log = logging.getLogger(__name__)
 

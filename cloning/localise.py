@@ -24,8 +24,8 @@ from cloning.gates import GateSite, gated, num_gates, split_gates
 from cloning.neighbourhoods import Neighbourhoods, draw_neighbourhoods, fit_surrogates, surrogate_outputs
 from cloning.settings import LocalisationSettings
 from zoo.chain import Chain
+from zoo.chain.modes import eval_mode
 from zoo.errors import UserError
-from zoo.modes import eval_mode
 
 FINAL_TEMPERATURE = 5.0
 DENSITY_WEIGHT = 10.0

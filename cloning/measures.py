@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cloning.frozen import FrozenNetwork
 from cloning.insertion import Samples, class_accuracies, mean, num_bytes
 from cloning.network import Clone, ClonedNetwork
-from zoo.costs import Costs, count
+from zoo.chain.costs import Costs, count
 from zoo.errors import UserError
 
 _CHUNK = 256

@@ -18,8 +18,8 @@ from torch.nn.utils import skip_init
 
 from cloning.frozen import FrozenNetwork, convert
 from tuning.network import TunableNetwork
-from zoo.adapters import Adapter
 from zoo.errors import UserError
+from zoo.stitching.adapters import Adapter
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from cloning.settings import CorrectionSettings, InsertionSettings, Localisation
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from zoo.blueprint import Provenance
-from zoo.records import from_plain, to_plain
 from zoo.registry import Zoo
-from zoo.store import Entry, Store
+from zoo.storage.records import from_plain, to_plain
+from zoo.storage.store import Entry, Store
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from cloning.measures import Locality, kept_per_layer
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearchResult
 from zoo.blueprint import write_blueprint
-from zoo.files import ReportFiles, write_text
+from zoo.storage.files import ReportFiles, write_text
 
 
 def write_report(

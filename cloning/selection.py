@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from zoo.errors import UserError
-from zoo.records import neighbours
+from zoo.storage.records import neighbours
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import nn
 
 from cloning.gates import GateSite
 from zoo.chain import Chain
-from zoo.modes import meta_copy
-from zoo.observe import FlowRecorder, Value, flow, tensors
+from zoo.chain.modes import meta_copy
+from zoo.chain.observe import FlowRecorder, Value, flow, tensors
 
 AVERAGES = ("aten.mean", "aten.adaptive_avg_pool2d", "aten._adaptive_avg_pool2d")
 

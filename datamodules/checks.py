@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError
-from zoo.records import neighbours
+from zoo.storage.records import neighbours
 
 
 def require_count(key: str, value: Any, *, at_least: int = 0) -> None:

@@ -14,7 +14,7 @@ from datamodules.batches import BatchOrder, Split, derived_generator
 from datamodules.images import LabelledImages
 from zoo.entries import InputSpec
 from zoo.errors import UserError
-from zoo.records import neighbours
+from zoo.storage.records import neighbours
 
 
 class CorrectionData(ImageDataModule):

@@ -16,7 +16,7 @@ from datamodules.base import ImageDataModule
 from datamodules.images import ImagesInMemory
 from datamodules.splits import cut, select_classes, stratified_order
 from zoo.errors import UserError
-from zoo.records import neighbours
+from zoo.storage.records import neighbours
 
 DIGITS = tuple("0123456789")
 INVERTED = tuple(f"inverted {digit}" for digit in DIGITS)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.checks import require_share
 from zoo.errors import UserError
-from zoo.records import neighbours
+from zoo.storage.records import neighbours
 
 log = logging.getLogger(__name__)
 

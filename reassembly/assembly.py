@@ -14,7 +14,7 @@ import numpy as np
 
 from reassembly.enumeration import PathCosts, Paths, best_path, feasible_paths
 from zoo.blueprint import BlockSpec, composition
-from zoo.costs import Costs
+from zoo.chain import Costs
 from zoo.errors import UserError
 
 UNBOUNDED = np.iinfo(np.int64).max

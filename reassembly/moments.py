@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from reassembly.shelf import Bounded, Shelf
-from zoo.adapters import NEGATIVE_SLOPE, Adapter, Kind, grid_of, resize
 from zoo.blueprint import BlockSpec
-from zoo.modes import eval_mode
-from zoo.signals import Signal, to_grid
+from zoo.chain.modes import eval_mode
+from zoo.chain.signals import Signal, to_grid
+from zoo.stitching.adapters import NEGATIVE_SLOPE, Adapter, Kind, grid_of, resize
 
 
 @dataclass(frozen=True)

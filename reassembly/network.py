@@ -13,17 +13,15 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from tuning.network import TunableNetwork
-from zoo.adapters import Adapter, adapter_costs
-from zoo.blueprint import AdapterSpec, BlockSpec, ReassemblyBlueprint, check_digest
-from zoo.bundle import Bundle, read_bundle
-from zoo.chain import Chain
-from zoo.costs import Costs
+from zoo.blueprint import AdapterSpec, BlockSpec, Bundle, ReassemblyBlueprint, check_digest, read_bundle
+from zoo.chain import Chain, Costs
+from zoo.chain.signals import Signal, pool
 from zoo.digests import digest
 from zoo.errors import UserError
 from zoo.loading import load_chain
-from zoo.records import neighbours
 from zoo.registry import Zoo
-from zoo.signals import Signal, pool
+from zoo.stitching.adapters import Adapter, adapter_costs
+from zoo.storage.records import neighbours
 
 
 class AssembledNetwork(TunableNetwork):

@@ -31,9 +31,9 @@ from zoo.chain import Chain
 from zoo.description import ChainDescription
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
-from zoo.records import from_plain, to_plain
 from zoo.registry import Zoo, require_files
-from zoo.store import Entry, Store, content_key
+from zoo.storage.records import from_plain, to_plain
+from zoo.storage.store import Entry, Store, content_key
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from reassembly.pipeline import SearchResult
 from reassembly.scoring import write_candidates_csv
 from reassembly.settings import SearchSettings
 from zoo.blueprint import write_blueprint
-from zoo.files import ReportFiles
+from zoo.storage.files import ReportFiles
 
 
 def write_report(found: SearchResult, settings: SearchSettings, directory: Path) -> ReportFiles:

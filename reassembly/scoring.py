@@ -25,10 +25,10 @@ from reassembly.proxies import Evidence, ProxySettings, find_proxy
 from reassembly.proxies.naswot import CodeRecorder
 from reassembly.shelf import Shelf
 from reassembly.shortlist import shortlist
-from zoo.adapters import Adapter, closed_form_adapter
 from zoo.blueprint import AdapterSpec, BlockSpec
 from zoo.chain import Chain
-from zoo.files import write_text
+from zoo.stitching.adapters import Adapter, closed_form_adapter
+from zoo.storage.files import write_text
 
 log = logging.getLogger(__name__)
 

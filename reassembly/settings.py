@@ -10,7 +10,7 @@ from reassembly.proxies import ProxySettings
 from reassembly.similarity import SIMILARITIES
 from zoo.blueprint import AdapterSpec
 from zoo.errors import UserError
-from zoo.records import from_plain
+from zoo.storage.records import from_plain
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from torch import nn
 
 from reassembly.network import MeanPool
 from zoo.blueprint import BlockSpec
-from zoo.chain import Chain
-from zoo.signals import Signal
+from zoo.chain import Chain, Signal
 
 MAX_BYTES = 4 * 2**30
 """Of the blocks that are kept in memory; likewise of the home features of closed-form adapters."""

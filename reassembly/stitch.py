@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from reassembly.moments import run
 from reassembly.network import AssembledNetwork, boundary
-from zoo.adapters import closed_form_adapter
 from zoo.chain import Chain
+from zoo.stitching.adapters import closed_form_adapter
 
 log = logging.getLogger(__name__)
 

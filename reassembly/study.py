@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from zoo.chain import Chain
+from zoo.chain.modes import eval_mode
+from zoo.chain.signals import pool
 from zoo.description import ChainDescription, describe, identity
 from zoo.entries import ZooEntry
 from zoo.loading import load_chain, load_network
-from zoo.modes import eval_mode
-from zoo.records import from_plain, to_plain
 from zoo.registry import Zoo
-from zoo.signals import pool
-from zoo.store import Entry, Store
+from zoo.storage.records import from_plain, to_plain
+from zoo.storage.store import Entry, Store
 
 MAX_PARAMS = 2**29
 """Parameters of the networks kept in memory (2 GiB in float32); the one in use is kept whatever its size."""

@@ -1,4 +1,4 @@
-"""Imports run one way: zoo <- tuning <- reassembly, cloning <- conf and the entry scripts; methods know no Hydra."""
+"""Imports run one way, between the floors and, on the ground floor, between its rooms; only the top knows Hydra."""
 
 from __future__ import annotations
 
@@ -8,35 +8,60 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
-CONFIG = {"hydra", "omegaconf", "conf"}
+CONFIG = {"hydra", "omegaconf", "conf", "launch"}
+ABOVE_METHODS = {"deploy", "studies", "benchmarks", *CONFIG}
 FORBIDDEN = {
-    "zoo": {"tuning", "reassembly", "cloning", "datamodules", *CONFIG},
-    "datamodules": {"tuning", "reassembly", "cloning", *CONFIG},
-    "tuning": {"reassembly", "cloning", *CONFIG},
-    "reassembly": {"cloning", *CONFIG},
-    "cloning": {"reassembly", *CONFIG},
+    "zoo": {"tuning", "reassembly", "cloning", "datamodules", *ABOVE_METHODS},
+    "datamodules": {"tuning", "reassembly", "cloning", *ABOVE_METHODS},
+    "tuning": {"reassembly", "cloning", "datamodules", *ABOVE_METHODS},
+    "reassembly": {"cloning", *ABOVE_METHODS},
+    "cloning": {"reassembly", *ABOVE_METHODS},
+}
+# Of the ground floor, what each room may import of it.
+ROOMS = {
+    "zoo.storage": {"zoo.errors"},
+    "zoo.chain": {"zoo.errors"},
+    "zoo.stitching": {"zoo.errors", "zoo.chain"},
+    "zoo.blueprint": {"zoo.errors", "zoo.digests", "zoo.storage"},
 }
 
 
 def imported(path: Path) -> set[str]:
-    """Top-level names of all modules that a file imports, wherever in the file."""
+    """Dotted names of all modules that a file imports, wherever in the file."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module.split(".")[0])
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
+
+
+def files_of(package: str) -> list[Path]:
+    return sorted((PROJECT / package.replace(".", "/")).rglob("*.py"))
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_a_package_imports_nothing_above_it(package: str) -> None:
+    tops = {path: {name.partition(".")[0] for name in imported(path)} for path in files_of(package)}
+    wrong = {str(path.relative_to(PROJECT)): found & FORBIDDEN[package] for path, found in tops.items()}
+    assert {path: names for path, names in wrong.items() if names} == {}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
+    allowed = (room, *ROOMS[room])
     wrong = {
-        str(path.relative_to(PROJECT)): found
-        for path in (PROJECT / package).rglob("*.py")
-        if (found := imported(path) & FORBIDDEN[package])
+        (str(path.relative_to(PROJECT)), name)
+        for path in files_of(room)
+        for name in imported(path)
+        if name.startswith("zoo") and not any(f"{name}.".startswith(f"{below}.") for below in allowed)
     }
-    assert wrong == {}
+    assert {(path, name) for path, name in wrong if name != "zoo"} == set()
+
+
+def test_the_configuration_is_yaml_only() -> None:
+    assert {path.suffix for path in (PROJECT / "conf").rglob("*") if path.is_file()} == {".yaml"}
 
 
 def test_the_entry_scripts_stay_thin() -> None:

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tuning.network import TunableNetwork
 from tuning.settings import TuningSettings
+from zoo.chain.modes import eval_mode
 from zoo.errors import UserError
-from zoo.modes import eval_mode
 
 log = logging.getLogger(__name__)
 

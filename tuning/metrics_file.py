@@ -10,7 +10,7 @@ from pathlib import Path
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from zoo.files import write_text
+from zoo.storage.files import write_text
 
 
 class MetricsFile(Logger):

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from tuning.metrics_file import MetricsFile
 from zoo.errors import UserError
-from zoo.files import write_json
+from zoo.storage.files import write_json
 
 _IDENTITY = "wandb_run.json"
 

@@ -12,15 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo.architectures import select
-from zoo.chain import Chain
-from zoo.costs import Costs
+from zoo.chain import Chain, Costs
 from zoo.errors import UserError
-from zoo.files import write_text
 from zoo.loading import load_chain
 from zoo.registry import find_entry
+from zoo.storage.files import write_text
 from zoo.support import examine, support_page
 
 WIDTH_IN_FILES = 140
+ZOOS = Path(__file__).resolve().parents[1] / "conf" / "zoo"
+"""Where the command looks for zoos; the package itself takes a path."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "support":
             _write_support(options.families, options.output)
             return 0
-        entry = find_entry(options.network)
+        entry = find_entry(options.network, ZOOS)
         chain = load_chain(replace(entry, weights=None) if options.random else entry)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.files import read_safetensors
+from zoo.storage.files import read_safetensors
 
 # Where checkpoints keep their state dict; averaged weights come first.
 WRAPPERS = (

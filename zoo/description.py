@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.chain import Chain, Node
-from zoo.costs import Costs
+from zoo.chain import Chain, Costs, Node, Signal
 from zoo.digests import digest, file_sha256
 from zoo.entries import ZooEntry
-from zoo.records import to_plain
-from zoo.signals import Signal
+from zoo.storage.records import to_plain
 
 
 @dataclass(frozen=True)

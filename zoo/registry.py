@@ -15,11 +15,9 @@ import torchvision
 from zoo.builders import require_architecture, require_size, tagged
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
-from zoo.files import read_yaml
-from zoo.records import from_plain, neighbours, to_plain
-from zoo.weights import PROJECT_ROOT, require_file
-
-ZOO_FOLDER = PROJECT_ROOT / "conf" / "zoo"
+from zoo.storage.files import read_yaml
+from zoo.storage.records import from_plain, neighbours, to_plain
+from zoo.weights import require_file
 
 
 class Zoo(Mapping[str, ZooEntry]):
@@ -87,13 +85,14 @@ def require_files(zoo: Zoo) -> None:
         raise UserError(f"{'; '.join(missing)}; or leave networks out: ~zoo.networks.NAME")
 
 
-def find_entry(text: str) -> ZooEntry:
+def find_entry(text: str, folder: Path) -> ZooEntry:
     """The entry that a word names.
 
     Args:
         text: `timm:NAME`, `torchvision:NAME` or `module:factory` (random weights; a factory is taken to want colour
-            images of 224 x 224), or the name of a network in one
-            of the zoos of `conf/zoo`, as `ZOO/NAME` where two zoos have one of that name.
+            images of 224 x 224), or the name of a network in one of the zoos of `folder`, as `ZOO/NAME` where two
+            zoos have one of that name.
+        folder: Holds the YAML files of zoos.
 
     Raises:
         UserError: Nothing has that name; near names are told.
@@ -103,14 +102,14 @@ def find_entry(text: str) -> ZooEntry:
         return ZooEntry(name=name or text, source=source, model=name, input=published_input(source, name, {}))
     if colon:
         return ZooEntry(name=text, source=text, input=_IMAGENET)
-    zoos = [_parse_zoo(path) for path in sorted(ZOO_FOLDER.glob("*.yaml"))]
+    zoos = [_parse_zoo(path) for path in sorted(folder.glob("*.yaml"))]
     entries = {f"{zoo.name}/{name}": entry for zoo in zoos for name, entry in zoo.items()}
     found = [key for key in entries if key == text or key.rpartition("/")[2] == text]
     if len(found) > 1:
         raise UserError(f"several zoos have a network {text!r}; write one of {', '.join(found)}")
     if not found:
         names = neighbours(text, {name for zoo in zoos for name in zoo})
-        raise UserError(f"no network {text!r} in {ZOO_FOLDER}: {names}; or timm:NAME, torchvision:NAME, module:factory")
+        raise UserError(f"no network {text!r} in {folder}: {names}; or timm:NAME, torchvision:NAME, module:factory")
     return entries[found[0]]
 
 

@@ -11,17 +11,16 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters import Adapter, adapter_costs
 from zoo.architectures import Architecture
-from zoo.chain import Chain
-from zoo.costs import count
+from zoo.chain import Chain, Signal
+from zoo.chain.costs import count
+from zoo.chain.layouts import REFUSALS
+from zoo.chain.modes import eval_mode
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
-from zoo.layouts import REFUSALS
 from zoo.loading import load_network
-from zoo.modes import eval_mode
 from zoo.registry import published_input
-from zoo.signals import Signal
+from zoo.stitching.adapters import Adapter, adapter_costs
 
 DROP = {"drop_rate": 0.1, "drop_path_rate": 0.1}
 AUXILIARY = ("aux", "AuxLogits")

@@ -15,10 +15,10 @@ from cloning.gates import num_gates
 from cloning.network import Clone, ClonedNetwork, source_position
 from datamodules import ImageDataModule
 from datamodules.images import ImagesInMemory
-from zoo.adapters import Adapter
 from zoo.chain import Chain
 from zoo.entries import InputSpec, ZooEntry
 from zoo.registry import Zoo
+from zoo.stitching.adapters import Adapter
 
 ARCHITECTURES = {
     "resnet": ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 12, 16]}),

@@ -11,7 +11,7 @@ from cloning.bundle import from_bundle, pack, repair, to_bundle, unpack
 from cloning.frozen import FrozenNetwork
 from cloning.insertion import Samples
 from cloning.network import ClonedNetwork
-from zoo.bundle import read_bundle, write_bundle
+from zoo.blueprint import read_bundle, write_bundle
 from zoo.errors import UserError
 
 ZOO = {"resnet": network("resnet", "01234"), "regnety": network("regnety", "56789"), "vit": network("vit", "56789", 1)}

@@ -13,9 +13,9 @@ from cloning.blueprint import CloningBlueprint
 from cloning.bundle import to_bundle
 from cloning.network import ClonedNetwork
 from cloning.pipeline import Networks
-from zoo.bundle import read_bundle, write_bundle
-from zoo.files import write_safetensors
+from zoo.blueprint import read_bundle, write_bundle
 from zoo.registry import read_zoo
+from zoo.storage.files import write_safetensors
 
 ZOO = """
 name: small

@@ -16,7 +16,7 @@ from tuning.settings import TuningSettings
 from zoo.blueprint import read_blueprint
 from zoo.digests import digest
 from zoo.errors import UserError
-from zoo.store import Store
+from zoo.storage.store import Store
 
 ZOO = small_zoo()
 NETWORKS = Networks(ZOO)

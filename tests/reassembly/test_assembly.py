@@ -10,7 +10,7 @@ import pytest
 from reassembly import enumeration
 from reassembly.assembly import Budget, cost_table, list_candidates, partition_blocks
 from zoo.blueprint import BlockSpec
-from zoo.costs import Costs
+from zoo.chain import Costs
 from zoo.errors import UserError
 
 

@@ -15,7 +15,7 @@ from reassembly.network import AssembledNetwork, assemble, assembled_costs
 from reassembly.stitch import stitch
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.chain import Chain
-from zoo.costs import count
+from zoo.chain.costs import count
 from zoo.digests import digest
 
 # timm's name or a class, arguments, height and width of the images.

@@ -12,17 +12,16 @@ from torch.nn import functional as F
 
 from reassembly.network import AssembledNetwork, assemble, assembled_costs, from_bundle, load, to_bundle
 from reassembly.stitch import stitch
-from zoo.adapters import closed_form_adapter
-from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
-from zoo.bundle import Bundle, read_bundle, write_bundle
+from zoo.blueprint import AdapterSpec, BlockSpec, Bundle, HeadSpec, ReassemblyBlueprint, read_bundle, write_bundle
 from zoo.chain import Chain
-from zoo.costs import count
+from zoo.chain.costs import count
+from zoo.chain.signals import pool
 from zoo.digests import digest
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
 from zoo.loading import load_chain
 from zoo.registry import Zoo
-from zoo.signals import pool
+from zoo.stitching.adapters import closed_form_adapter
 from zoo.weights import Weights
 
 IMAGE = torch.zeros(1, 1, 24, 24)

@@ -19,12 +19,12 @@ from reassembly.proxies import ProxySettings
 from reassembly.settings import AdapterSettings, SearchSettings, SimilaritySettings
 from reassembly.study import node_features
 from zoo.blueprint import BlockSpec
-from zoo.costs import count
+from zoo.chain.costs import count
+from zoo.chain.signals import pool
 from zoo.errors import UserError
 from zoo.loading import load_chain
 from zoo.registry import Zoo, read_zoo
-from zoo.signals import pool
-from zoo.store import Store
+from zoo.storage.store import Store
 from zoo.weights import PROJECT_ROOT
 
 SETTINGS = SearchSettings(

@@ -20,12 +20,12 @@ from reassembly.proxies import PROXIES, Proxy, ProxySettings
 from reassembly.proxies.naswot import CodeRecorder
 from reassembly.scoring import PrefixTree, Probe, adapter_seed, score_candidates, write_candidates_csv
 from reassembly.shortlist import shortlist
-from zoo.adapters import adapter_costs
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.chain import Chain
-from zoo.costs import Costs, count
+from zoo.chain.costs import Costs, count
+from zoo.chain.signals import Signal, to_grid
 from zoo.digests import digest
-from zoo.signals import Signal, to_grid
+from zoo.stitching.adapters import adapter_costs
 
 NUM_IMAGES, NUM_CLASSES, STAGES = 20, 3, 3
 SIZES = {"plain": (3, 14, 10), "vit": (1, 16, 16), "resnet": (2, 21, 15)}

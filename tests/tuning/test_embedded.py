@@ -6,18 +6,19 @@ import pytest
 import torch
 
 from datamodules import Digits
+from launch.errors import CONF
 from reassembly.network import AssembledNetwork, assemble
 from tuning.fit import tune
 from tuning.settings import TuningSettings
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.digests import digest
 from zoo.loading import load_chain
-from zoo.registry import ZOO_FOLDER, read_zoo
+from zoo.registry import read_zoo
 
 
 @pytest.fixture(scope="module")
 def assembly() -> tuple[AssembledNetwork, Digits]:
-    zoo = read_zoo(ZOO_FOLDER / "embedded.yaml")
+    zoo = read_zoo(CONF / "zoo" / "embedded.yaml")
     chains = {name: load_chain(zoo[name]) for name in ("resnext_low", "mobilenetv3_rotation")}
     first, second = (len(chain) - 1 for chain in chains.values())
     data = Digits(num_train=80, num_validation=60, num_test=60)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from datamodules import MNIST5k
+from launch.errors import CONF
 from reassembly.network import assemble, to_bundle
 from zoo.blueprint import BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.chain import Chain
@@ -16,10 +17,10 @@ from zoo.digests import digest
 from zoo.embedded.__main__ import halved, whole_network
 from zoo.errors import UserError
 from zoo.loading import load_chain, load_network
-from zoo.registry import ZOO_FOLDER, read_zoo
+from zoo.registry import read_zoo
 from zoo.weights import PROJECT_ROOT
 
-EMBEDDED = read_zoo(ZOO_FOLDER / "embedded.yaml")
+EMBEDDED = read_zoo(CONF / "zoo" / "embedded.yaml")
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

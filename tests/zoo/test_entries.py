@@ -15,14 +15,16 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from launch.errors import CONF
 from zoo.digests import digest
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
 from zoo.loading import build_network, load_network
-from zoo.registry import ZOO_FOLDER, find_entry, read_zoo, require_files
+from zoo.registry import find_entry, read_zoo, require_files
 from zoo.weights import Weights
 
-EMBEDDED = read_zoo(ZOO_FOLDER / "embedded.yaml")
+ZOOS = CONF / "zoo"
+EMBEDDED = read_zoo(ZOOS / "embedded.yaml")
 GREY = InputSpec(1, 16, 16, (0.5,), (0.5,))
 ONE_PIXEL = {"channels": 1, "height": 1, "width": 1, "mean": [0.5], "std": [0.5]}
 FACTORIES = """
@@ -69,7 +71,7 @@ def test_random_weights_depend_on_the_name_alone_and_leave_the_global_generator_
 @pytest.mark.parametrize("source", ["timm", "torchvision"])
 def test_builds_timm_and_torchvision_networks(source: str):
     network = (
-        load_network(replace(find_entry(f"{source}:mobilenet_v3_small"), kwargs={"num_classes": 3}))
+        load_network(replace(find_entry(f"{source}:mobilenet_v3_small", ZOOS), kwargs={"num_classes": 3}))
         if (source == "torchvision")
         else load_network(timm_entry("test_resnet", kwargs={"num_classes": 3}))
     )
@@ -230,7 +232,7 @@ def test_contradicting_channels_are_refused():
 
 
 def test_reads_the_same_zoo_from_a_file_and_from_a_mapping():
-    path = ZOO_FOLDER / "embedded.yaml"
+    path = ZOOS / "embedded.yaml"
     assert dict(read_zoo(path)) == dict(read_zoo(yaml.safe_load(path.read_text()))) == dict(EMBEDDED)
 
 
@@ -309,13 +311,13 @@ def test_refuses_wrong_zoo_files(tmp_path: Path):
 
 
 def test_finds_entries_by_word():
-    assert find_entry("vit_digits") == find_entry("embedded/vit_digits") == EMBEDDED["vit_digits"]
-    assert find_entry("timm:resnet18").model == "resnet18"
-    assert find_entry("torchvision:resnet18").source == "torchvision"
-    assert find_entry("my_factories:network").source == "my_factories:network"
+    assert find_entry("vit_digits", ZOOS) == find_entry("embedded/vit_digits", ZOOS) == EMBEDDED["vit_digits"]
+    assert find_entry("timm:resnet18", ZOOS).model == "resnet18"
+    assert find_entry("torchvision:resnet18", ZOOS).source == "torchvision"
+    assert find_entry("my_factories:network", ZOOS).source == "my_factories:network"
     for word, told in [("vit_digit", "did you mean 'vit_digits'"), ("timm:resnet81", "did you mean resnet18")]:
         with pytest.raises(UserError, match=told):
-            find_entry(word)
+            find_entry(word, ZOOS)
     with pytest.raises(UserError, match="did you mean 'vit_digits'"):
         EMBEDDED.entry("vit_digit")
 

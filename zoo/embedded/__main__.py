@@ -14,11 +14,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zoo.bundle import Bundle, read_bundle
+from zoo.blueprint import Bundle, read_bundle
 from zoo.errors import UserError
-from zoo.files import write_safetensors
 from zoo.loading import load_network
 from zoo.registry import find_entry
+from zoo.storage.files import write_safetensors
 from zoo.weights import PROJECT_ROOT, match_state
 
 
@@ -51,7 +51,7 @@ def whole_network(bundle: Bundle) -> tuple[str, dict[str, Tensor]]:
     if not bundle.complete or len(blocks) != 1:
         raise UserError("a zoo network needs the complete bundle of one whole network: method=baseline tuning=full")
     name = blocks[0].network
-    network = load_network(replace(find_entry(name), weights=None))
+    network = load_network(replace(find_entry(name, PROJECT_ROOT / "conf" / "zoo"), weights=None))
     body = {
         key.removeprefix(part): tensor
         for key, tensor in bundle.tensors.items()

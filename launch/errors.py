@@ -1,0 +1,95 @@
+"""Errors told in one line: what was given, what is allowed, what to type."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from zoo.errors import UserError
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def report(error: BaseException, keys: Iterable[str]) -> int:
+    """Prints the one line of ``error`` on stderr and returns the exit status: 2 for bad input, 1 for any other failure.
+
+    Args:
+        keys: the dotted keys of the configuration, to name the neighbours of one that does not exist.
+    """
+    print(f"error: {explain(error, keys)}", file=sys.stderr)
+    return 2 if is_bad_input(error) else 1
+
+
+def is_bad_input(error: BaseException) -> bool:
+    """Whether the user can mend it: ours, under Hydra's wrappers too, or one of Hydra's own."""
+    return isinstance(_root(error), (UserError, HydraException, OmegaConfBaseException))
+
+
+def explain(error: BaseException, keys: Iterable[str]) -> str:
+    """Returns the one line of ``error``."""
+    root = _root(error)
+    if isinstance(root, UserError):
+        return _join(str(root))
+    if isinstance(root, OverrideParseException):
+        return (
+            f"cannot read {root.override!r}: {_join(str(root).splitlines()[0])}; write key=value, quoted for the shell"
+        )
+    if isinstance(root, (HydraException, OmegaConfBaseException)):
+        return _explain_composition(root, list(keys))
+    return f"{type(root).__name__}: {_join(str(root))} (HYDRA_FULL_ERROR=1 shows where)"
+
+
+def _explain_composition(error: BaseException, keys: list[str]) -> str:
+    message = str(error)
+    if option := re.search(r"Could not find '([^'/]+)/([^']*)'", message):
+        group, given = option.groups()
+        options = sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
+        return f"{group}={given} is not an option: type {group}= one of {', '.join(options)}"
+    if unknown := re.search(r"Could not override '([^']+)'", message):
+        given = unknown.group(1)
+        return f"there is no key '{given}': {_neighbours(given, keys)}"
+    if isinstance(error, MissingMandatoryValue) and (missing := re.search(r"full_key: (\S+)", message)):
+        return f"{missing.group(1)} is not given: type {missing.group(1)}=..."
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
+    if wrong := re.search(r"Error merging override ([^=]+)=(.*)", message):
+        key, given = wrong.groups()
+        kind = re.search(r"could not be converted to (\w+)", str(cause))
+        allowed = f"allowed is {_KINDS.get(kind.group(1), kind.group(1))}" if kind else _first_line(cause)
+        return f"{key}={given}: {allowed}; type {key}=... or leave it out for its default"
+    reason = f": {_first_line(cause)}" if cause is not error else ""
+    return _join(message.partition("\nConfig search path")[0]) + reason
+
+
+_KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+
+
+def _neighbours(given: str, keys: list[str]) -> str:
+    if given.startswith(("zoo.", "dataset.")):
+        return f"`--cfg job --package {given.partition('.')[0]}` prints the keys there are"
+    known = sorted({*keys, *(path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("**/*.yaml")))})
+    last = given.rpartition(".")[2]
+    close = difflib.get_close_matches(given, known, n=3, cutoff=0.6)
+    close += [key for key in known if difflib.SequenceMatcher(None, key.rpartition(".")[2], last).ratio() > 0.8]
+    close = list(dict.fromkeys(close))[:4]
+    return f"did you mean {' or '.join(close)}?" if close else "--help lists the groups and keys"
+
+
+def _root(error: BaseException) -> BaseException:
+    """Follows the causes under Hydra's wrapper of a failed ``_target_``: the reason is ours or the component's."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _join(message: str) -> str:
+    return re.sub(r"\s+", " ", "; ".join(line.strip() for line in message.splitlines() if line.strip()))

@@ -1,0 +1,121 @@
+"""The jobs of reassembly and of its baseline: from the configuration to search, network, tuning and files."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from launch.components import build_data, given_blueprint, save_bundle, tuning_options
+from launch.job import Job
+from reassembly.network import AssembledNetwork, load, to_bundle
+from reassembly.pipeline import Search, SearchResult
+from reassembly.report import write_report
+from reassembly.settings import SearchSettings
+from tuning.fit import TuningResult, tune
+from zoo.blueprint import ReassemblyBlueprint, read_blueprint
+from zoo.chain.costs import count
+from zoo.registry import read_zoo
+
+
+def search(job: Job) -> Mapping[str, Any]:
+    """Searches, and writes blueprint, table of candidates and figures; ``value`` is the pick's score."""
+    search = _build_search(job)
+    found = search.run(_short_tuning(job, search))
+    files = _report(job, search, found)
+    pick, partition = found.candidates[0], found.partition
+    return job.finish(
+        {"value": pick.scores[job.config.proxy.name], **pick.scores, "num_candidates": len(found.candidates)},
+        composition=pick.candidate.composition,
+        num_parameters=pick.candidate.num_params,
+        macs=pick.candidate.macs,
+        partition={"objective": partition.objective, "upper_bound": partition.upper_bound, "gap": partition.gap},
+        seconds=found.seconds,
+        reused=found.reused,
+        digests={"data": search.data.digest, **found.blueprint.networks},
+        data=search.data.record,
+        files=files,
+    )
+
+
+def train(job: Job) -> Mapping[str, Any]:
+    """Tunes what the search of the same settings found, a blueprint or one network; ``value`` is its test accuracy."""
+    search = _build_search(job)
+    network = _compose(job, search)
+    tuned = _tune(job, search, network, job.run_dir)
+    files = save_bundle(job, to_bundle(network, search.chains, complete=job.config.tuning.mode == "full"))
+    costs = count(network, search.data.input.example())
+    return job.finish(
+        {
+            "value": tuned.test_accuracy,
+            "test_accuracy": tuned.test_accuracy,
+            "val_accuracy": tuned.val_accuracies[tuned.choice],
+            "start_val_accuracy": tuned.val_accuracies["start"],
+        },
+        composition=network.blueprint.composition,
+        choice=tuned.choice,
+        val_accuracies=tuned.val_accuracies,
+        num_parameters=costs.num_params,
+        num_trained_parameters=tuned.num_trained_parameters,
+        macs=costs.macs,
+        seconds={**search.seconds, **tuned.seconds},
+        digests={"data": search.data.digest, **network.blueprint.networks},
+        data=search.data.record,
+        files=files,
+    )
+
+
+def _build_search(job: Job) -> Search:
+    config = job.config
+    settings = SearchSettings(
+        similarity=config.similarity,
+        partition=config.partition,
+        budget=config.budget,
+        proxy=config.proxy,
+        adapter=config.adapter,
+        finalists=config.finalists,
+    )
+    return Search(read_zoo(config.zoo), build_data(config), settings, store=job.store, seed=config.seed)
+
+
+def _short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, int], float]:
+    """Returns what decides between finalists: validation accuracy after a few epochs; no test image is seen."""
+
+    def accuracy(blueprint: ReassemblyBlueprint, num_epochs: int) -> float:
+        with tempfile.TemporaryDirectory() as directory:
+            result = _tune(job, search, search.build(blueprint), Path(directory), num_epochs=num_epochs, test=False)
+        return max(result.val_accuracies.values())
+
+    return accuracy
+
+
+def _report(job: Job, search: Search, found: SearchResult) -> list[Path]:
+    if not job.is_main:
+        return []
+    files = write_report(found, search.settings, job.run_dir)
+    job.tracker.table("candidates", files.table)
+    job.tracker.figures(files.figures)
+    job.tracker.artifact("blueprint", "blueprint", [files.blueprint, files.table])
+    return list(files.all)
+
+
+def _compose(job: Job, search: Search) -> AssembledNetwork:
+    """Returns the network to tune: of a blueprint or bundle, a whole network of the zoo, or what the search finds."""
+    if given := given_blueprint(job.config):
+        path, is_bundle = given
+        return load(path, search.zoo) if is_bundle else search.build(read_blueprint(path))
+    if job.config.method.name == "baseline":
+        return search.build(search.whole_network(job.config.method.network))
+    found = search.run(_short_tuning(job, search))
+    _report(job, search, found)
+    return search.build(found.blueprint)
+
+
+def _tune(
+    job: Job, search: Search, network: AssembledNetwork, run_dir: Path, *, test: bool = True, **changes: Any
+) -> TuningResult:
+    search.data.use_input(search.zoo.entry(network.blueprint.blocks[0].network).input)
+    settings = dataclasses.replace(job.config.tuning, **changes)
+    return tune(network, search.data, settings, test=test, **tuning_options(job, run_dir))

@@ -1,0 +1,101 @@
+"""The table of a multirun: a row for every job, failed ones included, rewritten after each of them."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import io
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
+from rich.table import Table
+
+from launch.schema import Config
+from zoo.storage.files import write_text
+from zoo.storage.store import content_key
+
+log = logging.getLogger(__name__)
+
+# What a user compares jobs by comes first, then whatever else the jobs report.
+_LEADING = ("job", "overrides", "status", "seconds")
+
+
+def sweep_name(command: str) -> str:
+    """Returns the name of this multirun, the same for the same command line: also its W&B group."""
+    return f"{command}-{content_key(sys.argv[1:])[:8]}"
+
+
+class Sweep:
+    """Runs the jobs of one multirun in turn and keeps their table, ``sweep.csv``.
+
+    Args:
+        command: ``search`` or ``train``. Without ``output_dir`` the table lies in ``runs/sweeps/<sweep name>``.
+    """
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        self.rows: list[dict[str, Any]] = []
+        self.table_path: Path | None = None
+
+    @property
+    def num_failed(self) -> int:
+        return sum(row["status"] == "failed" for row in self.rows)
+
+    def job(
+        self,
+        function: Callable[[Config], Mapping[str, Any]],
+        config: Config,
+        describe: Callable[[BaseException], str],
+    ) -> Mapping[str, Any]:
+        """Runs one job and returns its metrics. A failure becomes a row of the table, not an exception."""
+        default = Path(config.runs_dir) / "sweeps" / sweep_name(self.command)
+        self.table_path = (Path(config.output_dir) if config.output_dir else default) / "sweep.csv"
+        hydra = HydraConfig.get()
+        row: dict[str, Any] = {"job": hydra.job.num, "overrides": " ".join(hydra.overrides.task)}
+        log.info("job %s: %s", row["job"], row["overrides"])
+        started = time.perf_counter()
+        metrics: Mapping[str, Any] = {"value": math.nan}
+        try:
+            metrics = function(config)
+            row |= {"status": "completed", **metrics}
+        except Exception as error:  # noqa: BLE001 told in the table and by the exit status; the run's job.log has the traceback
+            row |= {"status": "failed", "error": describe(error)}
+            log.error("error: %s", row["error"])
+        row["seconds"] = round(time.perf_counter() - started, 1)
+        self.rows.append(row)
+        write_text(self.table_path, self._csv())
+        gc.collect()  # no network of a finished job stays in memory
+        return metrics
+
+    def print_table(self) -> None:
+        """Prints the rows so far; of the overrides, those in which the jobs differ."""
+        overrides = [row["overrides"].split() for row in self.rows]
+        shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
+        columns = [name for name in self._columns() if name != "value" and (name != "error" or self.num_failed)]
+        table = Table(*columns, title=f"{len(self.rows)} jobs, {self.num_failed} failed: {self.table_path}")
+        for row, own in zip(self.rows, overrides, strict=True):
+            shown = {**row, "overrides": "\n".join(override for override in own if override not in shared)}
+            table.add_row(*(_cell(shown.get(name, "")) for name in columns))
+        Console().print(table)
+
+    def _columns(self) -> list[str]:
+        names = dict.fromkeys(_LEADING) | dict.fromkeys(key for row in self.rows for key in row)
+        return [name for name in names if name != "error"] + ["error"]
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns(), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,39 @@
+"""What was composed, as text; with the weights that were learnt it is a bundle."""
+
+from __future__ import annotations
+
+from zoo.blueprint.blueprint import (
+    FORMAT,
+    AdapterSpec,
+    BlockSpec,
+    HeadSpec,
+    Provenance,
+    ReassemblyBlueprint,
+    check_digest,
+    check_networks,
+    composition,
+    read_blueprint,
+    to_text,
+    write_blueprint,
+)
+from zoo.blueprint.bundle import BLUEPRINT_FILE, WEIGHTS_FILE, Bundle, read_bundle, write_bundle
+
+__all__ = [
+    "BLUEPRINT_FILE",
+    "FORMAT",
+    "WEIGHTS_FILE",
+    "AdapterSpec",
+    "BlockSpec",
+    "Bundle",
+    "HeadSpec",
+    "Provenance",
+    "ReassemblyBlueprint",
+    "check_digest",
+    "check_networks",
+    "composition",
+    "read_blueprint",
+    "read_bundle",
+    "to_text",
+    "write_blueprint",
+    "write_bundle",
+]

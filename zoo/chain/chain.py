@@ -1,0 +1,284 @@
+"""Any network as a chain of nodes with exactly one tensor between neighbours."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import nn
+
+from zoo.chain.classify import Anatomy, classify
+from zoo.chain.costs import Costs, MacCounter, num_params
+from zoo.chain.layouts import REFUSALS, probe, run
+from zoo.chain.modes import eval_mode, meta_copy, meta_pass
+from zoo.chain.neck import neck_program
+from zoo.chain.nodes import choose_cuts
+from zoo.chain.observe import observe
+from zoo.chain.program import Block, Program, Step
+from zoo.chain.signals import Signal
+from zoo.chain.slices import Slicer
+from zoo.chain.trace import Untraceable, trace
+from zoo.errors import UserError
+
+ADVICE = "list modules that follow one another with nodes=[...], or take another network"
+
+
+@dataclass(frozen=True)
+class Node:
+    """The smallest piece of a chain: a residual block, a transformer block, a patch merging.
+
+    Attributes:
+        index: Its place in the chain.
+        name: Qualified names of the modules in it.
+        kind: ``stem`` (all before the first block), ``block``, ``link`` (layers between blocks that are none
+            themselves) or ``head`` (all after the last block).
+        num_params: Number of parameters.
+        macs: Multiply-accumulate operations per image at the native resolution.
+        input: Signal at the cut before it.
+        output: Signal at the cut behind it.
+    """
+
+    index: int
+    name: str
+    kind: Literal["stem", "block", "link", "head"]
+    num_params: int
+    macs: int
+    input: Signal
+    output: Signal
+
+    @property
+    def costs(self) -> Costs:
+        """Parameters and multiply-accumulate operations."""
+        return Costs(self.num_params, self.macs)
+
+
+class Chain:
+    """A network seen as nodes in series; made by `from_network`.
+
+    Attributes:
+        name: Of the network, for messages.
+        network: The network itself, unchanged; blocks share its parameters.
+        nodes: Node 0 is the stem, the last one the head.
+    """
+
+    def __init__(
+        self, name: str, network: nn.Module, slicer: Slicer, cuts: Sequence[str], kinds: Sequence[str]
+    ) -> None:
+        self.name = name
+        self.network = network
+        self._slicer = slicer
+        self._shadow = slicer.network
+        self._cuts = tuple(cuts)
+        self._unused = _unused_parameters(slicer)
+        self._writes_input = [False] * len(kinds)
+        self.nodes = tuple(self._node(index, kind) for index, kind in enumerate(kinds))
+
+    @classmethod
+    def from_network(
+        cls,
+        network: nn.Module,
+        example_input: torch.Tensor,
+        *,
+        name: str | None = None,
+        nodes: Sequence[str] | None = None,
+    ) -> Chain:
+        """Slice a network, and check that its blocks in a row give exactly what it gives.
+
+        No tables of architectures are used. The network, its modes, its data and its hooks stay as they are.
+
+        Args:
+            network: Maps one tensor to one tensor; other arguments of its forward keep their defaults. On the meta
+                device there is nothing to compute and only the check is left out.
+            example_input: A batch in the network's native resolution; only its shape matters.
+            name: What messages call the network; its class by default.
+            nodes: Qualified names of modules in series, each of which starts a node, where the choice made by
+                itself is not wanted; what follows the last of them is the head.
+
+        Raises:
+            UserError: the network is no chain, or cannot be followed; with its name, the reason and what to do.
+        """
+        name = name or type(network).__name__
+        shadow = meta_copy(network).eval()
+        x = torch.empty((2, *example_input.shape[1:]), dtype=example_input.dtype, device="meta")
+        anatomy = _by_hand(network, nodes, name) if nodes is not None else _anatomy(shadow, x, name)
+        inside = {path.rsplit(".", depth)[0] for path in anatomy.atomic for depth in range(1, path.count(".") + 1)}
+        try:
+            program = trace(shadow, lambda path, _: path not in inside, x)
+        except Untraceable as error:
+            raise UserError(f"{name} cannot be sliced: {error}; {ADVICE}") from error
+        native = run(program, shadow, tuple(x.shape))
+        slicer = Slicer(program, shadow, native, probe(program, shadow, native), _source(example_input))
+        cuts, kinds = choose_cuts(slicer, anatomy, name, nodes)
+        chain = cls(name, network, slicer, cuts, kinds)
+        chain._verify(example_input)
+        return chain
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __repr__(self) -> str:
+        return f"Chain({self.name}, {len(self)} nodes, {self.costs.num_params} parameters, {self.costs.macs} MACs)"
+
+    def signal(self, cut: int) -> Signal:
+        """What runs through a cut: 0 is the network's input, i the input of node i, ``len(chain)`` the output."""
+        return self.nodes[cut].input if cut < len(self) else self.nodes[-1].output
+
+    def block(self, start: int, stop: int) -> Block:
+        """The module of nodes ``start`` up to, not including, ``stop``.
+
+        It shares the network's parameters, under their original qualified names, and no others; deepcopy it before
+        changing it.
+        """
+        return self._block(self.network, start, stop)
+
+    def _block(self, network: nn.Module, start: int, stop: int) -> Block:
+        if not 0 <= start < stop <= len(self._cuts) - 1:
+            raise UserError(f"{self.name} has nodes 0 to {len(self._cuts) - 2}: block({start}, {stop}) is none of it")
+        program = self._slicer.slice(self._cuts[start], self._cuts[stop])
+        if stop == len(self._cuts) - 1:
+            program = Program((*program.steps, *self._unused), program.input, program.output)
+        return Block(network, program, clone_input=self._writes_input[start])
+
+    def over(self, network: nn.Module) -> Chain:
+        """The same chain over another network of the same architecture, which is not sliced again.
+
+        Args:
+            network: As the builder of the chain's own network gives it, its weights loaded; checked no further.
+        """
+        chain = copy.copy(self)
+        chain.network = network
+        return chain
+
+    def without_data(self) -> Chain:
+        """The same chain over a network on the meta device: signals, costs and programs, and no weights."""
+        return self.over(self._shadow)
+
+    def neck(self) -> Block:
+        """The module from the last cut (the head's input) to the (N, d) features that the classifier reads.
+
+        Exactly the original final norm and pooling; no hidden convolution or layer of the head is part of it.
+        """
+        return Block(self.network, self._neck, clone_input=self._writes_input[-1])
+
+    @cached_property
+    def _neck(self) -> Program:
+        last = len(self) - 1
+        return neck_program(self._block(self._shadow, last, last + 1), self.signal(last))
+
+    @cached_property
+    def _neck_costs_and_dim(self) -> tuple[Costs, int]:
+        neck = Block(self._shadow, self._neck)
+        with meta_pass(), MacCounter() as counter:
+            features = neck(torch.empty(self.signal(len(self) - 1).shape(1)))
+        assert features.dim() == 2, f"the neck of {self.name} gives {tuple(features.shape)}"
+        return Costs(num_params(neck), counter.macs), features.shape[1]
+
+    @property
+    def neck_dim(self) -> int:
+        """Number of features behind the neck."""
+        return self._neck_costs_and_dim[1]
+
+    @property
+    def neck_costs(self) -> Costs:
+        """Of the neck, at the native resolution."""
+        return self._neck_costs_and_dim[0]
+
+    @property
+    def costs(self) -> Costs:
+        """Of the whole network, at the native resolution."""
+        return self.block_costs(0, len(self))
+
+    def block_costs(self, start: int, stop: int) -> Costs:
+        """Of nodes ``start`` up to ``stop``, at their native resolution."""
+        return sum((node.costs for node in self.nodes[start:stop]), Costs())
+
+    def require_length(self, num_blocks: int) -> None:
+        """Check that there is a node for every block.
+
+        Raises:
+            UserError: the chain has fewer nodes between stem and head.
+        """
+        body = len(self) - 2
+        if body < num_blocks:
+            raise UserError(
+                f"{self.name} has {body} nodes between stem and head, too few for {num_blocks} blocks: "
+                f"choose partition.num_blocks <= {body}, or leave it out of the zoo"
+            )
+
+    def _node(self, index: int, kind: str) -> Node:
+        """Measure one node on the meta device."""
+        source, target = self._signal_at(index), self._signal_at(index + 1)
+        block = self._block(self._shadow, index, index + 1)
+        x = torch.empty(source.shape(1), device="meta")
+        version = x._version
+        with meta_pass(), MacCounter() as counter:
+            y = block(x)
+        assert tuple(y.shape) == target.shape(1), f"node {index} of {self.name}: {tuple(y.shape)}, expected {target}"
+        self._writes_input[index] = x._version != version
+        name = " ".join(step.target for step in block.program.steps if step.kind == "module")
+        return Node(index, name, kind, num_params(block), counter.macs, source, target)
+
+    def _signal_at(self, cut: int) -> Signal:
+        return self._slicer.signals[self._cuts[cut]]
+
+    def _verify(self, example_input: torch.Tensor) -> None:
+        parameter = next(self.network.parameters(), example_input)
+        if parameter.device.type == "meta":
+            return
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(example_input.shape, generator=generator).to(parameter.device, example_input.dtype)
+        with torch.no_grad(), eval_mode(self.network):
+            expected, y = self.network(x.clone()), x
+            for index in range(len(self)):
+                y = self.block(index, index + 1)(y)
+        if not torch.equal(y.nan_to_num(), expected.nan_to_num()):
+            raise UserError(
+                f"{self.name} cannot be sliced: its blocks in a row give another output than it (a hook on a "
+                f"container, or a forward that changes from call to call); {ADVICE}"
+            )
+
+
+def _source(example_input: torch.Tensor) -> Signal:
+    shape = example_input.shape
+    if len(shape) == 2:
+        return Signal("NC", shape[1], None)
+    if len(shape) != 4:
+        raise UserError(f"example_input has shape {tuple(shape)}: allowed are images (N, C, H, W) and vectors (N, C)")
+    return Signal("NCHW", shape[1], (shape[2], shape[3]), stride=1.0)
+
+
+def _anatomy(shadow: nn.Module, x: torch.Tensor, name: str) -> Anatomy:
+    try:
+        observation = observe(shadow, x)
+    except REFUSALS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{name} cannot be sliced: its forward on {tuple(x.shape[1:])} fails without data (control flow that "
+            f"depends on pixels, or another input size): {reason}; {ADVICE}"
+        ) from error
+    if observation is None:
+        raise UserError(f"{name} cannot be sliced: it does not return one tensor; wrap it in a module that does")
+    return classify(observation)
+
+
+def _by_hand(network: nn.Module, nodes: Sequence[str], name: str) -> Anatomy:
+    known = {path for path, _ in network.named_modules() if path}
+    unknown = [path for path in nodes if path not in known]
+    if unknown or not nodes:
+        raise UserError(f"{name} has no module {', '.join(unknown)}: nodes= takes names out of network.named_modules()")
+    return Anatomy(tuple(nodes), frozenset(nodes))
+
+
+def _unused_parameters(slicer: Slicer) -> tuple[Step, ...]:
+    """Reads of the parameters that the forward never touches: they ride with the head, so that nothing is lost."""
+    whole = Block(slicer.network, slicer.program)
+    used = {id(parameter) for parameter in whole.parameters()}
+    return tuple(
+        Step(f"unused_{index}", "attribute", target)
+        for index, (target, parameter) in enumerate(slicer.network.named_parameters())
+        if id(parameter) not in used
+    )

@@ -1,0 +1,1 @@
+"""What connects two blocks: adapters, and their weights in closed form."""
