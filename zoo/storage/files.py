@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import struct
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +121,29 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[st
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or truncated weights file: {_one_line(error)}") from error
+
+
+def require_whole_archive(path: str | Path) -> None:
+    """Read every member of a zip archive, as `torch.save` writes, against the archive's own checksums.
+
+    `torch.load` does not read them: a flipped bit of a weight would pass.
+
+    Raises:
+        UserError: the file is missing, no zip archive, truncated, or a member's bytes do not fit its checksum.
+    """
+    _require_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or _one_line(error)}") from error
+    except _ARCHIVE_FAULTS as error:
+        raise UserError(f"{path}: damaged or truncated: {_one_line(error)}") from error
+    if damaged is not None:
+        raise UserError(f"{path}: damaged: the bytes of {damaged} do not fit the checksum that the file has of them")
+
+
+_ARCHIVE_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError)
 
 
 class _StrictLoader(yaml.SafeLoader):

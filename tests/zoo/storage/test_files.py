@@ -99,3 +99,24 @@ def test_damaged_json_is_refused_in_one_line(tmp_path):
     (tmp_path / "result.json").write_text('{"a": ')
     with pytest.raises(UserError, match="not readable as JSON"):
         files.read_json(tmp_path / "result.json")
+
+
+def test_any_flipped_bit_of_a_saved_tensor_and_any_cut_is_refused(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({"w": torch.arange(50.0)}, path)
+    files.require_whole_archive(path)
+    content = path.read_bytes()
+    start = content.index(torch.arange(50.0).numpy().tobytes())
+    for position in (start, start + 77, start + 199):
+        for bit in (0, 7):
+            damaged = bytearray(content)
+            damaged[position] ^= 1 << bit
+            path.write_bytes(damaged)
+            assert torch.load(path, weights_only=True)["w"].shape == (50,)  # which does not look
+            with pytest.raises(UserError, match=r"damaged: the bytes of last/data/0 do not fit"):
+                files.require_whole_archive(path)
+    for length in (0, 1, start, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match="damaged or truncated") as refusal:
+            files.require_whole_archive(path)
+        assert "\n" not in str(refusal.value)
