@@ -236,4 +236,5 @@ def from_grid(x: Tensor, signal: Signal, prefix: Tensor | None = None) -> Tensor
     tokens = x.flatten(2).transpose(1, 2)
     if prefix is None:
         return tokens.contiguous()
-    return torch.cat([prefix.expand(len(tokens), -1, -1), tokens], dim=1)
+    batch_size = tokens.shape[0]  # not len(), which is a plain number and fixes the batch when exported
+    return torch.cat([prefix.expand(batch_size, -1, -1), tokens], dim=1)
