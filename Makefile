@@ -2,18 +2,24 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: help demo test lint clean
 
-demo: .venv/.installed
+help:  ## List the targets
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+
+demo: .venv/.installed  ## Search, and Freeze-Tune what was found
 	$(BIN)/python search.py
 	$(BIN)/python train.py tuning=freeze
 
-test: .venv/.installed-test
+test: .venv/.installed-test  ## Run the test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: .venv/.installed-lint
+lint: .venv/.installed-lint  ## Check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+clean:  ## Remove the environment and all runs
+	rm -rf .venv runs
 
 # One marker file an extra: an install is redone when setup.cfg changes, and one that broke off is not taken for done.
 .venv/.installed: setup.cfg
@@ -24,6 +30,3 @@ lint: .venv/.installed-lint
 .venv/.installed-%: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .[$*]
 	touch $@
-
-clean:
-	rm -rf .venv runs
