@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from zoo.chain.batches import map_batches, run_in_batches
+
+
+@pytest.fixture
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
+    module[2].eval()
+    return module
+
+
+def test_every_row_is_what_one_pass_in_eval_mode_gives(module: nn.Module) -> None:
+    inputs, before = torch.randn(7, 3), {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    outputs = run_in_batches(module, inputs, batch_size=3)
+    assert not outputs.requires_grad
+    assert [part.training for part in module] == [True, True, False]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    torch.testing.assert_close(outputs, module.eval()(inputs).detach())
+
+
+def test_batches_may_come_one_by_one(module: nn.Module) -> None:
+    inputs = torch.randn(7, 3)
+    streamed = run_in_batches(module, (part for part in inputs.split(3)), batch_size=1)
+    assert torch.equal(streamed, run_in_batches(module, inputs, batch_size=3))
+
+
+def test_a_function_of_several_outputs_gives_a_tuple() -> None:
+    inputs = torch.arange(5.0)[:, None]
+    for given in (inputs, [inputs[:2], inputs[2:]]):
+        doubled, flags = run_in_batches(lambda x: (2 * x, x > 2), given, batch_size=2)
+        assert torch.equal(doubled, 2 * inputs)
+        assert torch.equal(flags, inputs > 2)
+
+
+def test_batches_with_their_outputs_one_at_a_time(module: nn.Module) -> None:
+    total = sum(float(outputs.sum()) for _, outputs in map_batches(module, torch.ones(5, 3), batch_size=2))
+    assert total == pytest.approx(float(module.eval()(torch.ones(5, 3)).sum().detach()), rel=1e-5)
+    assert torch.is_grad_enabled()
+
+
+def test_no_inputs_are_refused(module: nn.Module) -> None:
+    with pytest.raises(ValueError, match="no inputs"):
+        run_in_batches(module, [], batch_size=2)
