@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -155,18 +155,38 @@ class ImageDataModule(pl.LightningDataModule):
         Returns:
             Float32 images (n, C, H, W) and int64 labels (n,).
         """
+        labels = self.labels(split, limit)
+        images = torch.empty(len(labels), spec.channels, spec.height, spec.width)
+        start = 0
+        for batch in self.image_batches(split, spec, limit, batch_size=_CHUNK, augmented_epoch=augmented_epoch):
+            images[start : start + len(batch)] = batch
+            start += len(batch)
+        return images, labels
+
+    def labels(self, split: str, limit: int | None = None) -> Tensor:
+        """The labels that `images` gives, int64 (n,), without reading images."""
+        return self._source.labels[self._indices(split)[:limit]]
+
+    def image_batches(
+        self,
+        split: str,
+        spec: InputSpec,
+        limit: int | None = None,
+        *,
+        batch_size: int,
+        augmented_epoch: int | None = None,
+    ) -> Iterator[Tensor]:
+        """The images that `images` gives, (b, C, H, W) at a time, where all of them need not fit in memory."""
         augmented = augmented_epoch is not None
         chosen = self._split(split, spec, augmented=augmented)
         if augmented:
             chosen.set_epoch(augmented_epoch)
-        positions = torch.arange(len(chosen))[:limit]
-        images = torch.empty(len(positions), spec.channels, spec.height, spec.width)
+        positions = range(len(chosen))[:limit]
         helpers = self._loading["num_workers"] if len(positions) > 8 * _CHUNK else 0
-        chunks = [positions[start : start + _CHUNK].tolist() for start in range(0, len(positions), _CHUNK)]
-        loader = DataLoader(chosen, batch_sampler=chunks, num_workers=helpers, generator=torch.Generator())
-        for chunk, (loaded, _) in zip(chunks, loader, strict=True):
-            images[chunk[0] : chunk[-1] + 1] = loaded
-        return images, self._source.labels[self._indices(split)[positions]]
+        batches = [list(positions[start : start + batch_size]) for start in range(0, len(positions), batch_size)]
+        loader = DataLoader(chosen, batch_sampler=batches, num_workers=helpers, generator=torch.Generator())
+        for images, _ in loader:
+            yield images
 
     def train_dataloader(self) -> DataLoader:
         """Batches of (images, labels), shuffled and augmented anew in each epoch."""
