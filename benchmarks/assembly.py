@@ -22,10 +22,12 @@ import torch
 
 from launch.errors import CONF
 from reassembly.assembly import Candidate, partition_blocks
+from reassembly.block_cache import BlockCache
 from reassembly.enumeration import PathCosts, feasible_paths
+from reassembly.home_features import HomeFeatures
 from reassembly.network import assemble
+from reassembly.prefix_tree import PathOutput, PrefixTree, ScoringData
 from reassembly.proxies import ProxySettings
-from reassembly.scoring import Flow, PrefixTree, Probe
 from zoo.blueprint import AdapterSpec, HeadSpec, ReassemblyBlueprint
 from zoo.digests import digest
 from zoo.loading import load_chain, load_network
@@ -42,10 +44,10 @@ def even_cuts(num_nodes: int, num_blocks: int) -> tuple[int, ...]:
 
 def swap(tree: PrefixTree, candidate: Candidate) -> float:
     """Scores one candidate alone with the tree's blocks."""
-    flow = tree.run(tree.block(candidate.blocks[0]), Flow(tree.probe.images_for(candidate.blocks[0].network)))
+    output = tree.first(candidate.blocks[0])
     for stage, (before, block) in enumerate(pairwise(candidate.blocks), start=1):
-        flow = tree.advance(flow, before, block, stage, 0)
-    return tree.score(candidate, flow)["ridge"]
+        output = tree.advance(output, before, block, stage, 0)
+    return tree.score(candidate, output)["ridge"]
 
 
 def rebuild(tree: PrefixTree, candidate: Candidate, zoo, digests) -> float:
@@ -57,13 +59,13 @@ def rebuild(tree: PrefixTree, candidate: Candidate, zoo, digests) -> float:
     adapters = tuple(none if block.continues(before) else random for before, block in pairwise(candidate.blocks))
     head = HeadSpec(num_classes=NUM_CLASSES)
     blueprint = ReassemblyBlueprint(candidate.blocks, adapters, head, {name: digests[name] for name in names})
-    network = assemble(blueprint, tree.shelf.chains, check_digests=False)
-    flow = tree.run(network.blocks[0], Flow(tree.probe.images_for(candidate.blocks[0].network)))
+    network = assemble(blueprint, tree.blocks.chains, check_digests=False)
+    output = tree.apply(network.blocks[0], PathOutput(tree.data.images_for(candidate.blocks[0].network)))
     for stage, (before, block) in enumerate(pairwise(candidate.blocks), start=1):
         if not block.continues(before):
-            network.adapters[stage - 1] = tree.make_adapter(before, block, stage, 0, flow.features)
-        flow = tree.run(network.blocks[stage], tree.run(network.adapters[stage - 1], flow))
-    return tree.score(candidate, flow)["ridge"]
+            network.adapters[stage - 1] = tree.make_adapter(before, block, stage, 0, output.features)
+        output = tree.apply(network.blocks[stage], tree.apply(network.adapters[stage - 1], output))
+    return tree.score(candidate, output)["ridge"]
 
 
 def main() -> None:
@@ -80,7 +82,7 @@ def main() -> None:
     digests = {name: digest(chain.network) for name, chain in chains.items()}
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(arguments.images, *chains["resnet_digits"].signal(0).shape(1)[1:], generator=generator)
-    probe = Probe(lambda name: images, torch.arange(arguments.images) % NUM_CLASSES, NUM_CLASSES)
+    data = ScoringData(lambda name: images, torch.arange(arguments.images) % NUM_CLASSES, NUM_CLASSES)
     rows = partition_blocks({name: even_cuts(len(chain), arguments.blocks) for name, chain in chains.items()})
     candidates = [
         Candidate(blocks, "assembly", 0, 0) for m in range(1, arguments.blocks + 1) for blocks in product(*rows[:m])
@@ -90,7 +92,8 @@ def main() -> None:
 
     ratios: dict[str, list[float]] = {"rebuild": [], "swap": []}
     for _ in range(arguments.repeats):
-        tree = PrefixTree(candidates, chains, probe, settings, AdapterSpec(), seed=0)
+        home = HomeFeatures(BlockCache(chains), data.images_for, AdapterSpec().kind, settings.batch_size)
+        tree = PrefixTree(candidates, data, home, settings, AdapterSpec(), seed=0)
         start = time.perf_counter()
         scores = {entry.candidate: entry.scores["ridge"] for entry in tree.scores()}
         per_candidate = (time.perf_counter() - start) / len(candidates)

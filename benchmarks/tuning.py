@@ -17,7 +17,7 @@ import torch
 from datamodules import Digits
 from launch.errors import CONF
 from reassembly.network import AssembledNetwork
-from reassembly.pipeline import build_network
+from reassembly.stitch import assemble_stitched
 from tuning.fit import tune
 from tuning.settings import HeadSettings, TuningSettings
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
@@ -69,7 +69,7 @@ def assembly(data: Digits) -> AssembledNetwork:
         networks={name: digest(chain.network) for name, chain in chains.items()},
     )
     data.use_input(zoo[names[0]].input)
-    return build_network(blueprint, chains, lambda name: data.images("probe", zoo[name].input)[0], seed=0)
+    return assemble_stitched(blueprint, chains, lambda name: data.images("probe", zoo[name].input)[0], seed=0)
 
 
 def measure(network: AssembledNetwork, data: Digits, num_epochs: int, settings: dict[str, str]) -> float:

@@ -89,6 +89,15 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class ScoredCandidate:
+    """A candidate and its score by every proxy, averaged over ``num_draws`` draws of its adapters."""
+
+    candidate: Candidate
+    scores: Mapping[str, float]
+    num_draws: int = 1
+
+
+@dataclass(frozen=True)
 class CostTable:
     """The costs of every block, adapter and ending of a partitioned zoo.
 

@@ -8,31 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from datamodules import ImageDataModule
-from reassembly.assembly import Candidate, CostTable, cost_table, list_candidates, partition_blocks
-from reassembly.network import AssembledNetwork, assemble, ending_costs, seam_costs
+from reassembly.assembly import Candidate, CostTable, ScoredCandidate, cost_table, list_candidates, partition_blocks
+from reassembly.features import NetworkFeatures, extract_features, feature_indices
+from reassembly.finalists import decide
+from reassembly.network import AssembledNetwork, ending_costs, seam_costs
 from reassembly.partition import Partition, find_partition
-from reassembly.scoring import ScoredCandidate, score_candidates
+from reassembly.prefix_tree import ScoringData
+from reassembly.scoring import score_candidates
 from reassembly.settings import SearchSettings
 from reassembly.similarity import similarity_matrix
-from reassembly.stitch import stitch
-from reassembly.study import Chains, NetworkStudy, feature_indices, study_network
+from reassembly.stitch import assemble_stitched
 from zoo.blueprint import BlockSpec, HeadSpec, Provenance, ReassemblyBlueprint
-from zoo.chain import Chain
+from zoo.chain_cache import ChainCache
 from zoo.description import ChainDescription
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.registry import Zoo, require_files
 from zoo.storage.records import from_plain, to_plain
+from zoo.storage.stages import StageTimer
 from zoo.storage.store import Entry, Store, content_key
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,9 @@ class Search:
 
     def __init__(self, zoo: Zoo, data: ImageDataModule, settings: SearchSettings, *, store: Store, seed: int) -> None:
         self.zoo, self.data, self.settings, self.store, self.seed = zoo, data, settings, store, seed
-        self.chains = Chains(zoo)
-        self.seconds: dict[str, float] = {}
+        self.chains = ChainCache(zoo)
+        self.timed = StageTimer()
+        self.seconds = self.timed.seconds
         self._images = lru_cache(maxsize=1)(lambda spec, limit: data.images("probe", spec, limit=limit))
 
     def run(self, tune: Tune | None = None) -> SearchResult:
@@ -82,29 +83,31 @@ class Search:
         Raises:
             UserError: weights that are not there, a network that is no chain or too short, a budget that nothing fits.
         """
-        with self._timed("features"):
-            studies = self._study()
-        with self._timed("similarity"):
-            similarity = self._similarity(studies)
-        studies = [replace(study, features=()) for study in studies]  # a gigabyte for 30 networks and 512 images
-        with self._timed("partition"):
-            partition = self._partition(studies, similarity)
-        descriptions = {study.description.name: study.description for study in studies}
+        with self.timed("features"):
+            networks = self._extract()
+        with self.timed("similarity"):
+            similarity = self._similarity(networks)
+        networks = [replace(network, features=()) for network in networks]  # a gigabyte for 30 networks and 512 images
+        with self.timed("partition"):
+            partition = self._partition(networks, similarity)
+        descriptions = {network.description.name: network.description for network in networks}
         log.info(
             "partition: J %.3f, upper bound %.3f (gap %.2f %%)",
             partition.objective,
             partition.upper_bound,
             100 * partition.gap,
         )
-        with self._timed("assembly"):
+        with self.timed("assembly"):
             table = self._costs(partition, descriptions)
             candidates = self._admissible(list_candidates(table, self.settings.budget), partition)
-        with self._timed("scores"):
-            scored = self._score(candidates, studies)
+        with self.timed("scores"):
+            scored = self._score(candidates, networks)
         if self.settings.finalists > 1:
             assert tune is not None
-            with self._timed("finalists"):
-                scored = self._decide(scored, descriptions, tune)
+            with self.timed("finalists"):
+                scored = decide(
+                    scored, self.settings.finalists, lambda entry, n: tune(self.blueprint(entry, descriptions), n)
+                )
         pick = scored[0]
         log.info("%d candidates fit; the pick is %s", len(scored), pick.candidate.composition)
         return SearchResult(
@@ -114,7 +117,7 @@ class Search:
             similarity=similarity,
             descriptions=descriptions,
             seconds=dict(self.seconds),
-            reused=tuple(stage for stage in self.store.hits if stage not in self.store.misses),
+            reused=self.store.reused,
         )
 
     def images_for(self, name: str) -> Tensor:
@@ -127,7 +130,7 @@ class Search:
         Raises:
             UserError: a network the zoo lacks or whose weights are not the blueprint's.
         """
-        return build_network(blueprint, self.chains, self.images_for, seed=self.seed)
+        return assemble_stitched(blueprint, self.chains, self.images_for, seed=self.seed)
 
     def blueprint(self, pick: ScoredCandidate, descriptions: Mapping[str, ChainDescription]) -> ReassemblyBlueprint:
         """Returns the recipe of a candidate."""
@@ -150,49 +153,49 @@ class Search:
         Raises:
             UserError: a network the zoo lacks.
         """
-        with self._timed("features"):
-            studies = self._study() if name is None else [self._study_one(self.zoo.entry(name))]
-        descriptions = {study.description.name: study.description for study in studies}
+        with self.timed("features"):
+            networks = self._extract() if name is None else [self._extract_one(self.zoo.entry(name))]
+        descriptions = {network.description.name: network.description for network in networks}
         candidates = [
             Candidate((BlockSpec(name, (0, len(description) - 1)),), "network", *self._whole_costs(description))
             for name, description in descriptions.items()
         ]
-        with self._timed("scores"):
-            return self.blueprint(self._score(candidates, studies)[0], descriptions)
+        with self.timed("scores"):
+            return self.blueprint(self._score(candidates, networks)[0], descriptions)
 
-    def _study(self) -> list[NetworkStudy]:
+    def _extract(self) -> list[NetworkFeatures]:
         require_files(self.zoo)
-        return [self._study_one(entry) for entry in self.zoo.values()]
+        return [self._extract_one(entry) for entry in self.zoo.values()]
 
-    def _study_one(self, entry: ZooEntry) -> NetworkStudy:
+    def _extract_one(self, entry: ZooEntry) -> NetworkFeatures:
         key = content_key(self.data.digest, self.settings.similarity.num_probe_images)
-        return study_network(entry, self.chains, lambda: self.images_for(entry.name), key, self.store)
+        return extract_features(entry, self.chains, lambda: self.images_for(entry.name), key, self.store)
 
     def _whole_costs(self, description: ChainDescription) -> tuple[int, int]:
         block = BlockSpec(description.name, (0, len(description) - 1))
         costs = description.block_costs(*block.nodes) + ending_costs(block, description, self.data.num_classes)
         return costs.num_params, costs.macs
 
-    def _similarity(self, studies: Sequence[NetworkStudy]) -> Tensor:
+    def _similarity(self, networks: Sequence[NetworkFeatures]) -> Tensor:
         measure, options = self.settings.similarity.measure, self.settings.similarity.options()
 
         def compute() -> Entry:
-            features = [tensor for study in studies for tensor in study.features]
+            features = [tensor for network in networks for tensor in network.features]
             return Entry({"similarity": similarity_matrix(features, measure, **options)})
 
-        inputs = {"measure": [measure, options], "features": [study.key for study in studies]}
+        inputs = {"measure": [measure, options], "features": [network.key for network in networks]}
         return self.store.fetch("similarity", inputs, compute).tensors["similarity"]
 
-    def _partition(self, studies: Sequence[NetworkStudy], similarity: Tensor) -> Partition:
+    def _partition(self, networks: Sequence[NetworkFeatures], similarity: Tensor) -> Partition:
         settings = replace(self.settings.partition, seed=self.seed)
-        names = [study.description.name for study in studies]
+        names = [network.description.name for network in networks]
 
         def compute() -> Entry:
-            return Entry(values=to_plain(find_partition(similarity, feature_indices(studies), names, settings)))
+            return Entry(values=to_plain(find_partition(similarity, feature_indices(networks), names, settings)))
 
         inputs = {
             "measure": [self.settings.similarity.measure, self.settings.similarity.options()],
-            "features": [study.key for study in studies],
+            "features": [network.key for network in networks],
             "names": names,
             "settings": settings,
         }
@@ -222,64 +225,25 @@ class Search:
             )
         return kept
 
-    def _score(self, candidates: Sequence[Candidate], studies: Sequence[NetworkStudy]) -> list[ScoredCandidate]:
+    def _score(self, candidates: Sequence[Candidate], networks: Sequence[NetworkFeatures]) -> list[ScoredCandidate]:
         settings, spec = self.settings.proxy, self.settings.adapter.spec()
 
         def compute() -> Entry:
-            scored = score_candidates(
-                candidates,
-                self.chains,
+            data = ScoringData(
                 lambda name: self._images(self.zoo[name].input, settings.num_images)[0],
                 self._images(next(iter(self.zoo.values())).input, settings.num_images)[1],
                 self.data.num_classes,
-                settings,
-                spec,
-                self.seed,
             )
-            return Entry(values=to_plain(scored))
+            return Entry(values=to_plain(score_candidates(candidates, self.chains, data, settings, spec, self.seed)))
 
         inputs = {
-            "networks": {study.description.name: study.key for study in studies},
+            "networks": {network.description.name: network.key for network in networks},
             "candidates": _digest(candidates),
             "data": self.data.digest,
             "settings": [settings, spec, self.seed],
         }
         stored = self.store.fetch("scores", inputs, compute).values
         return [from_plain(ScoredCandidate, row, "scores") for row in stored]
-
-    def _decide(self, scored: list[ScoredCandidate], descriptions, tune: Tune) -> list[ScoredCandidate]:
-        """Successive halving: tune the best ones shortly, keep the better half, double the epochs, until one is left.
-
-        Differs from resumed halving: each rung tunes anew with a schedule of its own length, so that a rung's accuracy
-        is that of a finished short run.
-        """
-        rung, epochs = scored[: self.settings.finalists], 1
-        accuracies: dict[str, float] = {}
-        while True:
-            for entry in rung:
-                accuracies[entry.candidate.composition] = tune(self.blueprint(entry, descriptions), epochs)
-            rung = sorted(rung, key=lambda entry: -accuracies[entry.candidate.composition])
-            log.info(
-                "finalists after %d epochs: %s", epochs, [f"{accuracies[e.candidate.composition]:.3f}" for e in rung]
-            )
-            if len(rung) <= 2:
-                break
-            rung, epochs = rung[: -(-len(rung) // 2)], 2 * epochs
-        finalists = {
-            entry.candidate.composition: replace(entry, scores={**entry.scores, "short_tuning": accuracy})
-            for entry in scored
-            if (accuracy := accuracies.get(entry.candidate.composition)) is not None
-        }
-        first = [finalists.pop(entry.candidate.composition) for entry in rung]
-        others = sorted(finalists.values(), key=lambda entry: -entry.scores["short_tuning"])
-        return [*first, *others, *scored[self.settings.finalists :]]
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[stage] = round(time.perf_counter() - started, 2)
-        log.debug("%s: %.2f s", stage, self.seconds[stage])
 
 
 def _digest(candidates: Iterable[Candidate]) -> str:
@@ -298,11 +262,3 @@ def joined(blocks: Sequence[BlockSpec]) -> tuple[BlockSpec, ...]:
             block = BlockSpec(block.network, (result.pop().nodes[0], block.nodes[1]))
         result.append(block)
     return tuple(result)
-
-
-def build_network(
-    blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain], images_for: Callable[[str], Tensor], *, seed: int
-) -> AssembledNetwork:
-    """Assembles a blueprint with adapters and head drawn from ``seed``, then initialises what is in closed form."""
-    network = assemble(blueprint, chains, generator=torch.Generator().manual_seed(seed))
-    return stitch(network, chains, images_for, seed=seed)

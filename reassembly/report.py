@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Iterable
 from pathlib import Path
 
+from reassembly.assembly import Candidate, ScoredCandidate
 from reassembly.figures import candidates_figure, partition_map, similarity_heatmap
 from reassembly.pipeline import SearchResult
-from reassembly.scoring import write_candidates_csv
 from reassembly.settings import SearchSettings
 from zoo.blueprint import write_blueprint
-from zoo.storage.files import ReportFiles
+from zoo.storage.files import ReportFiles, write_text
 
 
 def write_report(found: SearchResult, settings: SearchSettings, directory: Path) -> ReportFiles:
@@ -37,3 +40,18 @@ def write_report(found: SearchResult, settings: SearchSettings, directory: Path)
         ),
     )
     return ReportFiles(blueprint, table, figures)
+
+
+def write_candidates_csv(path: str | Path, scored: Iterable[ScoredCandidate], picked: Candidate | None = None) -> None:
+    """Writes the table of candidates in the order given, one row each; the picked one is marked with 1."""
+    scored = list(scored)
+    proxies = list(dict.fromkeys(name for entry in scored for name in entry.scores))
+    columns = ["rank", "composition", "kind", "num_blocks", "num_params", "macs", "num_draws", "picked"]
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow([*columns, *(f"score_{name}" for name in proxies)])
+    for rank, entry in enumerate(scored, start=1):
+        c = entry.candidate
+        row = [rank, c.composition, c.kind, len(c.blocks), c.num_params, c.macs, entry.num_draws, int(c == picked)]
+        writer.writerow([*row, *(entry.scores.get(name, "") for name in proxies)])
+    write_text(path, table.getvalue())

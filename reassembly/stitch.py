@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from reassembly.moments import run
-from reassembly.network import AssembledNetwork, boundary
+from reassembly.home_features import run
+from reassembly.network import AssembledNetwork, assemble, boundary
+from zoo.blueprint import ReassemblyBlueprint
 from zoo.chain import Chain
 from zoo.stitching.adapters import closed_form_adapter
 
@@ -65,3 +66,11 @@ def stitch(
         features = run(nn.Sequential(network.adapters[k], network.blocks[k + 1]), features, batch_size)
     network.blueprint = dataclasses.replace(blueprint, adapters=tuple(specs))
     return network
+
+
+def assemble_stitched(
+    blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain], images_for: ImagesFor, *, seed: int
+) -> AssembledNetwork:
+    """Assembles a blueprint with adapters and head drawn from ``seed``, then initialises what is in closed form."""
+    network = assemble(blueprint, chains, generator=torch.Generator().manual_seed(seed))
+    return stitch(network, chains, images_for, seed=seed)

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-import reassembly.study
 from datamodules import Digits
 from reassembly.assembly import Budget
+from reassembly.features import node_features
 from reassembly.network import assemble
 from reassembly.partition import PartitionSettings
 from reassembly.pipeline import Search, joined
 from reassembly.proxies import ProxySettings
 from reassembly.settings import AdapterSettings, SearchSettings, SimilaritySettings
-from reassembly.study import node_features
+from zoo import chain_cache
 from zoo.blueprint import BlockSpec
 from zoo.chain.costs import count
 from zoo.chain.signals import pool
@@ -83,7 +83,7 @@ def test_a_repeated_search_loads_no_network(zoo, data, root, monkeypatch: pytest
     def refuse(entry):
         raise AssertionError(f"{entry.name} was loaded")
 
-    monkeypatch.setattr(reassembly.study, "load_chain", refuse)
+    monkeypatch.setattr(chain_cache, "load_chain", refuse)
     second = search(zoo, data, root).run()
     assert second.blueprint == first.blueprint
     assert second.candidates == first.candidates

@@ -12,13 +12,16 @@ import timm
 import torch
 from torch import nn
 
-from reassembly import scoring
 from reassembly.assembly import Budget, Candidate, cost_table, list_candidates, partition_blocks
-from reassembly.moments import home_moments, matched_adapter
+from reassembly.block_cache import BlockCache
+from reassembly.home_features import HomeFeatures
+from reassembly.matched_adapter import input_statistics, matched_adapter
 from reassembly.network import assemble, assembled_costs
-from reassembly.proxies import PROXIES, Proxy, ProxySettings
+from reassembly.prefix_tree import PathOutput, PrefixTree, ScoringData, adapter_seed
+from reassembly.proxies import PROXIES, Evidence, Proxy, ProxySettings
 from reassembly.proxies.naswot import CodeRecorder
-from reassembly.scoring import PrefixTree, Probe, adapter_seed, score_candidates, write_candidates_csv
+from reassembly.report import write_candidates_csv
+from reassembly.scoring import score_candidates
 from reassembly.shortlist import shortlist
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.chain import Chain
@@ -57,16 +60,14 @@ def chains() -> dict[str, Chain]:
 
 
 @pytest.fixture(scope="module")
-def probe() -> Probe:
+def data() -> ScoringData:
     generator = torch.Generator().manual_seed(1)
     images = {name: torch.randn(NUM_IMAGES, *size, generator=generator) for name, size in SIZES.items()}
-    return Probe(images.__getitem__, torch.arange(NUM_IMAGES) % NUM_CLASSES, NUM_CLASSES)
+    return ScoringData(images.__getitem__, torch.arange(NUM_IMAGES) % NUM_CLASSES, NUM_CLASSES)
 
 
-def score(candidates, chains, probe, settings, adapter=None, seed=0):
-    return score_candidates(
-        candidates, chains, probe.images_for, probe.labels, probe.num_classes, settings, adapter, seed
-    )
+def score(candidates, chains, data, settings, adapter=None, seed=0):
+    return score_candidates(candidates, chains, data, settings, adapter, seed)
 
 
 def even_cuts(chain: Chain) -> tuple[int, ...]:
@@ -99,19 +100,20 @@ def blueprint_of(candidate: Candidate, chains, adapter: AdapterSpec) -> Reassemb
     return ReassemblyBlueprint(candidate.blocks, adapters, HeadSpec(num_classes=NUM_CLASSES), networks)
 
 
-def features_one_by_one(candidate, chains, probe, settings, adapter, draw, seed=0):
+def features_one_by_one(candidate, chains, data, settings, adapter, draw, seed=0):
     """Features of a network that is assembled alone, adapters set from front to back, run whole; and its codes."""
     spec = AdapterSpec(adapter.kind, 1, "random")
     network = assemble(blueprint_of(candidate, chains, spec), chains)
-    x = probe.images_for(candidate.blocks[0].network)
-    home = PrefixTree([], chains, probe, settings, adapter, seed)
+    x = data.images_for(candidate.blocks[0].network)
+    home = HomeFeatures(BlockCache(chains), data.images_for, adapter.kind, settings.batch_size)
+    tree = PrefixTree([], data, home, settings, adapter, seed)
     for k in range(len(network.adapters)):
         before, block = candidate.blocks[k : k + 2]
         if not block.continues(before):
             stages = nn.Sequential(*network.stages()[: 2 * k + 1])
             with torch.no_grad():
                 come_in = torch.cat([stages(batch) for batch in x.split(settings.batch_size)])
-            network.adapters[k] = home.make_adapter(before, block, k + 1, draw, come_in)
+            network.adapters[k] = tree.make_adapter(before, block, k + 1, draw, come_in)
     batches, codes = x.split(settings.batch_size), CodeRecorder()
     with torch.no_grad():
         with codes:
@@ -129,7 +131,7 @@ CASES = [
 
 @pytest.mark.parametrize(("adapters", "adapter"), CASES)
 def test_tree_features_and_codes_equal_those_of_whole_networks(
-    chains, probe, candidates, adapters, adapter, monkeypatch
+    chains, data, candidates, adapters, adapter, monkeypatch
 ):
     seen: dict[tuple, list] = {}
 
@@ -140,29 +142,29 @@ def test_tree_features_and_codes_equal_those_of_whole_networks(
     spy = Proxy("spy", remember, "nothing", needs=frozenset({"features", "codes"}))
     monkeypatch.setitem(PROXIES, "spy", spy)
     settings = ProxySettings(name="spy", num_draws=2, adapters=adapters, batch_size=8)
-    score(candidates, chains, probe, settings, adapter)
+    score(candidates, chains, data, settings, adapter)
     assert len(seen) == len(candidates) == 3 + 9 + 27
     for candidate in candidates[::3]:
         single = candidate.kind != "assembly" or adapters == "closed_form"
         draws = seen[candidate.blocks]
         assert len(draws) == (1 if single else 2)
         for draw, (features, codes) in enumerate(draws):
-            expected, kernel = features_one_by_one(candidate, chains, probe, settings, adapter, draw)
+            expected, kernel = features_one_by_one(candidate, chains, data, settings, adapter, draw)
             assert torch.equal(features, expected)
             assert torch.equal(codes, kernel)
         if not single:
             assert not torch.equal(draws[0][0], draws[1][0])
 
 
-def test_scores_are_the_mean_over_draws_of_each_network_scored_alone(chains, probe, candidates):
+def test_scores_are_the_mean_over_draws_of_each_network_scored_alone(chains, data, candidates):
     names = ("ridge", "logme", "naswot", "params", "macs")
     settings = ProxySettings(also=names, num_draws=2, batch_size=20)
-    scored = {entry.candidate: entry.scores for entry in score(candidates, chains, probe, settings, seed=3)}
+    scored = {entry.candidate: entry.scores for entry in score(candidates, chains, data, settings, seed=3)}
     for candidate in candidates[::5]:
         draws = []
         for draw in range(2):
-            found = features_one_by_one(candidate, chains, probe, settings, AdapterSpec(), draw, seed=3)
-            evidence = scoring.Evidence(candidate, probe.labels, NUM_CLASSES, 3, *found)
+            found = features_one_by_one(candidate, chains, data, settings, AdapterSpec(), draw, seed=3)
+            evidence = Evidence(candidate, data.labels, NUM_CLASSES, 3, *found)
             draws.append([PROXIES[name].score(evidence) for name in names])
         expected = {name: sum(values) / 2 for name, values in zip(names, zip(*draws, strict=True), strict=True)}
         assert scored[candidate] == expected
@@ -176,29 +178,29 @@ def test_costs_of_candidates_equal_the_count_of_the_assembled_networks(chains, c
         assert Costs(candidate.num_params, candidate.macs) == whole == assembled_costs(blueprint, chains)
 
 
-def test_a_shared_prefix_runs_once_and_networks_keep_their_modes(chains, probe, candidates, monkeypatch):
+def test_a_shared_prefix_runs_once_and_networks_keep_their_modes(chains, data, candidates, monkeypatch):
     runs = []
-    original = PrefixTree.run
+    original = PrefixTree.apply
     monkeypatch.setattr(
-        PrefixTree, "run", lambda self, module, flow: runs.append(module) or original(self, module, flow)
+        PrefixTree, "apply", lambda self, module, output: runs.append(module) or original(self, module, output)
     )
     chains["plain"].network.train()
     before = {name: (digest(c.network), [m.training for m in c.network.modules()]) for name, c in chains.items()}
-    score(candidates, chains, probe, ProxySettings(num_draws=2))
+    score(candidates, chains, data, ProxySettings(num_draws=2))
     after = {name: (digest(c.network), [m.training for m in c.network.modules()]) for name, c in chains.items()}
     chains["plain"].network.eval()
     assert after == before
-    blocks = 3 + (3 + 6 * 2) + (3 + 6 * 2 + 18 * 2)  # one flow before the first adapter of a path, two behind it
+    blocks = 3 + (3 + 6 * 2) + (3 + 6 * 2 + 18 * 2)  # one output before the first adapter of a path, two behind it
     adapters = 6 * 2 + (6 + 12) * 2
     necks = blocks  # a candidate ends behind every block of this tree
     assert len(runs) == blocks + adapters + necks
 
 
-def test_only_the_best_by_the_first_draw_are_drawn_again(chains, probe, candidates):
-    once = score(candidates, chains, probe, ProxySettings(num_draws=1))
-    every = {entry.candidate: entry for entry in score(candidates, chains, probe, ProxySettings(max_redrawn=None))}
+def test_only_the_best_by_the_first_draw_are_drawn_again(chains, data, candidates):
+    once = score(candidates, chains, data, ProxySettings(num_draws=1))
+    every = {entry.candidate: entry for entry in score(candidates, chains, data, ProxySettings(max_redrawn=None))}
     best = [entry.candidate for entry in once if entry.candidate.kind == "assembly"][:4]
-    scored = score(candidates, chains, probe, ProxySettings(max_redrawn=4))
+    scored = score(candidates, chains, data, ProxySettings(max_redrawn=4))
     first, rest = scored[: 4 + 9], scored[4 + 9 :]
     assert [entry for entry in first if entry.candidate.kind == "assembly"] == sorted(
         (every[candidate] for candidate in best), key=lambda entry: -entry.scores["ridge"]
@@ -208,11 +210,11 @@ def test_only_the_best_by_the_first_draw_are_drawn_again(chains, probe, candidat
     assert rest == [entry for entry in once if entry.candidate.kind == "assembly"][4:]
 
 
-def test_a_shortlist_keeps_networks_truncations_and_the_assemblies_predicted_best(chains, probe, candidates):
+def test_a_shortlist_keeps_networks_truncations_and_the_assemblies_predicted_best(chains, data, candidates):
     settings = ProxySettings(num_draws=1, max_scored=4)
-    kinds = [entry.candidate.kind for entry in score(candidates, chains, probe, settings)]
+    kinds = [entry.candidate.kind for entry in score(candidates, chains, data, settings)]
     assert {kind: kinds.count(kind) for kind in kinds} == {"network": 3, "truncated": 6, "assembly": 4}
-    assert len(score(candidates, chains, probe, ProxySettings(name="params", max_scored=4))) == 39
+    assert len(score(candidates, chains, data, ProxySettings(name="params", max_scored=4))) == 39
 
 
 def test_the_shortlist_adds_up_what_each_step_changes(candidates):
@@ -243,12 +245,12 @@ def test_the_shortlist_adds_up_what_each_step_changes(candidates):
     assert kept == [c for c in candidates if c not in dropped]
 
 
-def test_scores_are_the_same_again_and_change_with_the_seed(chains, probe, candidates):
+def test_scores_are_the_same_again_and_change_with_the_seed(chains, data, candidates):
     some = candidates[:12]
     settings = ProxySettings(also=("logme", "random"), num_draws=1)
-    first = score(some, chains, probe, settings)
-    assert score(list(reversed(some)), chains, probe, settings) == first
-    other = {entry.candidate: entry.scores for entry in score(some, chains, probe, settings, seed=1)}
+    first = score(some, chains, data, settings)
+    assert score(list(reversed(some)), chains, data, settings) == first
+    other = {entry.candidate: entry.scores for entry in score(some, chains, data, settings, seed=1)}
     for entry in first:
         same = entry.scores["logme"] == other[entry.candidate]["logme"]
         assert same == (entry.candidate.kind != "assembly")
@@ -262,10 +264,10 @@ def test_adapter_seeds_are_stable_and_differ_in_every_ingredient():
     assert len({adapter_seed(*key) for key in [(a, b, 1, 0, 0), *others]}) == 6
 
 
-def test_candidates_are_sorted_best_first_with_ties_to_the_cheaper(chains, probe, candidates):
-    scored = score(candidates, chains, probe, ProxySettings(name="macs"))
+def test_candidates_are_sorted_best_first_with_ties_to_the_cheaper(chains, data, candidates):
+    scored = score(candidates, chains, data, ProxySettings(name="macs"))
     assert [entry.candidate.macs for entry in scored] == sorted((c.macs for c in candidates), reverse=True)
-    scored = score(candidates[:5], chains, probe, ProxySettings(num_draws=1))
+    scored = score(candidates[:5], chains, data, ProxySettings(num_draws=1))
     assert [entry.scores["ridge"] for entry in scored] == sorted((e.scores["ridge"] for e in scored), reverse=True)
 
 
@@ -273,31 +275,43 @@ def test_controls_need_no_forward_pass(chains, candidates):
     def no_images(name):
         raise AssertionError("a control asked for images")
 
-    probe = Probe(no_images, torch.zeros(4), NUM_CLASSES)
-    assert len(score(candidates, chains, probe, ProxySettings(name="params", also=("macs", "random")))) == 39
+    data = ScoringData(no_images, torch.zeros(4), NUM_CLASSES)
+    assert len(score(candidates, chains, data, ProxySettings(name="params", also=("macs", "random")))) == 39
 
 
-def test_a_candidate_with_features_that_are_not_finite_is_last(chains, probe, candidates, monkeypatch, caplog):
+def test_a_candidate_with_features_that_are_not_finite_is_last(chains, data, candidates, monkeypatch, caplog):
     broken = candidates[1]
-    original = PrefixTree.run
+    original = PrefixTree.apply
 
-    def run(self, module, flow):
-        out = original(self, module, flow)
-        bad = module is self.neck(broken.blocks[-1]) and flow.features.shape == broken_shape
-        return scoring.Flow(out.features * math.nan) if bad else out
+    def apply(self, module, output):
+        out = original(self, module, output)
+        bad = module is self.blocks.neck(broken.blocks[-1]) and output.features.shape == broken_shape
+        return PathOutput(out.features * math.nan) if bad else out
 
     end = broken.blocks[-1]
     broken_shape = chains[end.network].signal(end.nodes[1]).shape(NUM_IMAGES)
-    monkeypatch.setattr(PrefixTree, "run", run)
+    monkeypatch.setattr(PrefixTree, "apply", apply)
     with caplog.at_level(logging.WARNING):
-        scored = score(candidates[:3], chains, probe, ProxySettings())
+        scored = score(candidates[:3], chains, data, ProxySettings())
     assert scored[-1].candidate == broken
     assert scored[-1].scores["ridge"] == -math.inf
     assert "not finite" in caplog.text
 
 
-def test_equal_probe_images_are_warned_of(chains, probe, candidates, caplog):
-    twins = Probe(lambda name: probe.images_for(name)[[0, 1, 1, 2]], torch.tensor([0, 1, 1, 2]), NUM_CLASSES)
+def test_a_score_that_is_nan_is_the_worst(chains, data, candidates, monkeypatch, caplog):
+    broken = candidates[1]
+    costs = Proxy("costs", lambda e: math.nan if e.candidate == broken else e.candidate.macs, "nothing", False)
+    monkeypatch.setitem(PROXIES, "costs", costs)
+    scored = score(candidates[:5], chains, data, ProxySettings(name="costs"))
+    assert [entry.candidate for entry in scored] == sorted(
+        candidates[:5], key=lambda c: (c == broken, c.macs, c.num_params, c.composition)
+    )
+    assert scored[-1].scores["costs"] == math.inf
+    assert f"{broken.composition}: its score by costs is NaN" in caplog.text
+
+
+def test_equal_probe_images_are_warned_of(chains, data, candidates, caplog):
+    twins = ScoringData(lambda name: data.images_for(name)[[0, 1, 1, 2]], torch.tensor([0, 1, 1, 2]), NUM_CLASSES)
     with caplog.at_level(logging.WARNING):
         scored = score(candidates[:3], chains, twins, ProxySettings(name="naswot"))
     assert "some are equal" in caplog.text
@@ -314,30 +328,30 @@ SIGNALS = [
 
 @pytest.mark.parametrize("kind", ["linear", "paper"])
 @pytest.mark.parametrize(("source", "target"), list(product(SIGNALS, SIGNALS)), ids=str)
-def test_random_adapters_have_the_moments_of_home(source, target, kind):
+def test_random_adapters_have_the_statistics_of_home(source, target, kind):
     generator = torch.Generator().manual_seed(0)
     inputs = 3 * torch.randn(source.shape(40), generator=generator) + 1
     home = 0.3 * torch.randn(target.shape(40), generator=generator) + 2
-    moments = home_moments(home, target, kind)
-    adapter = matched_adapter(source, target, inputs, moments, kind, generator)
+    statistics = input_statistics(home, target, kind)
+    adapter = matched_adapter(source, target, inputs, statistics, kind, generator)
     with torch.no_grad():
-        found = home_moments(adapter(inputs), target, kind)
-    torch.testing.assert_close(found.mean, moments.mean, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(found.deviation, moments.deviation, atol=1e-3, rtol=1e-3)
-    assert torch.equal(found.prefix, moments.prefix) or torch.allclose(found.prefix, moments.prefix)
+        found = input_statistics(adapter(inputs), target, kind)
+    torch.testing.assert_close(found.mean, statistics.mean, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.deviation, statistics.deviation, atol=1e-3, rtol=1e-3)
+    assert torch.equal(found.prefix, statistics.prefix) or torch.allclose(found.prefix, statistics.prefix)
 
 
 def test_a_dead_channel_comes_in_as_its_home_mean():
     source, target = Signal("NCHW", 3, (4, 4)), Signal("NCHW", 5, (4, 4))
-    moments = home_moments(torch.randn(10, 5, 4, 4), target, "linear")
-    adapter = matched_adapter(source, target, torch.zeros(10, 3, 4, 4), moments, "linear", torch.Generator())
+    statistics = input_statistics(torch.randn(10, 5, 4, 4), target, "linear")
+    adapter = matched_adapter(source, target, torch.zeros(10, 3, 4, 4), statistics, "linear", torch.Generator())
     with torch.no_grad():
         out = to_grid(adapter(torch.zeros(2, 3, 4, 4)), target)
-    assert torch.equal(out, moments.mean[None, :, None, None].expand(2, 5, 4, 4))
+    assert torch.equal(out, statistics.mean[None, :, None, None].expand(2, 5, 4, 4))
 
 
-def test_the_table_of_candidates_is_written_as_csv(chains, probe, candidates, tmp_path):
-    scored = score(candidates[:4], chains, probe, ProxySettings(also=("logme",)))
+def test_the_table_of_candidates_is_written_as_csv(chains, data, candidates, tmp_path):
+    scored = score(candidates[:4], chains, data, ProxySettings(also=("logme",)))
     write_candidates_csv(tmp_path / "candidates.csv", scored, picked=scored[1].candidate)
     with (tmp_path / "candidates.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -63,6 +63,11 @@ class Store:
         self.hits: dict[str, int] = {}
         self.misses: dict[str, int] = {}
 
+    @property
+    def reused(self) -> tuple[str, ...]:
+        """The stages that were read and never computed."""
+        return tuple(stage for stage in self.hits if stage not in self.misses)
+
     @staticmethod
     def key(stage: str, inputs: Any) -> str:
         """Returns the content key of an entry; another version of the code makes other entries."""

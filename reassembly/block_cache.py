@@ -17,7 +17,7 @@ MAX_BYTES = 4 * 2**30
 """Of the blocks that are kept in memory; likewise of the home features of closed-form adapters."""
 
 
-class Bounded:
+class ByteLimitedCache:
     """Values by key; beyond ``max_bytes`` the largest are dropped first.
 
     Candidates come back to every block in turn, so that the one used longest ago is the one needed next: dropping by
@@ -41,7 +41,7 @@ class Bounded:
             del self._values[max(self._values, key=lambda key: self._values[key][0])]
 
 
-class Shelf:
+class BlockCache:
     """Blocks by their specification, each with its signals and the neck behind it.
 
     A visit to a network takes all blocks that are wanted of it; a block outlives the network that it was taken from.
@@ -54,7 +54,7 @@ class Shelf:
     def __init__(self, chains: Mapping[str, Chain], max_bytes: int = MAX_BYTES) -> None:
         self.chains = chains
         self.wanted: dict[str, set[BlockSpec]] = defaultdict(set)
-        self._modules = Bounded(max_bytes)
+        self._modules = ByteLimitedCache(max_bytes)
         self._signals: dict[BlockSpec, tuple[Signal, Signal]] = {}
 
     def want(self, specs: Iterable[BlockSpec]) -> None:

@@ -1,4 +1,4 @@
-"""Bounded memory: what is kept, what is dropped, and that scores do not depend on it."""
+"""ByteLimitedCache memory: what is kept, what is dropped, and that scores do not depend on it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-import reassembly.shelf
-import reassembly.study
+import reassembly.block_cache
 from reassembly.assembly import Candidate
-from reassembly.moments import ChannelMoments, channel_moments
+from reassembly.block_cache import BlockCache, ByteLimitedCache
+from reassembly.matched_adapter import ChannelStatistics, channel_statistics
+from reassembly.prefix_tree import ScoringData
 from reassembly.proxies import ProxySettings
 from reassembly.scoring import score_candidates
-from reassembly.shelf import Bounded, Shelf
-from reassembly.study import Chains
+from zoo import chain_cache
 from zoo.blueprint import BlockSpec
 from zoo.chain import Chain
+from zoo.chain_cache import ChainCache
 from zoo.entries import InputSpec, ZooEntry
 from zoo.registry import Zoo
 
@@ -52,15 +53,15 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         assert entry.name not in names, "sliced twice"
         return Chain.from_network(load(entry), entry.input.example(), name=entry.name)
 
-    monkeypatch.setattr(reassembly.study, "load_network", load)
-    monkeypatch.setattr(reassembly.study, "load_chain", load_chain)
+    monkeypatch.setattr(chain_cache, "load_network", load)
+    monkeypatch.setattr(chain_cache, "load_chain", load_chain)
     return names
 
 
 def test_chains_beyond_the_limit_are_dropped_longest_unused_first(zoo: Zoo, loads: list[str]) -> None:
-    sizes = {name: Chains(zoo)[name].costs.num_params for name in zoo}
+    sizes = {name: ChainCache(zoo)[name].costs.num_params for name in zoo}
     loads.clear()
-    chains = Chains(zoo, max_params=sizes["net4"] + sizes["net8"])
+    chains = ChainCache(zoo, max_params=sizes["net4"] + sizes["net8"])
     for name in ("net4", "net6", "net4", "net8", "net4", "net8", "net6"):
         assert chains[name].name == name
     assert loads == ["net4", "net6", "net8", "net6"]
@@ -70,22 +71,22 @@ def test_chains_beyond_the_limit_are_dropped_longest_unused_first(zoo: Zoo, load
 
 
 def test_a_dropped_network_is_freed_but_for_its_blocks(zoo: Zoo, loads: list[str]) -> None:
-    shelf = Shelf(Chains(zoo, max_params=0))
-    shelf.want([BlockSpec("net4", (1, 2)), BlockSpec("net4", (2, 3))])
-    block = shelf.block(BlockSpec("net4", (1, 2)))
-    network = weakref.ref(shelf.chains["net4"].network)
+    blocks = BlockCache(ChainCache(zoo, max_params=0))
+    blocks.want([BlockSpec("net4", (1, 2)), BlockSpec("net4", (2, 3))])
+    block = blocks.block(BlockSpec("net4", (1, 2)))
+    network = weakref.ref(blocks.chains["net4"].network)
     head = weakref.ref(network()[-1].weight)
-    shelf.block(BlockSpec("net6", (1, 2)))
+    blocks.block(BlockSpec("net6", (1, 2)))
     gc.collect()
     assert network() is None
     assert head() is None
-    assert shelf.block(BlockSpec("net4", (1, 2))) is block
-    shelf.block(BlockSpec("net4", (2, 3)))
+    assert blocks.block(BlockSpec("net4", (1, 2))) is block
+    blocks.block(BlockSpec("net4", (2, 3)))
     assert loads == ["net4", "net6"]
 
 
 def test_the_largest_values_are_dropped_first() -> None:
-    kept = Bounded(max_bytes=10)
+    kept = ByteLimitedCache(max_bytes=10)
     for key, size in (("a", 3), ("b", 6), ("c", 2)):
         kept.put(key, key.upper(), size)
     assert ("a" in kept, "b" in kept, "c" in kept) == (True, False, True)
@@ -99,25 +100,25 @@ def test_scores_do_not_depend_on_the_memory(zoo: Zoo, loads: list[str], monkeypa
     blocks = [[BlockSpec(name, nodes) for name in zoo] for nodes in ((0, 2), (2, 4))]
     candidates = [Candidate((a, b), "assembly", 0, 0) for a in blocks[0] for b in blocks[1]]
     images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(12) % 3
+    data = ScoringData(lambda name: images, torch.arange(12) % 3, 3)
 
     def scores(max_params: int) -> list:
         settings = ProxySettings(num_draws=2, batch_size=5, also=("naswot",))
-        return score_candidates(candidates, Chains(zoo, max_params), lambda name: images, labels, 3, settings)
+        return score_candidates(candidates, ChainCache(zoo, max_params), data, settings)
 
     plenty = scores(10**9)
     assert sorted(loads) == sorted(zoo)
     loads.clear()
-    monkeypatch.setattr(reassembly.shelf.Bounded, "__contains__", lambda self, key: False)
+    monkeypatch.setattr(reassembly.block_cache.ByteLimitedCache, "__contains__", lambda self, key: False)
     assert scores(0) == plenty
     assert len(loads) > len(zoo)
 
 
-def test_moments_of_batches_are_those_of_all() -> None:
+def test_statistics_of_batches_are_those_of_all() -> None:
     values = 5 + torch.randn(23, 4, 3, 5, generator=torch.Generator().manual_seed(0))
-    mean, variance = channel_moments(values.split(7))
+    mean, variance = channel_statistics(values.split(7))
     torch.testing.assert_close(mean, values.mean((0, 2, 3)))
     torch.testing.assert_close(variance, values.var((0, 2, 3), correction=0))
-    whole = ChannelMoments()
+    whole = ChannelStatistics()
     whole.add(values)
     torch.testing.assert_close(whole.compute(), (mean, variance))

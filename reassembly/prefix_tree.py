@@ -1,0 +1,193 @@
+"""The walk over many candidates in which what two of them have in common runs once.
+
+Candidates that begin with the same blocks share a path from the root of a tree. It is walked depth-first, so that the
+features of one path, for one draw of its adapters, are held at a time; scores are those of networks built and run one
+by one, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+
+from reassembly.assembly import Candidate, ScoredCandidate
+from reassembly.home_features import HomeFeatures, run
+from reassembly.matched_adapter import matched_adapter
+from reassembly.proxies import Evidence, ProxySettings, find_proxy
+from reassembly.proxies.naswot import CodeRecorder
+from zoo.blueprint import AdapterSpec, BlockSpec
+from zoo.stitching.adapters import Adapter, closed_form_adapter
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoringData:
+    """What candidates are scored on.
+
+    Attributes:
+        images_for: Name of a network -> the probe images as it takes them, (n, C, H, W), the same images for all.
+        labels: (n,) int64, of the probe images.
+        num_classes: How many there are.
+    """
+
+    images_for: Callable[[str], Tensor]
+    labels: Tensor
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class PathOutput:
+    """What has come out of a path of blocks, for one draw of its adapters."""
+
+    features: Tensor
+    code_kernel: Tensor | None = None
+
+
+@dataclass
+class _Node:
+    """A block at its place in the tree; where ``candidate`` is set, it ends here."""
+
+    candidate: Candidate | None = None
+    children: dict[BlockSpec, _Node] = field(default_factory=dict)
+
+
+class PrefixTree:
+    """The walk over all candidates.
+
+    With random adapters what lies behind the first one of a path is walked once for each draw.
+
+    Args:
+        candidates: What to score.
+        data: What to score them on.
+        home: What their blocks receive at home, and the blocks themselves.
+        settings: Proxies, draws, batch size.
+        adapter: Its kind and, for closed-form scores, its kernel size.
+        seed: Of random adapters and of the ``random`` control.
+    """
+
+    def __init__(
+        self,
+        candidates: Iterable[Candidate],
+        data: ScoringData,
+        home: HomeFeatures,
+        settings: ProxySettings,
+        adapter: AdapterSpec,
+        seed: int,
+    ) -> None:
+        self.data, self.home, self.settings, self.adapter, self.seed = data, home, settings, adapter, seed
+        self.proxies = [find_proxy(name) for name in dict.fromkeys((settings.name, *settings.also))]
+        self.needs = frozenset().union(*(proxy.needs for proxy in self.proxies))
+        self.root, self.candidates = _Node(), list(candidates)
+        for candidate in self.candidates:
+            node = self.root
+            for block in candidate.blocks:
+                node = node.children.setdefault(block, _Node())
+            node.candidate = candidate
+        self.blocks = home.blocks
+        self.blocks.want(block for candidate in self.candidates for block in candidate.blocks)
+
+    def scores(self) -> Iterator[ScoredCandidate]:
+        """Yields every candidate with its scores, in the order of the walk."""
+        if not self.needs:
+            for candidate in self.candidates:
+                yield ScoredCandidate(candidate, self.score(candidate, None))
+            return
+        if "codes" in self.needs:
+            self._warn_of_equal_images()
+        for block, node in self.root.children.items():
+            draws: dict[Candidate, list[dict[str, float]]] = {}
+            output = self.first(block)
+            for candidate, scores in self._visit(node, block, 0, output, None):
+                draws.setdefault(candidate, []).append(scores)
+            for candidate, found in draws.items():
+                means = {proxy.name: fmean(scores[proxy.name] for scores in found) for proxy in self.proxies}
+                yield ScoredCandidate(candidate, means, len(found))
+
+    def _visit(
+        self, node: _Node, block: BlockSpec, stage: int, output: PathOutput, draw: int | None
+    ) -> Iterator[tuple[Candidate, dict[str, float]]]:
+        """The scores of the candidates below a node, once for each draw; none is made before the first adapter."""
+        if node.candidate is not None:
+            yield node.candidate, self.score(node.candidate, output)
+        for following, child in node.children.items():
+            draws = [draw]
+            if draw is None and not following.continues(block):
+                draws = range(self.settings.num_draws if self.settings.adapters == "random" else 1)
+            for each in draws:
+                behind = self.advance(output, block, following, stage + 1, each)
+                yield from self._visit(child, following, stage + 1, behind, each)
+
+    def first(self, block: BlockSpec) -> PathOutput:
+        """The output of a path's first block."""
+        return self.apply(self.blocks.block(block), PathOutput(self.data.images_for(block.network)))
+
+    def advance(self, output: PathOutput, before: BlockSpec, block: BlockSpec, stage: int, draw: int | None):
+        """The output behind the next block and, where it does not continue the one before, the adapter between."""
+        if not block.continues(before):
+            output = self.apply(self.make_adapter(before, block, stage, draw, output.features), output)
+        return self.apply(self.blocks.block(block), output)
+
+    @torch.no_grad()
+    def make_adapter(self, before: BlockSpec, block: BlockSpec, stage: int, draw: int, features: Tensor) -> Adapter:
+        """The adapter in front of a block of stage ``stage`` (the first is 0), for the features that come in."""
+        source, target = self.blocks.signals(before)[1], self.blocks.signals(block)[0]
+        kind, batch_size = self.adapter.kind, self.settings.batch_size
+        if self.settings.adapters == "random":
+            generator = torch.Generator().manual_seed(adapter_seed(before, block, stage, draw, self.seed))
+            return matched_adapter(
+                source, target, features, self.home.statistics(block), kind, generator, batch_size=batch_size
+            )
+        if not torch.isfinite(features).all():
+            return Adapter(source, target, kind=kind).eval()  # nothing to fit; the candidate is scored as the worst
+        home, size = self.home.features(block), self.adapter.kernel_size
+        return closed_form_adapter(
+            source, target, features, home, kind=kind, kernel_size=size, seed=self.seed
+        ).adapter.eval()
+
+    @torch.no_grad()
+    def apply(self, module: nn.Module, output: PathOutput) -> PathOutput:
+        """Runs a module in batches; the activation codes of the first batch are added to the path's kernel."""
+        recorder = CodeRecorder(output.code_kernel) if "codes" in self.needs else None
+        features = run(module, output.features, self.settings.batch_size, recorder)
+        return PathOutput(features, recorder and recorder.kernel)
+
+    @torch.no_grad()
+    def score(self, candidate: Candidate, output: PathOutput | None) -> dict[str, float]:
+        """The scores of a candidate by every proxy; ``output`` is what comes out of its last block.
+
+        A candidate whose features are not finite gets the worst scores there are, and so does a score that is NaN.
+        """
+        worst = {proxy.name: -math.inf if proxy.higher_is_better else math.inf for proxy in self.proxies}
+        evidence = Evidence(candidate, self.data.labels, self.data.num_classes, self.seed)
+        if output is not None:
+            output = self.apply(self.blocks.neck(candidate.blocks[-1]), output)
+            if not torch.isfinite(output.features).all():
+                log.warning("%s: its features are not finite; it is scored as the worst", candidate.composition)
+                return worst
+            evidence = replace(evidence, features=output.features, code_kernel=output.code_kernel)
+        scores = {proxy.name: proxy.score(evidence) for proxy in self.proxies}
+        for name in [name for name, score in scores.items() if math.isnan(score)]:
+            log.warning("%s: its score by %s is NaN; it is scored as the worst", candidate.composition, name)
+            scores[name] = worst[name]
+        return scores
+
+    def _warn_of_equal_images(self) -> None:
+        for block in self.root.children:
+            images = self.data.images_for(block.network)[: self.settings.batch_size]
+            if len(torch.unique(images, dim=0)) < len(images):
+                log.warning("naswot: among its %d probe images some are equal, which lowers every score", len(images))
+                return
+
+
+def adapter_seed(before: BlockSpec, block: BlockSpec, stage: int, draw: int, seed: int) -> int:
+    """The seed of a random adapter: stable over processes and machines, the same in every candidate that has it."""
+    text = f"{seed} {draw} {stage} {before.network} {before.nodes} {block.network} {block.nodes}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
