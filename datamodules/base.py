@@ -16,6 +16,7 @@ from datamodules.augmentation import Augmentation
 from datamodules.batches import BatchOrder, Split
 from datamodules.checks import require_count, require_flag
 from datamodules.images import LabelledImages
+from datamodules.manifest import ListedImage, Manifest, printable
 from zoo.entries import InputSpec
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class ImageDataModule(pl.LightningDataModule):
         source: All images.
         splits: Indices into the source, int64 (n,), of `train`, `val` and `test`, each in a stratified order: its
             first images stand for the split.
-        class_names: By label.
+        class_names: By label; see `manifest.printable`.
         seed: Of the order of batches and of the augmentation.
         split_rule: Where the splits come from, in words; None says that they were cut by the seed.
         batch_size: Images per optimiser step, over all processes.
@@ -76,7 +77,7 @@ class ImageDataModule(pl.LightningDataModule):
         require_flag("pin_memory", pin_memory)
         varied = Augmentation(augmentation, crop, flip, min_crop_area, crop_fraction)
         self.name = name
-        self.class_names = tuple(class_names)
+        self.class_names = tuple(map(printable, class_names))
         self.seed = seed
         self.batch_size = batch_size
         self.augmentation = varied if varied.varies else None
@@ -129,6 +130,17 @@ class ImageDataModule(pl.LightningDataModule):
             "digest_covers": f"{self._source.digest_covers}, classes, splits",
             "conversion": self._conversion(self.input) if self.input is not None else None,
         }
+
+    @property
+    def manifest(self) -> Manifest:
+        """The images of all splits by name, for a run that goes on later; see `manifest.difference`."""
+        images = {}
+        for split, indices in self._splits.items():
+            for index in indices.tolist():
+                name, size_bytes, modified_ns = self._source.listed(index)
+                label = self.class_names[int(self._source.labels[index])]
+                images[name] = ListedImage(label, split, size_bytes, modified_ns)
+        return Manifest(self.digest, dict(sorted(images.items())))
 
     def num_images(self, split: str) -> int:
         """Number of images of a split."""

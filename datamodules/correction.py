@@ -93,6 +93,9 @@ class _Relabelled(LabelledImages):
         self.digest = f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
         self.digest_covers, self.sizes_vary = source.digest_covers, source.sizes_vary
 
+    def listed(self, index: int) -> tuple[str, int, int]:
+        return self._source.listed(index)
+
     def image(self, index: int) -> Tensor:
         return self._source.image(index)
 

@@ -34,6 +34,10 @@ class LabelledImages(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def listed(self, index: int) -> tuple[str, int, int]:
+        """Name, size in bytes and time of change in nanoseconds of an image's file; in memory its number alone."""
+        return str(index), 0, 0
+
     @abstractmethod
     def image(self, index: int) -> Tensor:
         """One image as it is kept: (C, H, W), uint8 or float32 in [0, 1]."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,8 +31,26 @@ class InputSpec:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise UserError(f"input.{name}: got {len(values)} values for {self.channels} channels")
+            if not all(map(math.isfinite, values)):
+                raise UserError(f"input.{name}: got {_listed(values)}, expected finite numbers")
         if min(self.std) <= 0:
             raise UserError(f"input.std: got {min(self.std)}, expected values above 0")
+        self._check_scale()
+
+    def _check_scale(self) -> None:
+        """Refuses statistics of images that do not run from 0 to 1.
+
+        Their mean lies in [0, 1]; their standard deviation is 0.5 at most, and 1 leaves them as they are. A deviation
+        of 1 / 255 is no mistake: it brings [0, 1] to what a network takes that was trained on 0 to 255.
+        """
+        if max(*self.mean, *self.std) > 1.5:
+            white = 255 if max(*self.mean, *self.std) <= 255 else 65535
+            divided = ("mean", "std") if max(self.mean) > 1.5 else ("std",)
+            given = " and ".join(f"input.{name} {_listed(getattr(self, name))}" for name in divided)
+            typed = ", ".join(f"{name}: {_listed([v / white for v in getattr(self, name)])}" for name in divided)
+            raise UserError(f"{given}: expected those of images that run from 0 to 1, not to {white}: give {typed}")
+        if min(self.mean) < 0 or max(self.mean) > 1:
+            raise UserError(f"input.mean: got {_listed(self.mean)}, expected values from 0 to 1, as images have")
 
     def example(self, batch: int = 1) -> Tensor:
         """Zeros of the shape the network takes."""
@@ -100,3 +119,7 @@ class ZooEntry:
     def hub(self) -> str | bool | None:
         """Tag of the published weights, True for those of the default tag, or None."""
         return self.weights.hub if self.weights is not None else None
+
+
+def _listed(values: Sequence[float]) -> str:
+    return f"[{', '.join(f'{value:.4g}' for value in values)}]"

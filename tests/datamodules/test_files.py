@@ -168,7 +168,7 @@ def test_the_record_says_what_was_read_and_how_it_was_split(tmp_path: Path) -> N
             "how": "train, test as given; val cut out of train by seed 4, stratified",
         },
         "digest": data.digest,
-        "digest_covers": "file names, file sizes and labels, classes, splits",
+        "digest_covers": "file names, file sizes, times of change and labels, classes, splits",
         "conversion": None,
     }
     data.use_input(InputSpec(1, 8, 8, (0.5,), (0.5,)))
