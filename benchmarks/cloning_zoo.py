@@ -12,7 +12,7 @@ from datamodules import MNIST5k
 from zoo.entries import InputSpec, ZooEntry
 from zoo.loading import load_network
 from zoo.storage.files import write_safetensors
-from zoo.storage.store import Entry, Store
+from zoo.storage.store import StageResult, Store
 from zoo.weights import Weights
 
 EPOCHS = 8
@@ -40,7 +40,7 @@ def trained_entry(name: str, classes: Sequence[str], *, seed: int, store: Store)
         classes=tuple(classes),
     )
     inputs = {"architecture": ARCHITECTURE, "classes": classes, "seed": seed, "recipe": [EPOCHS, LEARNING_RATE]}
-    tensors = store.fetch("benchmark_network", inputs, lambda: Entry(_train(fresh, seed))).tensors
+    tensors = store.fetch("benchmark_network", inputs, lambda: StageResult(_train(fresh, seed))).tensors
     path = Path(store.root).resolve() / "benchmark_network" / f"{Store.key('benchmark_network', inputs)}.safetensors"
     if not path.exists():
         write_safetensors(path, tensors, {})

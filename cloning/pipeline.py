@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +28,11 @@ from cloning.settings import CorrectionSettings, InsertionSettings, Localisation
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from zoo.blueprint import Provenance
+from zoo.description import identity
 from zoo.registry import Zoo
 from zoo.storage.records import from_plain, to_plain
-from zoo.storage.store import Entry, Store
+from zoo.storage.sources import module_digest
+from zoo.storage.store import StageResult, Store
 
 log = logging.getLogger(__name__)
 
@@ -166,32 +169,32 @@ class CloningSearch:
         return select(candidates, task.classes, cloned=task.cloned, target=task.target, sources=task.sources)
 
     def _num_params(self, name: str) -> int:
-        def compute() -> Entry:
-            return Entry(values=self.networks(name).chain.costs.num_params)
+        def compute() -> StageResult:
+            return StageResult(values=self.networks(name).chain.costs.num_params)
 
-        return self.store.fetch("num_params", {"entry": to_plain(self.zoo[name])}, compute).values
+        return self.store.fetch("num_params", {"entry": identity(self.zoo[name])}, compute).values
 
     def _localise(self, selection: Selection, source: Source) -> Tensor:
         network, target = self.networks(source.network), self.networks(selection.target)
         data = self._correction(source.classes, source.classes, target)
         settings = self.settings.localisation
 
-        def compute() -> Entry:
+        def compute() -> StageResult:
             samples = self._samples(data, "train", target)
             outputs = torch.tensor([network.classes.index(name) for name in source.classes])[samples.labels]
             images = convert(samples.images, target.input, network.input)
             found = localise(
                 network.chain, network.sites, images, outputs, settings, black=network.black, seed=self.seed
             )
-            return Entry(values=base64.b64encode(pack_gates(found.gates)).decode())
+            return StageResult(values=base64.b64encode(pack_gates(found.gates)).decode())
 
         if settings.name == "none":
             return torch.ones(num_gates(network.sites))
         inputs = {
-            "network": network.digest(),
+            "network": self._identity(network),
             "classes": source.classes,
             "input": to_plain(target.input),
-            "data": data.digest,
+            "data": self._data_key(data),
             "settings": settings,
             "seed": self.seed,
         }
@@ -203,21 +206,28 @@ class CloningSearch:
         data = self._correction((*selection.kept, *clone.classes), clone.classes, target)
         settings = self.settings.insertion
 
-        def compute() -> Entry:
+        def compute() -> StageResult:
             train, val = self._samples(data, "train", target), self._samples(data, "val", target, limit=MAX_IMAGES)
             position, rows = search_position(target, clone, selection.kept, train, val, settings, seed=self.seed)
-            return Entry(values={"position": position, "rows": to_plain(rows)})
+            return StageResult(values={"position": position, "rows": to_plain(rows)})
 
         inputs = {
-            "target": target.digest(),
-            "source": clone.source.digest(),
+            "target": self._identity(target),
+            "source": self._identity(clone.source),
             "gates": pack_gates(clone.gates).hex(),
-            "data": data.digest,
+            "data": self._data_key(data),
             "settings": settings,
             "seed": self.seed,
         }
         found = self.store.fetch("insertion", inputs, compute).values
         return found["position"], [from_plain(PositionResult, row, "insertion") for row in found["rows"]]
+
+    def _identity(self, network: FrozenNetwork) -> list[Any]:
+        """What decides a network's outputs and their names, for content keys."""
+        return [identity(self.zoo[network.name]), network.digest(), network.classes]
+
+    def _data_key(self, data: CorrectionData) -> list[str | None]:
+        return [data.digest, module_digest(type(self.data).__module__)]
 
     def _blueprint(self, selection: Selection, clones: Sequence[Clone]) -> CloningBlueprint:
         target = self.networks(selection.target)

@@ -14,7 +14,7 @@ from zoo.chain.signals import pool
 from zoo.description import ChainDescription, describe, identity
 from zoo.entries import ZooEntry
 from zoo.storage.records import from_plain, to_plain
-from zoo.storage.store import Entry, Store
+from zoo.storage.store import StageResult, Store
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ def extract_features(
         store: Of stage results.
     """
 
-    def compute() -> Entry:
+    def compute() -> StageResult:
         chain = chains[entry.name]
         features = {str(cut): tensor for cut, tensor in enumerate(node_features(chain, images()), start=1)}
-        return Entry(features, to_plain(describe(chain)))
+        return StageResult(features, to_plain(describe(chain)))
 
     inputs = {"network": identity(entry), "data": data_key}
     stored = store.fetch("features", inputs, compute)

@@ -32,8 +32,9 @@ from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.registry import Zoo, require_files
 from zoo.storage.records import from_plain, to_plain
+from zoo.storage.sources import module_digest
 from zoo.storage.stages import StageTimer
-from zoo.storage.store import Entry, Store, content_key
+from zoo.storage.store import StageResult, Store, content_key
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +169,11 @@ class Search:
         return [self._extract_one(entry) for entry in self.zoo.values()]
 
     def _extract_one(self, entry: ZooEntry) -> NetworkFeatures:
-        key = content_key(self.data.digest, self.settings.similarity.num_probe_images)
+        key = content_key(*self._data_key(), self.settings.similarity.num_probe_images)
         return extract_features(entry, self.chains, lambda: self.images_for(entry.name), key, self.store)
+
+    def _data_key(self) -> list[str | None]:
+        return [self.data.digest, module_digest(type(self.data).__module__)]
 
     def _whole_costs(self, description: ChainDescription) -> tuple[int, int]:
         block = BlockSpec(description.name, (0, len(description) - 1))
@@ -179,9 +183,9 @@ class Search:
     def _similarity(self, networks: Sequence[NetworkFeatures]) -> Tensor:
         measure, options = self.settings.similarity.measure, self.settings.similarity.options()
 
-        def compute() -> Entry:
+        def compute() -> StageResult:
             features = [tensor for network in networks for tensor in network.features]
-            return Entry({"similarity": similarity_matrix(features, measure, **options)})
+            return StageResult({"similarity": similarity_matrix(features, measure, **options)})
 
         inputs = {"measure": [measure, options], "features": [network.key for network in networks]}
         return self.store.fetch("similarity", inputs, compute).tensors["similarity"]
@@ -190,8 +194,8 @@ class Search:
         settings = replace(self.settings.partition, seed=self.seed)
         names = [network.description.name for network in networks]
 
-        def compute() -> Entry:
-            return Entry(values=to_plain(find_partition(similarity, feature_indices(networks), names, settings)))
+        def compute() -> StageResult:
+            return StageResult(values=to_plain(find_partition(similarity, feature_indices(networks), names, settings)))
 
         inputs = {
             "measure": [self.settings.similarity.measure, self.settings.similarity.options()],
@@ -228,18 +232,20 @@ class Search:
     def _score(self, candidates: Sequence[Candidate], networks: Sequence[NetworkFeatures]) -> list[ScoredCandidate]:
         settings, spec = self.settings.proxy, self.settings.adapter.spec()
 
-        def compute() -> Entry:
+        def compute() -> StageResult:
             data = ScoringData(
                 lambda name: self._images(self.zoo[name].input, settings.num_images)[0],
                 self._images(next(iter(self.zoo.values())).input, settings.num_images)[1],
                 self.data.num_classes,
             )
-            return Entry(values=to_plain(score_candidates(candidates, self.chains, data, settings, spec, self.seed)))
+            return StageResult(
+                values=to_plain(score_candidates(candidates, self.chains, data, settings, spec, self.seed))
+            )
 
         inputs = {
             "networks": {network.description.name: network.key for network in networks},
             "candidates": _digest(candidates),
-            "data": self.data.digest,
+            "data": self._data_key(),
             "settings": [settings, spec, self.seed],
         }
         stored = self.store.fetch("scores", inputs, compute).values

@@ -9,6 +9,7 @@ from zoo.chain import Chain, Costs, Node, Signal
 from zoo.digests import digest, file_sha256
 from zoo.entries import ZooEntry
 from zoo.storage.records import to_plain
+from zoo.storage.sources import module_digest
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,12 @@ def identity(entry: ZooEntry) -> dict[str, Any]:
     """Returns what decides an entry's network and its features, as plain data for content keys.
 
     A file of weights counts by its bytes, not by its path; names and remarks do not count, except that a network
-    without weights is drawn from its name.
+    without weights is drawn from its name. A user's factory counts by its source files too.
     """
     plain = to_plain(entry)
     fields = {key: plain.get(key) for key in ("source", "model", "kwargs", "input", "nodes", "weights")}
+    if ":" in entry.source:
+        fields["code"] = module_digest(entry.source.partition(":")[0])
     if entry.weights is None:
         fields["name"] = entry.name
     elif entry.weights.file is not None and entry.weights.path.is_file():
