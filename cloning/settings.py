@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from zoo.errors import UserError
-
-
-def _among(key: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UserError(f"{key}={value} is unknown; allowed are {', '.join(allowed)}")
-
-
-def _at_least(key: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise UserError(f"{key}={value} is out of range; allowed: at least {low:g}")
-
-
-def _share(key: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise UserError(f"{key}={value} is out of range; allowed: above 0, at most 1")
+from zoo.limits import above, at_least, check, one_of
 
 
 @dataclass(frozen=True)
@@ -58,27 +44,18 @@ class LocalisationSettings:
         min_per_layer: Gates that stay open in every layer.
     """
 
-    name: str = "lime"
-    keep: float = 0.7
-    num_images: int = 64
-    num_neighbours: int = 48
-    patch_grid: int = 7
-    num_steps: int = 120
-    batch_size: int = 64
-    learning_rate: float = 0.05
-    min_per_layer: int = 2
+    name: Annotated[str, one_of("lime", "direct", "taylor", "magnitude", "random", "none")] = "lime"
+    keep: Annotated[float, above(0, 1)] = 0.7
+    num_images: Annotated[int, at_least(1)] = 64
+    num_neighbours: Annotated[int, at_least(2, 100_000)] = 48
+    patch_grid: Annotated[int, at_least(1, 1024)] = 7
+    num_steps: Annotated[int, at_least(1)] = 120
+    batch_size: Annotated[int, at_least(1)] = 64
+    learning_rate: Annotated[float, above(0, 1000)] = 0.05
+    min_per_layer: Annotated[int, at_least(1)] = 2
 
     def __post_init__(self) -> None:
-        _among("localisation.name", self.name, ("lime", "direct", "taylor", "magnitude", "random", "none"))
-        _share("localisation.keep", self.keep)
-        _at_least("localisation.num_images", self.num_images, 1)
-        _at_least("localisation.num_neighbours", self.num_neighbours, 2)
-        _at_least("localisation.patch_grid", self.patch_grid, 1)
-        _at_least("localisation.num_steps", self.num_steps, 1)
-        _at_least("localisation.batch_size", self.batch_size, 1)
-        _at_least("localisation.min_per_layer", self.min_per_layer, 1)
-        if not self.learning_rate > 0:
-            raise UserError(f"localisation.learning_rate={self.learning_rate} is out of range; allowed: above 0")
+        check(self, "localisation")
 
 
 @dataclass(frozen=True)
@@ -99,26 +76,20 @@ class InsertionSettings:
         kernel_size: Of the adapters: 1, 3, or 0 for the better of both by cross-validation.
     """
 
-    name: str = "search"
-    position: int | None = None
-    tolerance: float = 1.25
-    num_epochs: int = 8
-    learning_rate: float = 2e-3
-    batch_size: int = 64
-    kernel_size: int = 1
+    name: Annotated[str, one_of("search", "tolerance", "fixed")] = "search"
+    position: Annotated[int | None, at_least(0)] = None
+    tolerance: Annotated[float, at_least(1, 1e6)] = 1.25
+    num_epochs: Annotated[int, at_least(1)] = 8
+    learning_rate: Annotated[float, above(0, 1000)] = 2e-3
+    batch_size: Annotated[int, at_least(1)] = 64
+    kernel_size: Annotated[int, one_of(0, 1, 3)] = 1
 
     def __post_init__(self) -> None:
-        _among("insertion.name", self.name, ("search", "tolerance", "fixed"))
+        check(self, "insertion")
         if self.name == "fixed" and self.position is None:
             raise UserError("insertion=fixed needs a position: type insertion.position=0 (the input image) or deeper")
         if self.name != "fixed" and self.position is not None:
             raise UserError(f"insertion.position={self.position} needs insertion=fixed; given is insertion={self.name}")
-        _at_least("insertion.tolerance", self.tolerance, 1)
-        _at_least("insertion.num_epochs", self.num_epochs, 1)
-        _at_least("insertion.batch_size", self.batch_size, 1)
-        _among("insertion.kernel_size", str(self.kernel_size), ("0", "1", "3"))
-        if not self.learning_rate > 0:
-            raise UserError(f"insertion.learning_rate={self.learning_rate} is out of range; allowed: above 0")
 
 
 @dataclass(frozen=True)
@@ -131,9 +102,8 @@ class CorrectionSettings:
             in which nothing is trained: the closed-form initialisation is the result.
     """
 
-    fraction: float = 0.3
-    exemplars: int = 10
+    fraction: Annotated[float, above(0, 1)] = 0.3
+    exemplars: Annotated[int, at_least(0)] = 10
 
     def __post_init__(self) -> None:
-        _share("correction.fraction", self.fraction)
-        _at_least("correction.exemplars", self.exemplars, 0)
+        check(self, "correction")

@@ -6,7 +6,7 @@ The settings themselves are the frozen dataclasses of the packages that use them
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +18,7 @@ from reassembly.proxies import ProxySettings
 from reassembly.settings import AdapterSettings, SimilaritySettings
 from tuning.settings import OptimizerSettings, ScheduleSettings, TrainerSettings, TuningSettings
 from zoo.errors import UserError
+from zoo.limits import SEED, at_least, check, one_of
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,11 @@ class MethodSettings:
         network: The baseline's network by name; ``None`` takes the best by the proxy.
     """
 
-    name: str = "reassembly"
+    name: Annotated[str, one_of("reassembly", "baseline", "cloning")] = "reassembly"
     network: str | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in ("reassembly", "baseline", "cloning"):
-            raise UserError(f"method.name={self.name} is unknown; type method=reassembly, baseline or cloning")
+        check(self, "method")
         if self.network is not None and self.name != "baseline":
             raise UserError(f"method.network={self.network} needs method=baseline, not method={self.name}")
 
@@ -62,14 +62,11 @@ class LoggerSettings:
         project: W&B project.
     """
 
-    name: str = "csv"
+    name: Annotated[str, one_of("csv", "wandb", "wandb_offline")] = "csv"
     project: str = "huozi"
 
     def __post_init__(self) -> None:
-        if self.name not in ("csv", "wandb", "wandb_offline"):
-            raise UserError(
-                f"logger.name={self.name} is unknown; type logger=csv, logger=wandb or logger=wandb_offline"
-            )
+        check(self, "logger")
 
 
 @dataclass(frozen=True)
@@ -94,8 +91,8 @@ class Config:
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logger: LoggerSettings = field(default_factory=LoggerSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
-    seed: int = 0
-    finalists: int = 1
+    seed: Annotated[int, SEED] = 0
+    finalists: Annotated[int, at_least(1)] = 1
     output_dir: str | None = None
     runs_dir: str = "runs"
     resume: str | None = None
@@ -103,8 +100,7 @@ class Config:
     skip_completed: bool = False
 
     def __post_init__(self) -> None:
-        if self.finalists < 1:
-            raise UserError(f"finalists={self.finalists}: at least 1 candidate is picked; type finalists=1 or more")
+        check(self)
 
     @property
     def unread(self) -> frozenset[str]:

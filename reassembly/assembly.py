@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise, product
+from typing import Annotated
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from reassembly.enumeration import PathCosts, Paths, best_path, feasible_paths
 from zoo.blueprint import BlockSpec, composition
 from zoo.chain import Costs
 from zoo.errors import UserError
+from zoo.limits import MAX_INTEGER, at_least, check
 
 UNBOUNDED = np.iinfo(np.int64).max
 
@@ -28,17 +30,13 @@ class Budget:
         UserError: A limit that is negative or no integer, or a minimum above its maximum.
     """
 
-    min_params: int | None = None
-    max_params: int | None = None
-    min_macs: int | None = None
-    max_macs: int | None = None
+    min_params: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
+    max_params: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
+    min_macs: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
+    max_macs: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
 
     def __post_init__(self) -> None:
-        for name, value in self.limits().items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise UserError(
-                    f"budget.{name}={value}: allowed is an integer >= 0 or null; type e.g. budget.{name}=null"
-                )
+        check(self, "budget")
         for unit in ("params", "macs"):
             low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
             if low is not None and high is not None and low > high:

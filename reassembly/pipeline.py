@@ -191,17 +191,17 @@ class Search:
         return self.store.fetch("similarity", inputs, compute).tensors["similarity"]
 
     def _partition(self, networks: Sequence[NetworkFeatures], similarity: Tensor) -> Partition:
-        settings = replace(self.settings.partition, seed=self.seed)
+        settings, features = self.settings.partition, feature_indices(networks)
         names = [network.description.name for network in networks]
 
         def compute() -> StageResult:
-            return StageResult(values=to_plain(find_partition(similarity, feature_indices(networks), names, settings)))
+            return StageResult(values=to_plain(find_partition(similarity, features, names, settings, seed=self.seed)))
 
         inputs = {
             "measure": [self.settings.similarity.measure, self.settings.similarity.options()],
             "features": [network.key for network in networks],
             "names": names,
-            "settings": settings,
+            "settings": [settings, self.seed],
         }
         return from_plain(Partition, self.store.fetch("partition", inputs, compute).values, "partition")
 

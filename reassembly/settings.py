@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from reassembly.assembly import Budget
 from reassembly.partition import PartitionSettings
 from reassembly.proxies import ProxySettings
 from reassembly.similarity import SIMILARITIES
 from zoo.blueprint import AdapterSpec
-from zoo.errors import UserError
+from zoo.limits import above, at_least, check, one_of
 from zoo.storage.records import from_plain
 
 
@@ -26,24 +27,15 @@ class SimilaritySettings:
         explained_variance: of the components that ``svcca`` compares.
     """
 
-    measure: str = "linear_cka"
-    num_probe_images: int = 512
-    batch_size: int | None = 256
-    bandwidth: float = 0.5
-    ridge: float = 0.1
-    explained_variance: float = 0.99
+    measure: Annotated[str, one_of(*SIMILARITIES)] = "linear_cka"
+    num_probe_images: Annotated[int, at_least(4)] = 512
+    batch_size: Annotated[int | None, at_least(4)] = 256
+    bandwidth: Annotated[float, at_least(0.001, 1000)] = 0.5
+    ridge: Annotated[float, at_least(0, 1e6)] = 0.1
+    explained_variance: Annotated[float, above(0, 1)] = 0.99
 
     def __post_init__(self) -> None:
-        if self.measure not in SIMILARITIES:
-            raise UserError(f"similarity.measure={self.measure} is unknown; allowed are {', '.join(SIMILARITIES)}")
-        for key, least in (("num_probe_images", 4), ("batch_size", 4)):
-            if (value := getattr(self, key)) is not None and value < least:
-                raise UserError(f"similarity.{key}={value} is too small; type similarity.{key}={least} or more")
-        if self.bandwidth <= 0 or self.ridge < 0 or not 0 < self.explained_variance <= 1:
-            raise UserError(
-                f"similarity.bandwidth={self.bandwidth}, ridge={self.ridge}, explained_variance="
-                f"{self.explained_variance}: allowed are bandwidth above 0, ridge from 0, explained_variance in (0, 1]"
-            )
+        check(self, "similarity")
 
     def options(self) -> dict[str, float | int | None]:
         """Returns the keyword arguments of the measure: those of the others change nothing."""
@@ -67,10 +59,11 @@ class AdapterSettings:
     """
 
     kind: str = "linear"
-    kernel_size: int | str = 3
+    kernel_size: Annotated[int | str, one_of(1, 3, "auto")] = 3
     initialisation: str = "closed_form"
 
     def __post_init__(self) -> None:
+        check(self, "adapter")
         self.spec()
 
     def spec(self) -> AdapterSpec:
@@ -96,4 +89,7 @@ class SearchSettings:
     budget: Budget = field(default_factory=Budget)
     proxy: ProxySettings = field(default_factory=ProxySettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
-    finalists: int = 1
+    finalists: Annotated[int, at_least(1)] = 1
+
+    def __post_init__(self) -> None:
+        check(self)

@@ -19,7 +19,8 @@ FORBIDDEN = {
 }
 # Of the ground floor, what each room may import of it.
 ROOMS = {
-    "zoo.storage": {"zoo.errors"},
+    "zoo.limits": {"zoo.errors"},
+    "zoo.storage": {"zoo.errors", "zoo.limits"},
     "zoo.chain": {"zoo.errors"},
     "zoo.stitching": {"zoo.errors", "zoo.chain"},
     "zoo.blueprint": {"zoo.errors", "zoo.digests", "zoo.storage"},

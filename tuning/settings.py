@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from tuning.network import MODES
 from zoo.errors import UserError
-
-
-def _among(key: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UserError(f"{key}={value} is unknown; allowed are {', '.join(allowed)}")
-
-
-def _within(key: str, value: float, low: float, high: float = float("inf"), *, low_open: bool = False) -> None:
-    if not (low < value if low_open else low <= value) or not value <= high:
-        bound = f"{'above' if low_open else 'at least'} {low:g}" + (
-            "" if high == float("inf") else f", at most {high:g}"
-        )
-        raise UserError(f"{key}={value} is out of range; allowed: {bound}")
+from zoo.limits import MAX_INTEGER, above, at_least, check, from_below, one_of
 
 
 @dataclass(frozen=True)
@@ -33,14 +21,12 @@ class HeadSettings:
         max_images: The most training images that a closed form takes, the first ones where there are more.
     """
 
-    initialisation: str = "ridge"
-    refit: str = "auto"
-    max_images: int = 50_000
+    initialisation: Annotated[str, one_of("ridge", "random")] = "ridge"
+    refit: Annotated[str, one_of("auto", "always", "never")] = "auto"
+    max_images: Annotated[int, at_least(2)] = 50_000
 
     def __post_init__(self) -> None:
-        _among("tuning.head.initialisation", self.initialisation, ("ridge", "random"))
-        _among("tuning.head.refit", self.refit, ("auto", "always", "never"))
-        _within("tuning.head.max_images", self.max_images, 2)
+        check(self, "tuning.head")
 
 
 @dataclass(frozen=True)
@@ -65,30 +51,21 @@ class TuningSettings:
         head: How the head starts and ends.
     """
 
-    mode: str = "freeze"
-    loss: str = "auto"
-    num_epochs: int = 10
-    norm_stats: str = "auto"
-    cache_prefix: str = "auto"
-    max_cache_bytes: int = 2 << 30
+    mode: Annotated[str, one_of(*MODES)] = "freeze"
+    loss: Annotated[str, one_of("auto", "cross_entropy", "loo")] = "auto"
+    num_epochs: Annotated[int, at_least(0)] = 10
+    norm_stats: Annotated[str, one_of("auto", "frozen", "adaptive")] = "auto"
+    cache_prefix: Annotated[str, one_of("auto", "always", "never")] = "auto"
+    max_cache_bytes: Annotated[int, at_least(0, MAX_INTEGER)] = 2 << 30
     guard: bool = True
-    label_smoothing: float = 0.0
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
-    ema_decay: float = 0.0
+    label_smoothing: Annotated[float, from_below(0, 1)] = 0.0
+    mixup_alpha: Annotated[float, at_least(0, 1000)] = 0.0
+    cutmix_alpha: Annotated[float, at_least(0, 1000)] = 0.0
+    ema_decay: Annotated[float, from_below(0, 1)] = 0.0
     head: HeadSettings = field(default_factory=HeadSettings)
 
     def __post_init__(self) -> None:
-        _among("tuning.mode", self.mode, MODES)
-        _among("tuning.loss", self.loss, ("auto", "cross_entropy", "loo"))
-        _among("tuning.norm_stats", self.norm_stats, ("auto", "frozen", "adaptive"))
-        _among("tuning.cache_prefix", self.cache_prefix, ("auto", "always", "never"))
-        _within("tuning.num_epochs", self.num_epochs, 0)
-        _within("tuning.max_cache_bytes", self.max_cache_bytes, 0)
-        _within("tuning.label_smoothing", self.label_smoothing, 0, 1)
-        _within("tuning.mixup_alpha", self.mixup_alpha, 0)
-        _within("tuning.cutmix_alpha", self.cutmix_alpha, 0)
-        _within("tuning.ema_decay", self.ema_decay, 0, 1)
+        check(self, "tuning")
         if self.loss == "loo" and (self.mixup_alpha or self.cutmix_alpha):
             raise UserError("tuning.loss=loo leaves images unmixed: type tuning.loss=cross_entropy to mix them")
         if self.loss == "loo" and self.norm_stats == "adaptive":
@@ -114,18 +91,14 @@ class OptimizerSettings:
         gradient_clip_norm: Largest norm of the gradient; 0 switches clipping off.
     """
 
-    name: str = "adamw"
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.02
-    momentum: float = 0.9
-    gradient_clip_norm: float = 0.0
+    name: Annotated[str, one_of("adamw", "sgd")] = "adamw"
+    learning_rate: Annotated[float, above(0, 1000)] = 3e-3
+    weight_decay: Annotated[float, at_least(0, 1000)] = 0.02
+    momentum: Annotated[float, from_below(0, 1)] = 0.9
+    gradient_clip_norm: Annotated[float, at_least(0, 1e9)] = 0.0
 
     def __post_init__(self) -> None:
-        _among("optimizer.name", self.name, ("adamw", "sgd"))
-        _within("optimizer.learning_rate", self.learning_rate, 0, low_open=True)
-        _within("optimizer.weight_decay", self.weight_decay, 0)
-        _within("optimizer.momentum", self.momentum, 0, 1)
-        _within("optimizer.gradient_clip_norm", self.gradient_clip_norm, 0)
+        check(self, "optimizer")
 
 
 @dataclass(frozen=True)
@@ -138,14 +111,12 @@ class ScheduleSettings:
         final_fraction: Share of the peak at the last step.
     """
 
-    name: str = "cosine"
-    warmup_fraction: float = 0.2
-    final_fraction: float = 0.0
+    name: Annotated[str, one_of("cosine", "constant")] = "cosine"
+    warmup_fraction: Annotated[float, at_least(0, 1)] = 0.2
+    final_fraction: Annotated[float, at_least(0, 1)] = 0.0
 
     def __post_init__(self) -> None:
-        _among("schedule.name", self.name, ("cosine", "constant"))
-        _within("schedule.warmup_fraction", self.warmup_fraction, 0, 1)
-        _within("schedule.final_fraction", self.final_fraction, 0, 1)
+        check(self, "schedule")
 
 
 @dataclass(frozen=True)
@@ -153,29 +124,27 @@ class TrainerSettings:
     """Where the computation runs; names and values as Lightning's ``Trainer`` takes them.
 
     Attributes:
-        accelerator: ``cpu``, ``gpu``, ``mps`` or ``auto``.
+        accelerator: ``cpu``, ``gpu``, ``mps`` or ``auto`` (what the machine has).
         devices: Number of devices (processes on a CPU), each with its share of every batch.
         strategy: ``auto``, ``ddp``, ...
-        precision: ``32-true``, ``bf16-mixed``, ``16-mixed``, ...
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed`` (GPU). Weights stay in 32 bits in all of them: what is
+            frozen stays as it is, bit for bit.
         accumulate_batches: Batches whose gradients are added up for one step.
         deterministic: Refuse algorithms whose result varies from run to run.
         channels_last: Keep kernels with their channels last in memory, which is faster for convolutions on a GPU.
         progress_bar: ``auto`` shows it in a terminal only; ``always`` or ``never``.
     """
 
-    accelerator: str = "cpu"
-    devices: int = 1
+    accelerator: Annotated[str, one_of("auto", "cpu", "gpu", "mps")] = "cpu"
+    devices: Annotated[int, at_least(1, 1024)] = 1
     strategy: str = "auto"
-    precision: str = "32-true"
-    accumulate_batches: int = 1
+    precision: Annotated[str, one_of("32-true", "bf16-mixed", "16-mixed")] = "32-true"
+    accumulate_batches: Annotated[int, at_least(1)] = 1
     deterministic: bool = False
     channels_last: bool = False
-    progress_bar: str = "auto"
+    progress_bar: Annotated[str, one_of("auto", "always", "never")] = "auto"
 
     def __post_init__(self) -> None:
-        _within("trainer.devices", self.devices, 1)
-        _within("trainer.accumulate_batches", self.accumulate_batches, 1)
-        _among("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
-        _among("trainer.progress_bar", self.progress_bar, ("auto", "always", "never"))
+        check(self, "trainer")
         if self.devices > 1 and self.strategy == "auto":
             raise UserError(f"trainer.devices={self.devices} needs a strategy that launches processes: trainer=ddp")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from cloning.network import ClonedNetwork
 from cloning.tuning import correction_samples
 from datamodules.correction import CorrectionData
 from zoo.errors import UserError
+from zoo.limits import above, at_least, check
 
 _CHUNK = 256
 
@@ -83,19 +84,14 @@ class BaselineSettings:
         temperature: Of LwF's distillation.
     """
 
-    num_steps: int = 150
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    strength: float = 1.0
-    temperature: float = 2.0
+    num_steps: Annotated[int, at_least(1)] = 150
+    batch_size: Annotated[int, at_least(1)] = 64
+    learning_rate: Annotated[float, above(0, 1000)] = 1e-3
+    strength: Annotated[float, at_least(0, 1e9)] = 1.0
+    temperature: Annotated[float, above(0, 1000)] = 2.0
 
     def __post_init__(self) -> None:
-        for key, low in (("num_steps", 1), ("batch_size", 1), ("strength", 0)):
-            if not getattr(self, key) >= low:
-                raise UserError(f"baseline.{key}={getattr(self, key)} is out of range; allowed: at least {low}")
-        for key in ("learning_rate", "temperature"):
-            if not getattr(self, key) > 0:
-                raise UserError(f"baseline.{key}={getattr(self, key)} is out of range; allowed: above 0")
+        check(self, "baseline")
 
 
 class Baseline(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from reassembly.partition.ascent import multi_start
 from reassembly.partition.bound import certify
 from reassembly.partition.problem import PartitionProblem, longest_block
 from zoo.errors import UserError
+from zoo.limits import at_least, check, one_of
 
 __all__ = ["Partition", "PartitionSettings", "find_partition", "longest_block"]
 
@@ -36,22 +38,16 @@ class PartitionSettings:
         size_slack: eps of the size limit max(floor((1 + eps) L / K), ceil(L / K)) nodes.
         num_starts: Starts of the coordinate ascent, the even splits first and random ones after.
         max_bound_steps: Subgradient steps spent on the upper bound and the proof; 0 reports the trivial bound.
-        seed: Of the random starts.
     """
 
-    num_blocks: int = 4
-    mode: str = "stage"
-    size_slack: float = 0.5
-    num_starts: int = 40
-    max_bound_steps: int = 3000
-    seed: int = 0
+    num_blocks: Annotated[int, at_least(1)] = 4
+    mode: Annotated[str, one_of(*MODES)] = "stage"
+    size_slack: Annotated[float, at_least(0, 1000)] = 0.5
+    num_starts: Annotated[int, at_least(1)] = 40
+    max_bound_steps: Annotated[int, at_least(0)] = 3000
 
-    def __post_init__(self):
-        if self.mode not in MODES:
-            raise UserError(f"unknown partition mode {self.mode!r}: choose partition.mode={' | '.join(MODES)}")
-        for name, least in (("num_blocks", 1), ("size_slack", 0), ("num_starts", 1), ("max_bound_steps", 0)):
-            if not getattr(self, name) >= least:
-                raise UserError(f"partition.{name}={getattr(self, name)} is not allowed: it is at least {least}")
+    def __post_init__(self) -> None:
+        check(self, "partition")
         if self.mode == "permutation" and self.num_blocks > MAX_PERMUTED_BLOCKS:
             raise UserError(
                 f"partition.mode=permutation with partition.num_blocks={self.num_blocks} is not allowed: its work "
@@ -105,6 +101,8 @@ def find_partition(
     features: Sequence[Sequence[int]],
     networks: Sequence[str],
     settings: PartitionSettings | None = None,
+    *,
+    seed: int = 0,
 ) -> Partition:
     """Partitions all networks jointly and certifies how far the result is from the optimum.
 
@@ -113,6 +111,7 @@ def find_partition(
         features: Per network the L_i + 1 rows of ``similarity`` that belong to its stem and its L_i body nodes.
         networks: Their names.
         settings: Defaults if not given.
+        seed: Of the random starts.
 
     Returns:
         The same partition for the same arguments: limits count steps, not seconds.
@@ -130,7 +129,7 @@ def find_partition(
     if settings.mode == "even":
         objective = sum(float(problem.sets[k].similarity[b, even_centres[k]]) for path in even_paths for k, b in path)
         return _partition(problem, networks, settings, even_centres, even_paths, objective, True)
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(seed)
     objective, centres = multi_start(problem, even_centres, settings.num_starts, generator)
     centres, upper_bound, proven = certify(problem, centres, settings.max_bound_steps)
     return _partition(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from reassembly.proxies.base import Evidence, Proxy
 from reassembly.proxies.controls import MACS, PARAMS, RANDOM
@@ -10,6 +11,7 @@ from reassembly.proxies.logme import LOGME
 from reassembly.proxies.naswot import NASWOT
 from reassembly.proxies.ridge import RIDGE
 from zoo.errors import UserError
+from zoo.limits import at_least, check, one_of, require
 
 __all__ = ["PROXIES", "Evidence", "Proxy", "ProxySettings", "find_proxy"]
 
@@ -36,30 +38,19 @@ class ProxySettings:
         UserError: A value that is not allowed.
     """
 
-    name: str = "ridge"
+    name: Annotated[str, one_of(*PROXIES)] = "ridge"
     also: tuple[str, ...] = ()
-    num_draws: int = 3
-    adapters: str = "random"
-    num_images: int | None = 300
-    batch_size: int = 100
-    max_scored: int | None = 1000
-    max_redrawn: int | None = 60
+    num_draws: Annotated[int, at_least(1)] = 3
+    adapters: Annotated[str, one_of("random", "closed_form")] = "random"
+    num_images: Annotated[int | None, at_least(2)] = 300
+    batch_size: Annotated[int, at_least(2)] = 100
+    max_scored: Annotated[int | None, at_least(1)] = 1000
+    max_redrawn: Annotated[int | None, at_least(1)] = 60
 
     def __post_init__(self) -> None:
-        for name in (self.name, *self.also):
-            find_proxy(name)
-        if self.adapters not in ("random", "closed_form"):
-            raise UserError(f"proxy.adapters={self.adapters}: allowed are random and closed_form")
-        for key, least in (
-            ("num_draws", 1),
-            ("num_images", 2),
-            ("batch_size", 2),
-            ("max_scored", 1),
-            ("max_redrawn", 1),
-        ):
-            value = getattr(self, key)
-            if value is not None and value < least:
-                raise UserError(f"proxy.{key}={value}: allowed is {least} or more; type e.g. proxy.{key}={least}")
+        check(self, "proxy")
+        for name in self.also:
+            require("proxy.also", name, one_of(*PROXIES))
 
 
 def find_proxy(name: str) -> Proxy:

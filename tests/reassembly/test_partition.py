@@ -202,10 +202,10 @@ def test_equal_networks_get_equal_splits():
 
 def test_same_arguments_same_partition():
     similarity, features, names = instance(10, (9, 8, 10, 7))
-    settings = PartitionSettings(num_blocks=4, num_starts=5, max_bound_steps=50, seed=3)
-    first = find_partition(similarity, features, names, settings)
+    settings = PartitionSettings(num_blocks=4, num_starts=5, max_bound_steps=50)
+    first = find_partition(similarity, features, names, settings, seed=3)
     np.random.default_rng(0).random(7)
-    assert find_partition(similarity.copy(), [list(f) for f in features], names, settings) == first
+    assert find_partition(similarity.copy(), [list(f) for f in features], names, settings, seed=3) == first
 
 
 def test_blocks_of_a_set_are_one_per_network():
@@ -226,10 +226,10 @@ def test_too_short_a_network_is_named_with_the_override():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mode": "random"}, r"unknown partition mode 'random': choose partition\.mode=stage \| permutation \| even"),
-        ({"num_blocks": 0}, r"partition\.num_blocks=0 is not allowed: it is at least 1"),
-        ({"size_slack": -0.1}, r"partition\.size_slack=-0\.1 is not allowed"),
-        ({"num_starts": 0}, r"partition\.num_starts=0 is not allowed"),
+        ({"mode": "random"}, r"partition\.mode=random is unknown; allowed are stage, permutation, even"),
+        ({"num_blocks": 0}, r"partition\.num_blocks=0 is out of range; allowed: at least 1"),
+        ({"size_slack": -0.1}, r"partition\.size_slack=-0\.1 is out of range"),
+        ({"num_starts": 0}, r"partition\.num_starts=0 is out of range"),
         ({"num_blocks": 9, "mode": "permutation"}, r"partition\.num_blocks=9 .*partition\.num_blocks=8 or less"),
     ],
 )

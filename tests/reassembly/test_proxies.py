@@ -177,10 +177,10 @@ def test_every_proxy_states_its_name_needs_and_cost():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "naswto"}, "proxy.name=naswto is unknown: allowed are ridge, logme, naswot"),
+        ({"name": "naswto"}, "proxy.name=naswto is unknown; allowed are ridge, logme, naswot"),
         ({"also": ("tse",)}, "tse is unknown"),
-        ({"adapters": "ridge"}, "proxy.adapters=ridge: allowed are random and closed_form"),
-        ({"num_draws": 0}, "proxy.num_draws=0: allowed is 1 or more"),
+        ({"adapters": "ridge"}, "proxy.adapters=ridge is unknown; allowed are random, closed_form"),
+        ({"num_draws": 0}, "proxy.num_draws=0 is out of range; allowed: at least 1"),
         ({"num_images": 1}, "proxy.num_images=1"),
         ({"batch_size": 1}, "proxy.batch_size=1"),
     ],
