@@ -1,4 +1,4 @@
-"""Cloning against its baselines on MNIST-5k: ``python -m benchmarks.cloning`` (a quarter of an hour on two free cores).
+"""Cloning against its rivals on MNIST-5k: ``python -m benchmarks.cloning`` (a quarter of an hour on two free cores).
 
 Each scenario says which digits a target knows and which are cloned from whom; ten exemplars of each of the target's
 classes, or none, and 30 % of the images of the cloned ones. Every way gets the same images and epochs
@@ -27,11 +27,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.cloning_zoo import trained_entry
-from cloning.baselines import BASELINES
-from cloning.baselines.task import BaselineSettings, BaselineTask, measure
-from cloning.insertion import num_bytes
+from cloning.measures import num_bytes
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSettings
+from cloning.rivals import RIVALS
+from cloning.rivals.problem import CloningProblem
+from cloning.rivals.training import RivalSettings
 from cloning.settings import CorrectionSettings, TaskSettings
 from cloning.tuning import correction_samples, tune_cloned
 from datamodules import MNIST5k
@@ -123,7 +124,7 @@ NAMES = {
 }
 
 HEADING = (
-    "# Cloning against its baselines",
+    "# Cloning against its rivals",
     "",
     "`python -m benchmarks.cloning`: MNIST-5k, test accuracy in percent averaged over classes, mean and standard",
     "deviation over the seeds. All ways have the same images and epochs; cloning runs with its defaults, the strength",
@@ -186,7 +187,7 @@ class Contest:
         self.everything = CorrectionData(
             self.data, classes=self.classes, cloned=self.classes, fraction=1.0, exemplars=0
         )
-        self.task: BaselineTask | None = None
+        self.problem: CloningProblem | None = None
 
     def cloning(self) -> Row:
         """Cloning with its defaults, as ``search.py`` and ``train.py`` do it; comes first, for it states the task."""
@@ -206,28 +207,28 @@ class Contest:
         network, weak = search.build(blueprint), search.correction(blueprint)
         self.everything.use_input(network.target.input)
         complete = correction_samples(self.everything, network.target.input)
-        self.task = BaselineTask(search.build(blueprint), weak, complete)
+        self.problem = CloningProblem(search.build(blueprint), weak, complete)
         with tempfile.TemporaryDirectory() as directory:
             tuning = TuningSettings(num_epochs=NUM_EPOCHS)
             network, _ = tune_cloned(network, weak, tuning, run_dir=Path(directory), seed=self.seed, test=False)
         return self._row("cloning", [Trial(network, time.perf_counter() - started, {})], blueprint.composition)
 
-    def baseline(self, method: str, tries: Sequence[Strengths]) -> Row:
+    def rival(self, method: str, tries: Sequence[Strengths]) -> Row:
         """Any other way: the best of some strengths on validation."""
-        data = self.everything if method == "joint" else self.task.data
+        data = self.everything if method == "joint" else self.problem.data
         num_steps = NUM_EPOCHS * len(data.train_dataloader())
         trials = []
         for strengths in tries:
             started = time.perf_counter()
-            settings = BaselineSettings(num_steps=num_steps, **strengths)
-            module = BASELINES[method](self.task, settings, seed=self.seed)
+            settings = RivalSettings(num_steps=num_steps, **strengths)
+            module = RIVALS[method](self.problem, settings, seed=self.seed)
             trials.append(Trial(module, time.perf_counter() - started, strengths))
         return self._row(method, trials)
 
     def _row(self, method: str, trials: Sequence[Trial], composition: str = "") -> Row:
-        tried = [measure(trial.module, self.task, "val").mean for trial in trials]
+        tried = [self.problem.accuracies(trial.module, "val").mean for trial in trials]
         best = trials[tried.index(max(tried))]
-        found = measure(best.module, self.task, "test")
+        found = self.problem.accuracies(best.module, "test")
         return Row(
             scenario=self.scenario.name,
             exemplars=self.exemplars,
@@ -262,7 +263,7 @@ def run(
                 elif method in SAME_FOR_ALL and count != exemplars[0]:
                     row = replace(rows[method, exemplars[0]], exemplars=count)
                 else:
-                    row = contest.baseline(method, chosen.get((method, count), tries))
+                    row = contest.rival(method, chosen.get((method, count), tries))
                 rows[method, count] = row
                 print(_line(row), flush=True)
     return list(rows.values())

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cloning.blueprint import CloningBlueprint
 from cloning.bundle import Unpacked, from_bundle, pack, repair, to_bundle, unpack
-from cloning.insertion import Samples
+from cloning.frozen import FrozenNetworks
 from cloning.measures import size_share
-from cloning.pipeline import Networks
+from cloning.samples import Samples
 from datamodules.images import normalise
 from zoo.blueprint import WEIGHTS_FILE, read_bundle, write_bundle
 from zoo.errors import UserError
@@ -87,9 +87,9 @@ def _report(found: Unpacked) -> str:
     return f"{network.target.name} with {grafts}; logits of sender and receiver are {equal}"
 
 
-def _networks(zoo: str) -> Networks:
+def _networks(zoo: str) -> FrozenNetworks:
     path = Path(zoo) if Path(zoo).suffix else ZOOS / f"{zoo}.yaml"
-    return Networks(read_zoo(path))
+    return FrozenNetworks(read_zoo(path))
 
 
 _COMMANDS = {"pack": _pack, "unpack": _unpack, "repair": _repair}

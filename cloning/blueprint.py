@@ -10,9 +10,10 @@ from typing import Literal
 
 import torch
 
+from cloning.clone import Clone, source_position
 from cloning.frozen import FrozenNetwork
 from cloning.gates import num_gates, pack_gates, unpack_gates
-from cloning.network import Clone, ClonedNetwork, source_position
+from cloning.network import ClonedNetwork
 from zoo.blueprint import Provenance, check_digest, check_networks
 from zoo.errors import UserError
 from zoo.stitching.adapters import Adapter

@@ -25,10 +25,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cloning.blueprint import CloningBlueprint, build, describe
+from cloning.fitting import solve_network_head, with_fitted_adapters
 from cloning.frozen import FrozenNetwork
-from cloning.insertion import Samples, solve_network_head
 from cloning.network import ClonedNetwork
-from cloning.pipeline import with_fitted_adapters
+from cloning.samples import Samples
 from zoo.blueprint import FORMAT as BLUEPRINT_FORMAT
 from zoo.blueprint import Bundle, to_text
 from zoo.entries import InputSpec

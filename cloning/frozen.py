@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,11 @@ from cloning.gates import GateSite, gated
 from cloning.sites import find_sites
 from zoo.chain import Chain
 from zoo.chain.modes import eval_mode
+from zoo.chain_cache import ChainCache
 from zoo.digests import digest
-from zoo.entries import InputSpec, ZooEntry
+from zoo.entries import InputSpec
 from zoo.errors import UserError
-from zoo.loading import load_chain
+from zoo.registry import Zoo
 
 
 class FrozenNetwork:
@@ -54,11 +56,6 @@ class FrozenNetwork:
             )
         self.origin: FrozenNetwork | None = None  # of a copy: what it is a copy of
         self._copies: dict[torch.device, FrozenNetwork] = {}
-
-    @classmethod
-    def from_entry(cls, entry: ZooEntry) -> FrozenNetwork:
-        """Loads a zoo entry; refusals as in ``zoo.loading.load_chain``."""
-        return cls(load_chain(entry), entry.classes, entry.input)
 
     def __deepcopy__(self, memo: dict) -> FrozenNetwork:
         return self
@@ -167,6 +164,26 @@ class ThawedNetwork(FrozenNetwork):
             if gates is not None:
                 stack.enter_context(gated(self.chain.network, self.sites, gates))
             yield
+
+
+class FrozenNetworks:
+    """The networks of a zoo by name, in bounded memory; one that is in use anywhere stays the same object.
+
+    Args:
+        zoo: Where they come from.
+    """
+
+    def __init__(self, zoo: Zoo) -> None:
+        self.zoo, self._chains = zoo, ChainCache(zoo)
+        self._in_use: WeakValueDictionary[str, FrozenNetwork] = WeakValueDictionary()
+
+    def __call__(self, name: str) -> FrozenNetwork:
+        """The network of that name; refusals as in ``zoo.loading.load_chain``, or the zoo has none."""
+        entry = self.zoo.entry(name)
+        network = self._in_use.get(name)
+        if network is None:
+            network = self._in_use[name] = FrozenNetwork(self._chains[name], entry.classes, entry.input)
+        return network
 
 
 def convert(x: Tensor, given: InputSpec, wanted: InputSpec) -> Tensor:

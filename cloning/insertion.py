@@ -1,4 +1,4 @@
-"""Insertion: fitting a graft at a position, and the search for the position from deep to shallow.
+"""Insertion: the search for the position of a graft, from deep to shallow, by a short tuning at each.
 
 Source: Partial Network Cloning (arXiv 2303.10597), Insert(.): every position is tuned shortly, and the one whose loss
 converges lowest wins.
@@ -11,38 +11,25 @@ the networks of the zoo may have been trained on these very images.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from cloning.frozen import FrozenNetwork, convert
-from cloning.head import balanced_cross_entropy, class_weights, solve_head
-from cloning.network import Clone, ClonedNetwork, num_positions, source_position
+from cloning.clone import Clone, num_positions, source_position
+from cloning.fitting import fit_adapter, network_features, solve_network_head
+from cloning.frozen import FrozenNetwork
+from cloning.head import balanced_cross_entropy, class_weights
+from cloning.measures import class_accuracies, mean, num_bytes
+from cloning.network import ClonedNetwork
+from cloning.samples import BATCH_SIZE, Samples
 from cloning.settings import InsertionSettings
+from zoo.chain.batches import run_in_batches
 from zoo.errors import UserError
-from zoo.stitching.adapters import AdapterFit, closed_form_adapter
 
 log = logging.getLogger(__name__)
-
-_CHUNK = 256
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Images preprocessed for the target (n, C, H, W) and labels (n,) by the cloned network's classes."""
-
-    images: Tensor
-    labels: Tensor
-
-    def of(self, labels: Sequence[int]) -> Samples:
-        """Only the samples of some labels, renumbered in the order given."""
-        index = torch.full((int(max([*labels, *self.labels.tolist(), 0])) + 1,), -1)
-        index[list(labels)] = torch.arange(len(labels))
-        renamed = index[self.labels]
-        return Samples(self.images[renamed >= 0], renamed[renamed >= 0])
 
 
 @dataclass(frozen=True)
@@ -73,54 +60,6 @@ class PositionResult:
     num_bytes: int
     kernel_size: int
     seconds: float
-
-
-def fit_adapter(
-    target: FrozenNetwork, clone: Clone, images: Tensor, *, kernel_size: int = 0, seed: int = 0
-) -> AdapterFit | None:
-    """Ridge regression from the target's features at the position to what the *masked* source makes there itself.
-
-    Args:
-        target: The network that receives.
-        clone: Whose gates and position count.
-        images: (n, C, H, W) preprocessed for the target.
-        kernel_size: 1, 3, or 0 for the better by cross-validation.
-        seed: Of the folds.
-
-    Returns:
-        The fit, or ``None`` at position 0, where no adapter is needed.
-    """
-    if clone.position == 0:
-        return None
-    start = source_position(target, clone.source, clone.position)
-    with torch.no_grad():
-        inputs = [target.features_at(clone.position, part) for part in images.split(_CHUNK)]
-        wanted = [
-            clone.source.features_at(start, convert(part, target.input, clone.source.input), gates=clone.gates)
-            for part in images.split(_CHUNK)
-        ]
-    return closed_form_adapter(
-        target.chain.signal(clone.position),
-        clone.source.chain.signal(start),
-        torch.cat(inputs),
-        torch.cat(wanted),
-        kernel_size=kernel_size or "auto",
-        seed=seed,
-    )
-
-
-def solve_network_head(network: ClonedNetwork, samples: Samples) -> None:
-    """Solves F_c on the samples, anchored at its closed-form initialisation (``cloning.head``); in place."""
-    solved = solve_head(network_features(network, samples.images), samples.labels, *network.initial_head())
-    with torch.no_grad():
-        network.head.weight.copy_(solved[0])
-        network.head.bias.copy_(solved[1])
-
-
-@torch.no_grad()
-def network_features(network: ClonedNetwork, images: Tensor) -> Tensor:
-    """What F_c reads, (n, d)."""
-    return torch.cat([network.forward_features(part) for part in images.split(_CHUNK)])
 
 
 def search_position(
@@ -183,8 +122,7 @@ def short_tuning(network: ClonedNetwork, samples: Samples, settings: InsertionSe
 
 def _train(network: ClonedNetwork, samples: Samples, settings: InsertionSettings, seed: int) -> None:
     prefix, rest = network.frozen_prefix("freeze")
-    with torch.no_grad():
-        packed = torch.cat([prefix(part) for part in samples.images.split(_CHUNK)])
+    packed = run_in_batches(prefix, samples.images, batch_size=BATCH_SIZE)
     weights = class_weights(samples.labels, len(network.classes)) * len(packed)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
@@ -226,7 +164,12 @@ def _try_position(
         loss = balanced_loss(network, val)
     else:
         loss = fit.error if fit else 0.0
-    accuracies = class_accuracies(network, val)
+    if not math.isfinite(loss):
+        raise UserError(
+            f"insertion of {clone.source.name!r} at {clone.position}: the validation loss is {loss}; lower "
+            "insertion.learning_rate, or check the weights of target and source"
+        )
+    accuracies = class_accuracies(network, val, len(classes))
     return PositionResult(
         source=clone.source.name,
         position=clone.position,
@@ -238,26 +181,6 @@ def _try_position(
         kernel_size=fit.adapter.kernel_size if fit else 0,
         seconds=time.perf_counter() - started,
     )
-
-
-def num_bytes(network: ClonedNetwork) -> int:
-    """What travels: bits of the gates, and adapters and head in float32."""
-    learnt = 4 * sum(parameter.numel() for part in (network.adapters, network.head) for parameter in part.parameters())
-    return learnt + sum(-(-len(clone.gates) // 8) for clone in network.clones)
-
-
-@torch.no_grad()
-def class_accuracies(network: ClonedNetwork, samples: Samples) -> list[float | None]:
-    """Share of each class's samples that the network names right; ``None`` for a class without samples."""
-    found = network.head(network_features(network, samples.images)).argmax(1) == samples.labels
-    found = [found[samples.labels == label] for label in range(len(network.classes))]
-    return [part.double().mean().item() if len(part) else None for part in found]
-
-
-def mean(values: Sequence[float | None]) -> float:
-    """Mean of the values that are there; 0 without any."""
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else 0.0
 
 
 def check_position(target: FrozenNetwork, settings: InsertionSettings) -> None:

@@ -22,15 +22,16 @@ from torch.nn import functional as F
 
 from cloning.gates import GateSite, gated, num_gates, split_gates
 from cloning.neighbourhoods import Neighbourhoods, draw_neighbourhoods, fit_surrogates, surrogate_outputs
+from cloning.samples import BATCH_SIZE
 from cloning.settings import LocalisationSettings
 from zoo.chain import Chain
+from zoo.chain.batches import run_in_batches
 from zoo.chain.modes import eval_mode
 from zoo.errors import UserError
 
 FINAL_TEMPERATURE = 5.0
 DENSITY_WEIGHT = 10.0
 SPARSITY_WEIGHT = 0.03
-_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ def localise(
             scores = torch.rand(num_gates(sites), generator=generator)
         else:
             scores = torch.ones(num_gates(sites))
+    if not torch.isfinite(scores).all():
+        raise UserError(
+            f"{chain.name!r}: the scores of its gates are not finite, since its outputs on images of the cloned "
+            "classes hold NaN or infinity; repair its weights, or take another source"
+        )
     return Localisation(hard_gates(scores, sites, settings), scores)
 
 
@@ -158,13 +164,12 @@ def _fitted_scores(
     return logits.detach()
 
 
-@torch.no_grad()
 def _source_outputs(network: nn.Module, around: Neighbourhoods, images: Tensor, black: Tensor) -> Tensor:
     """The source's logits on all neighbours: (n, K, C)."""
     num_neighbours = around.patches.shape[1]
     index = torch.arange(len(images) * num_neighbours)
-    outputs = [network(around.images(images, part, black)) for part in index.split(_CHUNK)]
-    return torch.cat(outputs).unflatten(0, (len(images), num_neighbours))
+    outputs = run_in_batches(lambda part: network(around.images(images, part, black)), index, batch_size=BATCH_SIZE)
+    return outputs.unflatten(0, (len(images), num_neighbours))
 
 
 def _taylor_scores(network: nn.Module, sites: Sequence[GateSite], images: Tensor, labels: Tensor) -> Tensor:
@@ -181,7 +186,6 @@ def _taylor_scores(network: nn.Module, sites: Sequence[GateSite], images: Tensor
     return _scaled_by_layer(total, sites)
 
 
-@torch.no_grad()
 def _magnitude_scores(network: nn.Module, sites: Sequence[GateSite], images: Tensor) -> Tensor:
     """Mean absolute activation behind each gate; each layer scaled to norm 1."""
     sums = [torch.zeros(site.num_gates) for site in sites]
@@ -201,8 +205,7 @@ def _magnitude_scores(network: nn.Module, sites: Sequence[GateSite], images: Ten
         else:
             handles.append(module.register_forward_pre_hook(lambda module, args, add=add: add(args[0])))
     try:
-        for part in images.split(_CHUNK):
-            network(part)
+        run_in_batches(network, images, batch_size=BATCH_SIZE)
     finally:
         for handle in handles:
             handle.remove()

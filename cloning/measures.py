@@ -6,32 +6,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cloning.clone import Clone
 from cloning.frozen import FrozenNetwork
-from cloning.insertion import Samples, class_accuracies, mean, num_bytes
-from cloning.network import Clone, ClonedNetwork
+from cloning.network import ClonedNetwork
+from cloning.samples import BATCH_SIZE, Samples
+from zoo.chain.batches import run_in_batches
 from zoo.chain.costs import Costs, count
 from zoo.errors import UserError
-
-_CHUNK = 256
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """In [0, 1]; averaged over classes, so that frequent classes do not count more.
+    """In [0, 1]; averaged over classes, so that frequent classes do not count more; ``None`` without images.
 
     Attributes:
         original: Of the classes that the target keeps.
         cloned: Of the cloned classes.
         mean: Of the two figures before.
-        classes: By class; ``None`` without images.
+        classes: By class.
     """
 
-    original: float
-    cloned: float
-    mean: float
+    original: float | None
+    cloned: float | None
+    mean: float | None
     classes: Mapping[str, float | None]
 
 
@@ -45,7 +45,7 @@ class Locality:
     Attributes:
         source: Name of the source.
         cloned: Mean over the cloned classes.
-        other: Mean over the source's other classes; 0 if the data has none of them.
+        other: Mean over the source's other classes; ``None`` if the data has none of them.
         random_cloned: The same for a module with as many gates open in every layer, at random.
         random_other: The same.
         cloned_classes: Their names.
@@ -55,21 +55,43 @@ class Locality:
 
     source: str
     cloned: float
-    other: float
+    other: float | None
     random_cloned: float
-    random_other: float
+    random_other: float | None
     cloned_classes: tuple[str, ...]
     classes: Mapping[str, float]
     random_classes: Mapping[str, float]
 
 
-def measure_accuracies(network: ClonedNetwork, samples: Samples) -> Accuracies:
-    """Accuracies of a cloned network; samples are labelled by its classes."""
-    by_class = dict(zip(network.classes, class_accuracies(network, samples), strict=True))
-    owned = {name for clone in network.clones for name in clone.classes}
-    original = mean([value for name, value in by_class.items() if name not in owned])
-    cloned = mean([value for name, value in by_class.items() if name in owned])
-    return Accuracies(original, cloned, (original + cloned) / 2, by_class)
+def measure_accuracies(network: ClonedNetwork, samples: Samples, module: nn.Module | None = None) -> Accuracies:
+    """Accuracies of a cloned network, or of another module in its place.
+
+    Args:
+        network: Says which classes are kept and which are cloned.
+        samples: Labelled by its classes.
+        module: From images to logits in the order of the network's classes; the network itself if not given.
+    """
+    by_class = dict(
+        zip(network.classes, class_accuracies(module or network, samples, len(network.classes)), strict=True)
+    )
+    original, cloned = (
+        mean([by_class[name] for name in names]) for names in (network.kept_classes, network.cloned_classes)
+    )
+    return Accuracies(original, cloned, mean([original, cloned]), by_class)
+
+
+def class_accuracies(module: nn.Module, samples: Samples, num_classes: int) -> list[float | None]:
+    """Share of each class's samples that a module names right; ``None`` for a class without samples."""
+    logits = run_in_batches(module, samples.images, batch_size=BATCH_SIZE)
+    found = logits.argmax(1) == samples.labels
+    found = [found[samples.labels == label] for label in range(num_classes)]
+    return [part.double().mean().item() if len(part) else None for part in found]
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that are there; ``None`` without any."""
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
 
 
 def measure_locality(clone: Clone, images: Mapping[str, Tensor], *, seed: int) -> Locality:
@@ -81,8 +103,8 @@ def measure_locality(clone: Clone, images: Mapping[str, Tensor], *, seed: int) -
         seed: Of the control.
     """
     control = random_like(clone.gates, clone.source, seed=seed)
-    sims = {name: similarity(clone.source, clone.gates, x) for name, x in images.items() if len(x)}
-    random = {name: similarity(clone.source, control, x) for name, x in images.items() if len(x)}
+    sims = {name: conditional_similarity(clone.source, clone.gates, x) for name, x in images.items() if len(x)}
+    random = {name: conditional_similarity(clone.source, control, x) for name, x in images.items() if len(x)}
     sides = [
         mean([value for name, value in values.items() if (name in clone.classes) == is_cloned])
         for values in (sims, random)
@@ -91,15 +113,15 @@ def measure_locality(clone: Clone, images: Mapping[str, Tensor], *, seed: int) -
     return Locality(clone.source.name, *sides, clone.classes, sims, random)
 
 
-@torch.no_grad()
-def similarity(source: FrozenNetwork, gates: Tensor, images: Tensor) -> float:
+def conditional_similarity(source: FrozenNetwork, gates: Tensor, images: Tensor) -> float:
     """Mean cosine between the centred logits of the masked and the whole source."""
-    total = 0.0
-    for part in images.split(_CHUNK):
+
+    def cosines(part: Tensor) -> Tensor:
         masked, whole = (source.logits(part, gates=g).double() for g in (gates, None))
         masked, whole = (z - z.mean(1, keepdim=True) for z in (masked, whole))
-        total += F.cosine_similarity(masked, whole).sum().item()
-    return total / len(images)
+        return F.cosine_similarity(masked, whole)
+
+    return run_in_batches(cosines, images, batch_size=BATCH_SIZE).mean().item()
 
 
 def random_like(gates: Tensor, source: FrozenNetwork, *, seed: int) -> Tensor:
@@ -114,6 +136,12 @@ def kept_per_layer(clone: Clone) -> dict[str, tuple[int, int]]:
     """Open gates and all gates of every layer, by the qualified name of the gated module."""
     parts = clone.gates.split([site.num_gates for site in clone.source.sites])
     return {site.path: (int(part.sum()), len(part)) for site, part in zip(clone.source.sites, parts, strict=True)}
+
+
+def num_bytes(network: ClonedNetwork) -> int:
+    """What travels: bits of the gates, and adapters and head in float32."""
+    learnt = 4 * sum(parameter.numel() for part in (network.adapters, network.head) for parameter in part.parameters())
+    return learnt + sum(-(-len(clone.gates) // 8) for clone in network.clones)
 
 
 def size_share(network: ClonedNetwork) -> tuple[int, float]:

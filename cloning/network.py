@@ -10,33 +10,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from cloning.frozen import FrozenNetwork, convert
+from cloning.clone import Clone, num_positions, source_position
+from cloning.frozen import FrozenNetwork
+from cloning.stages import Grafts, Trunk
 from tuning.network import TunableNetwork
 from zoo.errors import UserError
 from zoo.stitching.adapters import Adapter
-
-
-@dataclass(frozen=True)
-class Clone:
-    """A located part of a source, and where it is grafted.
-
-    Attributes:
-        source: The network that gives.
-        classes: The classes it gives, names of its outputs.
-        gates: (n,) of 0 and 1, for ``source.sites``.
-        position: The cut R of the target's chain that feeds it; at 0 the source sees the image itself.
-    """
-
-    source: FrozenNetwork
-    classes: tuple[str, ...]
-    gates: Tensor
-    position: int
 
 
 class ClonedNetwork(TunableNetwork):
@@ -73,9 +57,21 @@ class ClonedNetwork(TunableNetwork):
         self.eval()
 
     def stages(self) -> Sequence[nn.Module]:
-        return _Trunk(self.target, self.clones, self.copies), _Grafts(
-            self.target, self.clones, self.adapters, self.copies
-        )
+        """The trunk, whose outputs can be computed once unless all is tuned, and the grafts."""
+        trunk = Trunk(self.target, self.clones, self.copies)
+        return trunk, Grafts(self.target, self.clones, self.adapters, self.copies)
+
+    @property
+    def cloned_classes(self) -> tuple[str, ...]:
+        """Names of the classes that come from the sources, in the order of the outputs."""
+        owned = {name for clone in self.clones for name in clone.classes}
+        return tuple(name for name in self.classes if name in owned)
+
+    @property
+    def kept_classes(self) -> tuple[str, ...]:
+        """Names of the target's own classes, in the order of the outputs."""
+        cloned = set(self.cloned_classes)
+        return tuple(name for name in self.classes if name not in cloned)
 
     def trainable_modules(self, mode: str) -> Sequence[nn.Module]:
         """Adapters and head; in ``full`` also the copies of the networks (``thawed``), in ``probe`` the head alone."""
@@ -93,12 +89,10 @@ class ClonedNetwork(TunableNetwork):
         columns = self._columns()
         weight = self.target.weight.new_zeros(len(self.classes), columns[list(columns)[-1]].stop)
         bias = self.target.weight.new_zeros(len(self.classes))
-        owned = {name for clone in self.clones for name in clone.classes}
-        for row, name in enumerate(self.classes):
-            if name not in owned:
-                output = self.target.classes.index(name)
-                weight[row, columns[id(self.target)]] = self.target.weight[output]
-                bias[row] = self.target.bias[output]
+        for name in self.kept_classes:
+            row, output = self.classes.index(name), self.target.classes.index(name)
+            weight[row, columns[id(self.target)]] = self.target.weight[output]
+            bias[row] = self.target.bias[output]
         for clone in self.clones:
             source = clone.source
             for name in clone.classes:
@@ -177,75 +171,6 @@ class ClonedNetwork(TunableNetwork):
             for owner in set(mine) & set(others):
                 other.head.weight[other_row, others[owner]] = self.head.weight[row, mine[owner]]
         return other
-
-
-class _Trunk(nn.Module):
-    """Images to all that lies in front of the adapters, as one vector per image, which can be computed once.
-
-    The vector holds the target's features, those of the clones at position 0, and the tensor at every other position.
-    """
-
-    def __init__(self, target: FrozenNetwork, clones: Sequence[Clone], copies: nn.ModuleList) -> None:
-        super().__init__()
-        self.target, self.clones, self.copies = target, clones, copies
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and len(self.copies) > 0):
-            pieces, at, reached, value = [], {}, 0, x
-            for position in _positions(self.clones):
-                value = self.target.features_at(position, value, start=reached)
-                at[position], reached = value, position
-            pieces.append(self.target.features(value, start=reached))
-            for clone in self.clones:
-                if clone.position == 0:
-                    image = convert(x, self.target.input, clone.source.input)
-                    pieces.append(clone.source.features(image, gates=clone.gates.to(x)))
-            return torch.cat([*pieces, *(value.flatten(1) for value in at.values())], dim=1)
-
-
-class _Grafts(nn.Module):
-    """The trunk's vector to the features that the head reads."""
-
-    def __init__(
-        self, target: FrozenNetwork, clones: Sequence[Clone], adapters: nn.ModuleList, copies: nn.ModuleList
-    ) -> None:
-        super().__init__()
-        self.target, self.clones, self.adapters, self.copies = target, clones, adapters, copies
-        shapes = {position: target.chain.signal(position).shape(1)[1:] for position in _positions(clones)}
-        self._shapes = shapes
-        direct = [clone.source.num_features for clone in clones if clone.position == 0]
-        self._sizes = [target.num_features, *direct, *(torch.Size(shape).numel() for shape in shapes.values())]
-
-    def forward(self, packed: Tensor) -> Tensor:
-        target, *rest = packed.split(self._sizes, dim=1)
-        direct = iter(rest)
-        at = dict(zip(self._shapes, rest[len(rest) - len(self._shapes) :], strict=True))
-        features = [target]
-        for clone, adapter in zip(self.clones, self.adapters, strict=True):
-            if clone.position == 0:
-                features.append(next(direct))
-                continue
-            x = adapter(at[clone.position].unflatten(1, self._shapes[clone.position]))
-            start = source_position(self.target, clone.source, clone.position)
-            features.append(clone.source.features(x, start=start, gates=clone.gates.to(x)))
-        return torch.cat(features, dim=1)
-
-
-def num_positions(target: FrozenNetwork) -> int:
-    """Positions 0 (the image), 1 (behind the stem), ... up to the input of the head."""
-    return len(target.chain)
-
-
-def source_position(target: FrozenNetwork, source: FrozenNetwork, position: int) -> int:
-    """The cut of the source that a position of the target feeds: 0 for 0, else the same relative depth."""
-    if position == 0:
-        return 0
-    depth = (position - 1) / (len(target.chain) - 2)
-    return 1 + round(depth * (len(source.chain) - 2))
-
-
-def _positions(clones: Sequence[Clone]) -> list[int]:
-    return sorted({clone.position for clone in clones} - {0})
 
 
 def _check(target: FrozenNetwork, classes: Sequence[str], clones: Sequence[Clone]) -> None:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import base64
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,21 +15,26 @@ import torch
 from torch import Tensor
 
 from cloning.blueprint import CloningBlueprint, build, describe
-from cloning.frozen import FrozenNetwork, convert
+from cloning.clone import Clone
+from cloning.fitting import fit_adapter, with_fitted_adapters
+from cloning.frozen import FrozenNetwork, FrozenNetworks, convert
 from cloning.gates import num_gates, pack_gates, unpack_gates
-from cloning.insertion import PositionResult, Samples, check_position, fit_adapter, search_position
+from cloning.insertion import PositionResult, check_position, search_position
 from cloning.localise import localise
 from cloning.measures import Accuracies, Locality, measure_accuracies, measure_locality
-from cloning.network import Clone, ClonedNetwork
-from cloning.selection import Candidate, Selection, Source, select
+from cloning.network import ClonedNetwork
+from cloning.samples import Samples
+from cloning.selection import NetworkProfile, Selection, Source, select
 from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from zoo.blueprint import Provenance
 from zoo.description import identity
+from zoo.errors import UserError
 from zoo.registry import Zoo
 from zoo.storage.records import from_plain, to_plain
 from zoo.storage.sources import module_digest
+from zoo.storage.stages import StageTimer
 from zoo.storage.store import StageResult, Store
 
 log = logging.getLogger(__name__)
@@ -71,26 +74,14 @@ class CloningSearchResult:
     reused: tuple[str, ...]
 
 
-class Networks:
-    """The zoo's networks, each loaded once."""
-
-    def __init__(self, zoo: Zoo) -> None:
-        self.zoo = zoo
-        self._loaded: dict[str, FrozenNetwork] = {}
-
-    def __call__(self, name: str) -> FrozenNetwork:
-        if name not in self._loaded:
-            self._loaded[name] = FrozenNetwork.from_entry(self.zoo.entry(name))
-        return self._loaded[name]
-
-
 class CloningSearch:
     """One search; ``run`` is the whole of it, ``build`` makes the network of its blueprint."""
 
     def __init__(self, zoo: Zoo, data: ImageDataModule, settings: CloningSettings, *, store: Store, seed: int) -> None:
         self.zoo, self.data, self.settings, self.store, self.seed = zoo, data, settings, store, seed
-        self.networks = Networks(zoo)
-        self.seconds: dict[str, float] = {}
+        self.networks = FrozenNetworks(zoo)
+        self.timed = StageTimer()
+        self.seconds = self.timed.seconds
 
     def run(self) -> CloningSearchResult:
         """Searches.
@@ -98,21 +89,22 @@ class CloningSearch:
         Raises:
             UserError: A task that the zoo or the data cannot serve, a position outside the target's chain.
         """
-        with self._timed("selection"):
+        with self.timed("selection"):
             selection = self._select()
             target = self.networks(selection.target)
             check_position(target, self.settings.insertion)
+            self._correction([*selection.kept, *selection.cloned], selection.cloned, target)  # refuses missing images
             log.info("target %s keeps %s", selection.target, ", ".join(selection.kept))
         clones, rows = [], []
         for source in selection.sources:
             log.info("source %s gives %s", source.network, ", ".join(source.classes))
-            with self._timed("localisation"):
+            with self.timed("localisation"):
                 clone = Clone(self.networks(source.network), source.classes, self._localise(selection, source), 0)
-            with self._timed("insertion"):
+            with self.timed("insertion"):
                 position, tried = self._insert(selection, clone)
             clones.append(Clone(clone.source, clone.classes, clone.gates, position))
             rows += tried
-        with self._timed("blueprint"):
+        with self.timed("blueprint"):
             blueprint = self._blueprint(selection, clones)
         return CloningSearchResult(
             blueprint=blueprint,
@@ -120,7 +112,7 @@ class CloningSearch:
             positions=tuple(rows),
             digests=dict(blueprint.networks),
             seconds=dict(self.seconds),
-            reused=tuple(stage for stage in self.store.hits if stage not in self.store.misses),
+            reused=self.store.reused,
         )
 
     def correction(self, blueprint: CloningBlueprint) -> CorrectionData:
@@ -158,7 +150,7 @@ class CloningSearch:
         allowed = {task.target, *task.sources} if task.target and task.sources else set(self.zoo)
         wanted = {*task.classes, *task.cloned}
         candidates = [
-            Candidate(
+            NetworkProfile(
                 name,
                 entry.classes,
                 entry.accuracy.given if entry.accuracy else 0.0,
@@ -242,25 +234,18 @@ class CloningSearch:
     def _correction(self, classes: Sequence[str], cloned: Sequence[str], target: FrozenNetwork) -> CorrectionData:
         correction = self.settings.correction
         self.data.use_input(target.input)
-        return CorrectionData(
+        data = CorrectionData(
             self.data, classes=classes, cloned=cloned, fraction=correction.fraction, exemplars=correction.exemplars
         )
+        for split in ("val", "test"):
+            present = {data.class_names[label] for label in data.labels(split).tolist()}
+            for names in (set(cloned), set(classes) - set(cloned)):
+                if names and not names & present:
+                    raise UserError(
+                        f"{data.name}: the {split} split has no image of the classes {', '.join(sorted(names))}: how "
+                        "well they are known cannot be measured; make the split larger, or leave them out"
+                    )
+        return data
 
     def _samples(self, data: CorrectionData, split: str, target: FrozenNetwork, limit: int | None = None) -> Samples:
         return Samples(*data.images(split, target.input, limit=limit))
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
-
-
-def with_fitted_adapters(network: ClonedNetwork, images: Tensor, *, seed: int) -> ClonedNetwork:
-    """The network with all adapters fitted in closed form to images (n, C, H, W) preprocessed for its target."""
-    adapters = []
-    for clone, adapter in zip(network.clones, network.adapters, strict=True):
-        kernel_size = getattr(adapter, "kernel_size", 0)
-        fit = fit_adapter(network.target, clone, images, kernel_size=kernel_size, seed=seed)
-        adapters.append(fit.adapter if fit else None)
-    return ClonedNetwork(network.target, network.classes, network.clones, adapters)

@@ -14,7 +14,7 @@ from zoo.storage.records import neighbours
 
 
 @dataclass(frozen=True)
-class Candidate:
+class NetworkProfile:
     """What selection knows of a network.
 
     Attributes:
@@ -53,7 +53,7 @@ class Selection:
 
 
 def select(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[NetworkProfile],
     classes: Sequence[str],
     *,
     cloned: Sequence[str] = (),
@@ -116,7 +116,7 @@ def select(
     if not found:
         raise UserError(refusals[0])
 
-    def rank(option: tuple[Candidate, tuple[str, ...], tuple[Candidate, ...]]) -> tuple[int, ...]:
+    def rank(option: tuple[NetworkProfile, tuple[str, ...], tuple[NetworkProfile, ...]]) -> tuple[int, ...]:
         receiver, _, cover = option
         return len(cover), len(set(receiver.classes) - set(classes)), -_points(receiver), receiver.num_params
 
@@ -124,7 +124,7 @@ def select(
     return Selection(receiver.name, tuple(name for name in classes if name in receiver.classes), assign(cover, missing))
 
 
-def minimum_cover(candidates: Sequence[Candidate], wanted: Sequence[str]) -> tuple[Candidate, ...] | None:
+def minimum_cover(candidates: Sequence[NetworkProfile], wanted: Sequence[str]) -> tuple[NetworkProfile, ...] | None:
     """The fewest candidates that know all ``wanted`` classes, exactly; ``None`` if there is no cover.
 
     Ties: fewer superfluous classes (summed over the chosen), higher summed accuracy, fewer parameters, zoo order.
@@ -155,7 +155,7 @@ def minimum_cover(candidates: Sequence[Candidate], wanted: Sequence[str]) -> tup
     return tuple(useful[i] for i in best(sum(bits.values()))[1])
 
 
-def assign(cover: Iterable[Candidate], classes: Sequence[str]) -> tuple[Source, ...]:
+def assign(cover: Iterable[NetworkProfile], classes: Sequence[str]) -> tuple[Source, ...]:
     """Gives each class to the most accurate network of the cover that knows it."""
     cover = list(cover)
     owner = {name: max((c for c in cover if name in c.classes), key=_points).name for name in classes}
@@ -164,7 +164,7 @@ def assign(cover: Iterable[Candidate], classes: Sequence[str]) -> tuple[Source, 
 
 
 def _check(
-    by_name: dict[str, Candidate],
+    by_name: dict[str, NetworkProfile],
     classes: Sequence[str],
     cloned: Sequence[str],
     target: str | None,
@@ -191,7 +191,7 @@ def _check(
         raise UserError(f"task.classes={_list(unknown)}: unknown to every network of the zoo; it knows {_list(known)}")
 
 
-def _points(candidate: Candidate) -> int:
+def _points(candidate: NetworkProfile) -> int:
     """Accuracy in thousandths of a percent: sums of whole numbers compare exactly."""
     return round(candidate.accuracy * 1000)
 

@@ -73,7 +73,7 @@ class InsertionSettings:
         num_epochs: Length of the short tuning at every position.
         learning_rate: Of the short tuning.
         batch_size: Of the short tuning.
-        kernel_size: Of the adapters: 1, 3, or 0 for the better of both by cross-validation.
+        kernel_size: Of the adapters: 1, 3, or ``auto`` for the better of both by cross-validation.
     """
 
     name: Annotated[str, one_of("search", "tolerance", "fixed")] = "search"
@@ -82,7 +82,7 @@ class InsertionSettings:
     num_epochs: Annotated[int, at_least(1)] = 8
     learning_rate: Annotated[float, above(0, 1000)] = 2e-3
     batch_size: Annotated[int, at_least(1)] = 64
-    kernel_size: Annotated[int, one_of(0, 1, 3)] = 1
+    kernel_size: Annotated[int | str, one_of(1, 3, "auto")] = 1
 
     def __post_init__(self) -> None:
         check(self, "insertion")

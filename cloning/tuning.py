@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from cloning.insertion import Samples, solve_network_head
+from cloning.fitting import solve_network_head
 from cloning.network import ClonedNetwork
+from cloning.samples import Samples
 from datamodules import ImageDataModule
 from tuning.fit import TuningResult, tune
 from tuning.settings import HeadSettings, TuningSettings

@@ -9,8 +9,7 @@ from typing import Any
 
 from cloning.blueprint import CloningBlueprint, describe
 from cloning.bundle import from_bundle, to_bundle
-from cloning.insertion import mean
-from cloning.measures import measure_costs, require_restored, size_share
+from cloning.measures import mean, measure_costs, require_restored, size_share
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSearchResult, CloningSettings
 from cloning.report import write_report

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from zoo.chain import Chain
-from zoo.chain.modes import eval_mode
+from zoo.chain.batches import Taps, require_finite, run_in_batches
 from zoo.chain.signals import pool
 from zoo.description import ChainDescription, describe, identity
 from zoo.entries import ZooEntry
@@ -61,17 +60,20 @@ def extract_features(
     )
 
 
-@torch.no_grad()
-def node_features(chain: Chain, images: Tensor, batch_size: int = 32) -> list[Tensor]:
-    """Returns the pooled outputs of stem and body nodes: L - 1 tensors (n, d) float32, without prefix tokens."""
-    found: list[list[Tensor]] = [[] for _ in range(len(chain) - 1)]
-    with eval_mode(chain.network):
-        nodes = [chain.block(index, index + 1) for index in range(len(chain) - 1)]
-        for batch in images.split(batch_size):
-            for index, node in enumerate(nodes):
-                batch = node(batch)
-                found[index].append(pool(batch, chain.signal(index + 1)).float())
-    return [torch.cat(batches) for batches in found]
+def node_features(chain: Chain, images: Tensor, batch_size: int = 32) -> tuple[Tensor, ...]:
+    """The pooled outputs of stem and body nodes: L - 1 tensors (n, d) float32, without prefix tokens.
+
+    Raises:
+        UserError: Features that are not finite, with the names of network and node.
+    """
+
+    def reader(cut: int) -> Callable[[Tensor], Tensor]:
+        return lambda x: pool(x, chain.signal(cut)).float()
+
+    cuts = range(1, len(chain))
+    taps = Taps([chain.block(cut - 1, cut) for cut in cuts], map(reader, cuts))
+    features = run_in_batches(taps, images, batch_size=batch_size)
+    return tuple(require_finite(tensor, chain, cut) for cut, tensor in zip(cuts, features, strict=True))
 
 
 def feature_indices(networks: Sequence[NetworkFeatures]) -> list[list[int]]:

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from reassembly.assembly import Candidate, ScoredCandidate
-from reassembly.home_features import HomeFeatures, run
+from reassembly.home_features import HomeFeatures
 from reassembly.matched_adapter import matched_adapter
 from reassembly.proxies import Evidence, ProxySettings, find_proxy
 from reassembly.proxies.naswot import CodeRecorder
 from zoo.blueprint import AdapterSpec, BlockSpec
+from zoo.chain.batches import run_in_batches
 from zoo.stitching.adapters import Adapter, closed_form_adapter
 
 log = logging.getLogger(__name__)
@@ -152,12 +153,17 @@ class PrefixTree:
             source, target, features, home, kind=kind, kernel_size=size, seed=self.seed
         ).adapter.eval()
 
-    @torch.no_grad()
     def apply(self, module: nn.Module, output: PathOutput) -> PathOutput:
         """Runs a module in batches; the activation codes of the first batch are added to the path's kernel."""
-        recorder = CodeRecorder(output.code_kernel) if "codes" in self.needs else None
-        features = run(module, output.features, self.settings.batch_size, recorder)
-        return PathOutput(features, recorder and recorder.kernel)
+        inputs, batch_size = output.features, self.settings.batch_size
+        if "codes" not in self.needs:
+            return PathOutput(run_in_batches(module, inputs, batch_size=batch_size))
+        first, rest = inputs[:batch_size], inputs[batch_size:]
+        with CodeRecorder(output.code_kernel) as recorder:
+            features = [run_in_batches(module, first, batch_size=batch_size)]
+        if len(rest):
+            features.append(run_in_batches(module, rest, batch_size=batch_size))
+        return PathOutput(torch.cat(features), recorder.kernel)
 
     @torch.no_grad()
     def score(self, candidate: Candidate, output: PathOutput | None) -> dict[str, float]:

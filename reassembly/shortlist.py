@@ -20,6 +20,7 @@ def shortlist(
     The prediction adds up what each step changes: ``s(b1) + sum_k s(b_k -> b_k+1) - s(b_k)``, where ``s(b)`` is the
     score of b's own network up to b, and ``s(b -> c)`` that of the same followed by c. It is exact for candidates with
     a single adapter at their end, up to the draw of that adapter, and needs N^2 (K - 1) + N K scores instead of N^K.
+    Behind a score without end (NASWOT's before the first activation) the sum begins anew.
 
     Args:
         candidates: All of them.
@@ -35,7 +36,8 @@ def shortlist(
     def predicted(candidate: Candidate) -> float:
         value = scores[(home[candidate.blocks[0]],)]
         for before, block in pairwise(candidate.blocks):
-            value += scores[(home[before], block)] - scores[(home[before],)]
+            at_home, followed = scores[(home[before],)], scores[(home[before], block)]
+            value = value + (followed - at_home) if math.isfinite(value) and math.isfinite(at_home) else followed
         return -math.inf if math.isnan(value) else value
 
     assemblies = [candidate for candidate in candidates if candidate.kind == "assembly"]

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from reassembly.home_features import run
 from reassembly.network import AssembledNetwork, assemble, boundary
 from zoo.blueprint import ReassemblyBlueprint
 from zoo.chain import Chain
+from zoo.chain.batches import require_finite, run_in_batches
+from zoo.errors import UserError
 from zoo.stitching.adapters import closed_form_adapter
 
 log = logging.getLogger(__name__)
@@ -47,23 +48,31 @@ def stitch(
         A new network in eval mode; in its blueprint the kernel sizes ``auto`` are decided.
 
     Raises:
-        UserError: fewer than two probe images.
+        UserError: fewer than two probe images, or features that are not finite.
     """
     network = copy.deepcopy(network).eval()
     blueprint = network.blueprint
     specs = list(blueprint.adapters)
-    features = run(network.blocks[0], images_for(blueprint.blocks[0].network), batch_size)
+    features = run_in_batches(network.blocks[0], images_for(blueprint.blocks[0].network), batch_size=batch_size)
     for k, (spec, before, block) in enumerate(zip(specs, blueprint.blocks, blueprint.blocks[1:], strict=False)):
         if spec.initialisation == "closed_form" and spec.kind != "none":
             source, target = boundary(before, block, chains)
-            home = run(chains[block.network].block(0, block.nodes[0]), images_for(block.network), batch_size)
+            chain, start = chains[block.network], block.nodes[0]
+            home = run_in_batches(chain.block(0, start), images_for(block.network), batch_size=batch_size)
+            require_finite(home, chain, start)
+            if not torch.isfinite(features).all():
+                raise UserError(
+                    f"{blueprint.composition}: what reaches adapter {k} holds NaN or infinity; take "
+                    f"{before.network!r} out of the zoo, or repair its weights"
+                )
             fit = closed_form_adapter(
                 source, target, features, home, kind=spec.kind, kernel_size=spec.kernel_size, seed=seed
             )
             log.info("adapter %d (%s): unexplained variance %.3f", k, fit.adapter.extra_repr(), fit.error)
             network.adapters[k] = fit.adapter.eval()
             specs[k] = dataclasses.replace(spec, kernel_size=fit.adapter.kernel_size)
-        features = run(nn.Sequential(network.adapters[k], network.blocks[k + 1]), features, batch_size)
+        onward = nn.Sequential(network.adapters[k], network.blocks[k + 1])
+        features = run_in_batches(onward, features, batch_size=batch_size)
     network.blueprint = dataclasses.replace(blueprint, adapters=tuple(specs))
     return network
 

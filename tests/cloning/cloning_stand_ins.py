@@ -10,9 +10,10 @@ import torch
 from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor, nn
 
+from cloning.clone import Clone, source_position
 from cloning.frozen import FrozenNetwork
 from cloning.gates import num_gates
-from cloning.network import Clone, ClonedNetwork, source_position
+from cloning.network import ClonedNetwork
 from datamodules import ImageDataModule
 from datamodules.images import ImagesInMemory
 from zoo.chain import Chain

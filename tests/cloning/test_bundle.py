@@ -9,8 +9,8 @@ from cloning_stand_ins import adapter, clone, images, network
 from cloning.blueprint import CloningBlueprint
 from cloning.bundle import from_bundle, pack, repair, to_bundle, unpack
 from cloning.frozen import FrozenNetwork
-from cloning.insertion import Samples
 from cloning.network import ClonedNetwork
+from cloning.samples import Samples
 from zoo.blueprint import read_bundle, write_bundle
 from zoo.errors import UserError
 

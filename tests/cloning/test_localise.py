@@ -35,6 +35,15 @@ def test_every_localiser_keeps_what_it_is_told_and_leaves_the_source_alone(name:
     assert all(parameter.grad is None for parameter in source.network.parameters())
 
 
+@pytest.mark.parametrize("name", ["lime", "taylor", "magnitude"])
+def test_a_source_that_gives_nan_is_named_instead_of_localised(name: str) -> None:
+    source, settings = copy.deepcopy(chain("resnet")), LocalisationSettings(name, num_steps=1, num_neighbours=3)
+    with torch.no_grad():
+        next(source.block(2, 3).parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match="'resnet': the scores of its gates are not finite"):
+        localise(source, find_sites(source), images(5), torch.arange(5), settings, black=BLACK, seed=0)
+
+
 def test_another_seed_draws_another_random_mask() -> None:
     assert not torch.equal(find("vit", name="random").gates, find("vit", name="random", seed=1).gates)
 

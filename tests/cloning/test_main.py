@@ -11,8 +11,8 @@ from cloning_stand_ins import adapter, clone
 from cloning.__main__ import main
 from cloning.blueprint import CloningBlueprint
 from cloning.bundle import to_bundle
+from cloning.frozen import FrozenNetworks
 from cloning.network import ClonedNetwork
-from cloning.pipeline import Networks
 from zoo.blueprint import read_bundle, write_bundle
 from zoo.registry import read_zoo
 from zoo.storage.files import write_safetensors
@@ -38,7 +38,7 @@ networks:
 def run(tmp_path: Path) -> Path:
     """A directory as train.py leaves it, and the zoo it was made with."""
     (tmp_path / "zoo.yaml").write_text(ZOO)
-    networks = Networks(read_zoo(tmp_path / "zoo.yaml"))
+    networks = FrozenNetworks(read_zoo(tmp_path / "zoo.yaml"))
     target, source = networks("low"), networks("high")
     grafted = clone(source, "d", 2)
     network = ClonedNetwork(target, list("abcd"), [grafted], [adapter(target, grafted)])

@@ -7,9 +7,14 @@ import pytest
 import torch
 from cloning_stand_ins import small_data, small_zoo
 
-from cloning.insertion import PositionResult, choose_position
-from cloning.pipeline import CloningSearch, CloningSettings, Networks
+from cloning.clone import Clone
+from cloning.fitting import fit_adapter
+from cloning.frozen import FrozenNetworks
+from cloning.gates import num_gates
+from cloning.insertion import PositionResult, choose_position, search_position
+from cloning.pipeline import CloningSearch, CloningSettings
 from cloning.report import write_report
+from cloning.samples import Samples
 from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
 from cloning.tuning import tune_cloned
 from tuning.settings import TuningSettings
@@ -19,7 +24,7 @@ from zoo.errors import UserError
 from zoo.storage.store import Store
 
 ZOO = small_zoo()
-NETWORKS = Networks(ZOO)
+NETWORKS = FrozenNetworks(ZOO)
 QUICK = LocalisationSettings(num_steps=2, batch_size=4, num_neighbours=4, num_images=6)
 
 
@@ -133,14 +138,29 @@ def test_two_sources(tmp_path: Path) -> None:
         ({"task": TaskSettings(tuple("abd"), target="low", sources=("low",))}, "cannot give to itself"),
         ({"insertion": InsertionSettings("fixed", 77)}, "insertion.position=77 is outside of 'low'"),
         ({"task": TaskSettings(tuple("abcg"))}, "patterns has no images of class 'g'"),
+        ({"without": ("val", "de")}, "the val split has no image of the classes d, e"),
+        ({"without": ("test", "abc")}, "the test split has no image of the classes a, b, c"),
     ],
 )
 def test_bad_tasks_are_one_line_before_anything_is_computed(tmp_path: Path, changes: dict, message: str) -> None:
-    job = search(tmp_path, **changes)
+    split, missing = changes.get("without", ("val", ""))
+    job = search(tmp_path, **{key: value for key, value in changes.items() if key != "without"})
+    indices = job.data._splits[split]
+    labels = [job.data.class_names.index(name) for name in missing]
+    job.data._splits[split] = indices[~torch.isin(job.data.labels(split), torch.tensor(labels, dtype=torch.int64))]
     with pytest.raises(UserError, match=message) as error:
         job.run()
     assert "\n" not in str(error.value)
     assert not {"localisation", "insertion"} & set(job.store.misses)
+
+
+def test_a_loss_that_is_not_finite_is_no_position() -> None:
+    target, source = NETWORKS("low"), NETWORKS("high")
+    at = Clone(source, ("d",), torch.ones(num_gates(source.sites)), 0)
+    train, settings = Samples(torch.randn(4, 1, 32, 32), torch.tensor([0, 1, 2, 3])), InsertionSettings("fixed", 0)
+    val = Samples(train.images.clone().fill_(torch.nan), train.labels)
+    with pytest.raises(UserError, match="insertion of 'high' at 0: the validation loss is nan"):
+        search_position(target, at, "abc", train, val, settings, seed=0)
 
 
 @pytest.mark.parametrize("name", ["search", "tolerance"])
@@ -153,7 +173,9 @@ def test_the_position_follows_its_rule(name: str) -> None:
 
 
 def test_settings_name_their_override() -> None:
+    assert InsertionSettings(kernel_size="auto").kernel_size == "auto"
     for make, message in (
+        (lambda: InsertionSettings(kernel_size=0), "insertion.kernel_size=0"),
         (lambda: InsertionSettings("fixed"), "insertion.position=0"),
         (lambda: InsertionSettings("search", 3), "needs insertion=fixed"),
         (lambda: InsertionSettings("deep"), "allowed are search, tolerance, fixed"),
@@ -166,8 +188,6 @@ def test_settings_name_their_override() -> None:
 
 def test_fitted_adapters_bring_the_masked_source_its_own_features(tmp_path: Path) -> None:
     """With the target as deep as needed the closed form explains part of the source's features, and says how much."""
-    from cloning.insertion import fit_adapter
-    from cloning.network import Clone
 
     job = search(tmp_path)
     target, source = job.networks("low"), job.networks("high")

@@ -5,12 +5,12 @@ import random
 
 import pytest
 
-from cloning.selection import Candidate, Source, minimum_cover, select
+from cloning.selection import NetworkProfile, Source, minimum_cover, select
 from zoo.errors import UserError
 
 
-def sized(name: str, classes: str, accuracy: float = 0.0, num_params: int = 0) -> Candidate:
-    return Candidate(name, tuple(classes), accuracy, num_params)
+def sized(name: str, classes: str, accuracy: float = 0.0, num_params: int = 0) -> NetworkProfile:
+    return NetworkProfile(name, tuple(classes), accuracy, num_params)
 
 
 ZOO = [
@@ -20,8 +20,8 @@ ZOO = [
 ]
 
 
-def brute_force_cover(candidates: list[Candidate], wanted: list[str]) -> tuple | None:
-    def cost(chosen: tuple[Candidate, ...]) -> tuple:
+def brute_force_cover(candidates: list[NetworkProfile], wanted: list[str]) -> tuple | None:
+    def cost(chosen: tuple[NetworkProfile, ...]) -> tuple:
         superfluous = sum(len(set(c.classes) - set(wanted)) for c in chosen)
         points = -sum(round(1000 * c.accuracy) for c in chosen)
         return len(chosen), superfluous, points, sum(c.num_params for c in chosen)

@@ -103,6 +103,16 @@ def test_node_features_are_those_of_the_running_network(zoo, data) -> None:
             torch.testing.assert_close(found[cut - 1], expected)
 
 
+def test_a_network_that_gives_nan_is_named_with_its_node(zoo, data) -> None:
+    entry = zoo["vit_digits"]
+    chain = load_chain(entry)
+    with torch.no_grad():
+        next(chain.block(2, 3).parameters()).fill_(torch.nan)
+    images, _ = data.images("probe", entry.input, limit=7)
+    with pytest.raises(UserError, match=rf"'vit_digits': node 2 \({chain.nodes[2].name}\) gives NaN"):
+        node_features(chain, images)
+
+
 def test_finalists_are_decided_by_short_tuning(zoo, data, root) -> None:
     settings = replace(SETTINGS, finalists=4)
     plain = search(zoo, data, root).run().candidates[:4]

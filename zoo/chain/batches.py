@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo.chain.chain import Chain
 from zoo.chain.modes import eval_mode
+from zoo.errors import UserError
 
 Outputs = Tensor | tuple[Tensor, ...]
 
@@ -73,3 +76,38 @@ def map_batches(
     with eval_mode(module) if is_module else nullcontext():
         for batch in inputs.split(batch_size) if isinstance(inputs, Tensor) else inputs:
             yield batch, module(batch if device is None else batch.to(device))
+
+
+class Taps(nn.Module):
+    """Modules in series, of which each one's output is read: x -> (read_1(f_1(x)), read_2(f_2(f_1(x))), ...).
+
+    Args:
+        modules: In their order.
+        reads: One per module, from its output to what is wanted of it.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], reads: Iterable[Callable[[Tensor], Any]]) -> None:
+        super().__init__()
+        self.series, self.reads = nn.ModuleList(modules), list(reads)
+
+    def forward(self, x: Tensor) -> tuple[Any, ...]:
+        found = []
+        for module, read in zip(self.series, self.reads, strict=True):
+            x = module(x)
+            found.append(read(x))
+        return tuple(found)
+
+
+def require_finite(features: Tensor, chain: Chain, cut: int) -> Tensor:
+    """The features at a cut of a chain, if all are finite.
+
+    Raises:
+        UserError: They are not; with the names of network and node.
+    """
+    if not torch.isfinite(features).all():
+        where = f"node {cut - 1} ({chain.nodes[cut - 1].name}) gives" if cut else "its images hold"
+        raise UserError(
+            f"network {chain.name!r}: {where} NaN or infinity on the task's images: repair its weights, or take it out "
+            "of the zoo"
+        )
+    return features

@@ -14,23 +14,24 @@ from pathlib import Path
 
 from torch import nn
 
-from cloning.baselines.task import BaselineSettings, BaselineTask
+from cloning.rivals.problem import CloningProblem
+from cloning.rivals.training import RivalSettings
 from cloning.tuning import tune_cloned
 from tuning.settings import OptimizerSettings, TuningSettings
 
 
-def full_cloning(task: BaselineTask, settings: BaselineSettings, *, seed: int) -> nn.Module:
-    """Tunes a copy of ``task.network``, for the epochs that come nearest to ``settings.num_steps``.
+def full_cloning(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
+    """Tunes a copy of ``problem.network``, for the epochs that come nearest to ``settings.num_steps``.
 
-    The size of its batches is that of ``task.data``.
+    The size of its batches is that of ``problem.data``.
     """
-    num_epochs = max(1, round(settings.num_steps / len(task.data.train_dataloader())))
+    num_epochs = max(1, round(settings.num_steps / len(problem.data.train_dataloader())))
     tuning = TuningSettings(mode="full", num_epochs=num_epochs, norm_stats="frozen")
     optimizer = OptimizerSettings(learning_rate=settings.learning_rate)
     with tempfile.TemporaryDirectory() as directory:
         network, _ = tune_cloned(
-            copy.deepcopy(task.network),
-            task.data,
+            copy.deepcopy(problem.network),
+            problem.data,
             tuning,
             run_dir=Path(directory),
             optimizer=optimizer,

@@ -9,34 +9,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cloning.baselines.task import BaselineSettings, BaselineTask
 from cloning.frozen import convert
+from cloning.rivals.problem import CloningProblem
+from cloning.rivals.training import RivalSettings
 
 
 class Ensemble(nn.Module):
     """Images preprocessed for the target to logits, or to logarithms of the networks' probabilities."""
 
-    def __init__(self, task: BaselineTask, *, softmax: bool) -> None:
+    def __init__(self, problem: CloningProblem, *, softmax: bool) -> None:
         super().__init__()
-        self.task, self.softmax = task, softmax
+        self.problem, self.softmax = problem, softmax
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        task, columns = self.task, {}
-        members = [(task.target, task.kept), *((clone.source, clone.classes) for clone in task.network.clones)]
+        problem, columns = self.problem, {}
+        members = [(problem.target, problem.kept), *((clone.source, clone.classes) for clone in problem.network.clones)]
         for network, classes in members:
-            outputs = network.logits(convert(x, task.target.input, network.input))
+            outputs = network.logits(convert(x, problem.target.input, network.input))
             if self.softmax:
                 outputs = outputs.log_softmax(1)
             columns.update({name: outputs[:, network.classes.index(name)] for name in classes})
-        return torch.stack([columns[name] for name in task.network.classes], dim=1)
+        return torch.stack([columns[name] for name in problem.network.classes], dim=1)
 
 
-def ensemble_softmax(task: BaselineTask, settings: BaselineSettings, *, seed: int) -> nn.Module:
+def ensemble_softmax(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
     """Each network's softmax over its own classes; settings and seed play no part."""
-    return Ensemble(task, softmax=True)
+    return Ensemble(problem, softmax=True)
 
 
-def ensemble_logits(task: BaselineTask, settings: BaselineSettings, *, seed: int) -> nn.Module:
+def ensemble_logits(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
     """The networks' logits as they are; settings and seed play no part."""
-    return Ensemble(task, softmax=False)
+    return Ensemble(problem, softmax=False)

@@ -1,6 +1,6 @@
 """What cloning is compared with: every way under one signature, with the same data, budget and number of tries.
 
-A baseline maps a task and its settings to a module from images, preprocessed for the target, to logits in the order of
+A rival maps a problem and its settings to a module from images, preprocessed for the target, to logits in the order of
 the cloned network's classes. It works on copies: target and sources stay as they are.
 """
 
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cloning.baselines.ensemble import ensemble_logits, ensemble_softmax
-from cloning.baselines.ewc import ewc
-from cloning.baselines.fine_tune import fine_tune
-from cloning.baselines.full_cloning import full_cloning
-from cloning.baselines.joint import joint
-from cloning.baselines.lwf import lwf
-from cloning.baselines.task import Baseline
+from cloning.rivals.ensemble import ensemble_logits, ensemble_softmax
+from cloning.rivals.ewc import ewc
+from cloning.rivals.fine_tune import fine_tune
+from cloning.rivals.full_cloning import full_cloning
+from cloning.rivals.joint import joint
+from cloning.rivals.lwf import lwf
+from cloning.rivals.training import Rival
 
-BASELINES: Mapping[str, Baseline] = {
+RIVALS: Mapping[str, Rival] = {
     "joint": joint,
     "fine_tune": fine_tune,
     "ewc": ewc,

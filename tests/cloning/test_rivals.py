@@ -7,26 +7,27 @@ import torch
 from cloning_stand_ins import clone, cloned, images, network, small_data
 from torch import Tensor, nn
 
-from cloning.baselines import BASELINES
-from cloning.baselines.ensemble import Ensemble
-from cloning.baselines.ewc import ewc, fisher
-from cloning.baselines.fine_tune import fine_tune
-from cloning.baselines.joint import joint
-from cloning.baselines.lwf import distillation
-from cloning.baselines.task import BaselineSettings, BaselineTask, ExpandedNetwork, measure
 from cloning.frozen import convert
-from cloning.insertion import Samples
 from cloning.measures import measure_accuracies
+from cloning.rivals import RIVALS
+from cloning.rivals.ensemble import Ensemble
+from cloning.rivals.ewc import ewc, fisher
+from cloning.rivals.fine_tune import fine_tune
+from cloning.rivals.joint import joint
+from cloning.rivals.lwf import distillation
+from cloning.rivals.problem import CloningProblem
+from cloning.rivals.training import ExpandedNetwork, RivalSettings
+from cloning.samples import Samples
 from cloning.tuning import AUGMENTED_COPIES, correction_samples
 from datamodules.augmentation import Augmentation
 from datamodules.correction import CorrectionData
 from zoo.digests import digest
 from zoo.errors import UserError
 
-QUICK = BaselineSettings(num_steps=3, batch_size=8)
+QUICK = RivalSettings(num_steps=3, batch_size=8)
 
 
-def task(exemplars: int = 3) -> BaselineTask:
+def problem(exemplars: int = 3) -> CloningProblem:
     """A target that keeps two of its three classes, and two sources of other families that give three."""
     target, first, second = network("resnet", "abc"), network("regnety", "cde"), network("convnext", "efg")
     parts = cloned(target, clone(first, "d"), clone(second, "ef"))
@@ -41,40 +42,40 @@ def task(exemplars: int = 3) -> BaselineTask:
         )
     )
     data.use_input(target.input)
-    return BaselineTask(question, data, Samples(*whole.images("train", target.input)))
+    return CloningProblem(question, data, Samples(*whole.images("train", target.input)))
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", RIVALS)
 @pytest.mark.parametrize("exemplars", [3, 0])
-def test_every_baseline_answers_the_task_and_leaves_the_zoo_alone(name: str, exemplars: int) -> None:
-    question = task(exemplars)
+def test_every_rival_answers_the_problem_and_leaves_the_zoo_alone(name: str, exemplars: int) -> None:
+    question = problem(exemplars)
     networks = question.network.networks()
     before = [n.digest() for n in networks], digest(question.network)
-    first, second = (BASELINES[name](question, QUICK, seed=0) for _ in range(2))
+    first, second = (RIVALS[name](question, QUICK, seed=0) for _ in range(2))
     assert ([n.digest() for n in networks], digest(question.network)) == before
     assert all(p.grad is None for n in networks for p in n.chain.network.parameters())
     x, _ = question.data.images("test", question.target.input)
     with torch.no_grad():
         assert first(x).shape == (len(x), 5)
         assert torch.equal(first(x), second(x))
-    found = measure(first, question, "test")
+    found = question.accuracies(first, "test")
     assert found.classes.keys() == set(question.network.classes)
     assert found.mean == (found.original + found.cloned) / 2
 
 
 def test_another_seed_gives_another_network() -> None:
-    question = task()
+    question = problem()
     assert digest(fine_tune(question, QUICK, seed=0)) != digest(fine_tune(question, QUICK, seed=1))
 
 
 def test_the_measure_is_that_of_cloned_networks() -> None:
-    question = task()
+    question = problem()
     samples = Samples(*question.data.images("test", question.target.input))
-    assert measure(question.network, question, "test") == measure_accuracies(question.network, samples)
+    assert question.accuracies(question.network, "test") == measure_accuracies(question.network, samples)
 
 
 def test_the_copy_starts_with_the_targets_own_logits() -> None:
-    question = task()
+    question = problem()
     expanded = ExpandedNetwork(question, seed=0)
     x = images(4)
     with torch.no_grad():
@@ -86,7 +87,7 @@ def test_the_copy_starts_with_the_targets_own_logits() -> None:
 
 
 def test_the_samples_have_distorted_copies_where_the_data_is_augmented() -> None:
-    question = task()
+    question = problem()
     plain = question.correction
     assert len(plain.labels) == question.data.num_images("train")
     question.data.augmentation = Augmentation("affine")
@@ -99,15 +100,15 @@ def test_the_samples_have_distorted_copies_where_the_data_is_augmented() -> None
 
 
 def test_joint_is_fine_tuning_on_everything() -> None:
-    question = task()
-    everything = BaselineTask(question.network, question.data, question.correction)
+    question = problem()
+    everything = CloningProblem(question.network, question.data, question.correction)
     assert digest(joint(everything, QUICK, seed=0)) == digest(fine_tune(question, QUICK, seed=0))
     assert len(question.complete.labels) == 5 * 6
     assert torch.bincount(question.correction.labels).tolist() == [3] * 5
 
 
 def test_fisher_is_the_mean_squared_gradient_of_single_samples() -> None:
-    question = task()
+    question = problem()
     model, x, outputs = ExpandedNetwork(question, seed=0), images(40), question.kept_outputs
     found = fisher(model, outputs, x, seed=5)
 
@@ -141,10 +142,10 @@ def test_fisher_of_logistic_regression_is_known() -> None:
 
 
 def test_a_strong_penalty_holds_the_weights_that_matter_to_the_old_classes() -> None:
-    question = task()
+    question = problem()
 
     def moved(strength: float) -> float:
-        settings = BaselineSettings(num_steps=5, batch_size=8, learning_rate=1e-3, strength=strength)
+        settings = RivalSettings(num_steps=5, batch_size=8, learning_rate=1e-3, strength=strength)
         start, end = ExpandedNetwork(question, seed=0), ewc(question, settings, seed=0)
         information = fisher(start, question.kept_outputs, question.complete.images[:8], seed=0)
         pairs = zip(start.named_parameters(), end.parameters(), strict=True)
@@ -172,20 +173,20 @@ def test_distillation_is_temperature_squared_times_the_divergence() -> None:
 
 
 def test_distillation_keeps_the_old_logits_nearer_to_the_targets() -> None:
-    question = task()
+    question = problem()
     x = question.correction.images
 
     def distance(strength: float) -> float:
-        settings = BaselineSettings(num_steps=20, batch_size=16, learning_rate=3e-3, strength=strength)
+        settings = RivalSettings(num_steps=20, batch_size=16, learning_rate=3e-3, strength=strength)
         with torch.no_grad():
-            logits = BASELINES["lwf"](question, settings, seed=0)(x)[:, question.kept_outputs]
+            logits = RIVALS["lwf"](question, settings, seed=0)(x)[:, question.kept_outputs]
         return float(distillation(logits, question.target_logits(x), 2.0))
 
     assert distance(10.0) < 0.5 * distance(0.0)
 
 
 def test_ensembles_by_hand() -> None:
-    question, x = task(), images(3)
+    question, x = problem(), images(3)
     target, (first, second) = question.target, question.network.clones
     wanted = []
     for transform in (lambda z: z, lambda z: z.softmax(1).log()):
@@ -198,13 +199,13 @@ def test_ensembles_by_hand() -> None:
     torch.testing.assert_close(Ensemble(question, softmax=True)(x), wanted[1])
 
 
-def test_a_diverging_baseline_says_what_to_lower() -> None:
-    question = task()
+def test_a_diverging_rival_says_what_to_lower() -> None:
+    question = problem()
     broken = copy.deepcopy(question.correction.images)
     broken[:] = torch.nan
-    bad = BaselineTask(question.network, question.data, Samples(broken, question.correction.labels))
+    bad = CloningProblem(question.network, question.data, Samples(broken, question.correction.labels))
     with pytest.raises(UserError, match="lower the learning rate"):
         joint(bad, QUICK, seed=0)
     for wrong in ({"num_steps": 0}, {"learning_rate": 0.0}, {"strength": -1.0}, {"temperature": 0.0}):
-        with pytest.raises(UserError, match=f"baseline.{next(iter(wrong))}="):
-            BaselineSettings(**wrong)
+        with pytest.raises(UserError, match=f"rival.{next(iter(wrong))}="):
+            RivalSettings(**wrong)

@@ -13,18 +13,19 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cloning.baselines.task import BaselineSettings, BaselineTask, ExpandedNetwork, fit
+from cloning.rivals.problem import CloningProblem
+from cloning.rivals.training import ExpandedNetwork, RivalSettings, train
 
 
-def lwf(task: BaselineTask, settings: BaselineSettings, *, seed: int) -> nn.Module:
+def lwf(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
     """Fine-tunes on the correction samples; ``settings.strength`` weighs the distillation."""
-    taught = task.target_logits(task.correction.images)
-    outputs = task.kept_outputs
+    taught = problem.target_logits(problem.correction.images)
+    outputs = problem.kept_outputs
 
     def penalty(batch: Tensor, logits: Tensor) -> Tensor:
         return settings.strength * distillation(logits[:, outputs], taught[batch], settings.temperature)
 
-    return fit(ExpandedNetwork(task, seed=seed), task.correction, settings, seed=seed, penalty=penalty)
+    return train(ExpandedNetwork(problem, seed=seed), problem.correction, settings, seed=seed, penalty=penalty)
 
 
 def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:

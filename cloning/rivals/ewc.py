@@ -5,7 +5,7 @@ loss = cross-entropy + strength / 2 * sum_i F_i (theta_i - theta*_i)^2, with F t
 target, its labels drawn from the target's own predictions.
 
 The Fisher information is read off the target's own training images even where no exemplar is given, as if it had
-travelled with the target: an advantage for this baseline. The rows of new classes are free.
+travelled with the target: an advantage for this rival. The rows of new classes are free.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from cloning.baselines.task import BaselineSettings, BaselineTask, ExpandedNetwork, fit
+from cloning.rivals.problem import CloningProblem
+from cloning.rivals.training import ExpandedNetwork, RivalSettings, train
 
 MAX_IMAGES = 256
 _CHUNK = 32
 
 
-def ewc(task: BaselineTask, settings: BaselineSettings, *, seed: int) -> nn.Module:
+def ewc(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
     """Fine-tunes on the correction samples under the penalty of strength ``settings.strength``."""
-    network = ExpandedNetwork(task, seed=seed)
+    network = ExpandedNetwork(problem, seed=seed)
     start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    information = fisher(network, task.kept_outputs, original_images(task, seed=seed), seed=seed)
+    information = fisher(network, problem.kept_outputs, original_images(problem, seed=seed), seed=seed)
 
     def penalty(batch: Tensor, logits: Tensor) -> Tensor:
         moved = [
@@ -33,12 +34,12 @@ def ewc(task: BaselineTask, settings: BaselineSettings, *, seed: int) -> nn.Modu
         ]
         return settings.strength / 2 * torch.stack(moved).sum()
 
-    return fit(network, task.correction, settings, seed=seed, penalty=penalty)
+    return train(network, problem.correction, settings, seed=seed, penalty=penalty)
 
 
-def original_images(task: BaselineTask, *, seed: int) -> Tensor:
+def original_images(problem: CloningProblem, *, seed: int) -> Tensor:
     """At most ``MAX_IMAGES`` training images of the target's classes, drawn at random."""
-    images = task.complete.of(task.kept_outputs).images
+    images = problem.complete.of(problem.kept_outputs).images
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images[order[:MAX_IMAGES]]
 

@@ -1,0 +1,39 @@
+"""What is grafted, and where: positions of the target and what they feed in a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cloning.frozen import FrozenNetwork
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A located part of a source, and where it is grafted.
+
+    Attributes:
+        source: The network that gives.
+        classes: The classes it gives, names of its outputs.
+        gates: (n,) of 0 and 1, for ``source.sites``.
+        position: The cut R of the target's chain that feeds it; at 0 the source sees the image itself.
+    """
+
+    source: FrozenNetwork
+    classes: tuple[str, ...]
+    gates: Tensor
+    position: int
+
+
+def num_positions(target: FrozenNetwork) -> int:
+    """Positions 0 (the image), 1 (behind the stem), ... up to the input of the head."""
+    return len(target.chain)
+
+
+def source_position(target: FrozenNetwork, source: FrozenNetwork, position: int) -> int:
+    """The cut of the source that a position of the target feeds: 0 for 0, else the same relative depth."""
+    if position == 0:
+        return 0
+    depth = (position - 1) / (len(target.chain) - 2)
+    return 1 + round(depth * (len(source.chain) - 2))

@@ -1,0 +1,75 @@
+"""What is learnt without training: adapters by ridge regression, F_c by a convex problem."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cloning.clone import Clone, source_position
+from cloning.frozen import FrozenNetwork, convert
+from cloning.head import solve_head
+from cloning.network import ClonedNetwork
+from cloning.samples import BATCH_SIZE, Samples
+from zoo.chain.batches import require_finite, run_in_batches
+from zoo.stitching.adapters import AdapterFit, closed_form_adapter
+
+
+def fit_adapter(
+    target: FrozenNetwork, clone: Clone, images: Tensor, *, kernel_size: int | Literal["auto"] = "auto", seed: int = 0
+) -> AdapterFit | None:
+    """Ridge regression from the target's features at the position to what the *masked* source makes there itself.
+
+    Args:
+        target: The network that receives.
+        clone: Whose gates and position count.
+        images: (n, C, H, W) preprocessed for the target.
+        kernel_size: 1, 3, or ``auto`` for the better by cross-validation.
+        seed: Of the folds.
+
+    Returns:
+        The fit, or ``None`` at position 0, where no adapter is needed.
+    """
+    if clone.position == 0:
+        return None
+    source = clone.source
+    start = source_position(target, source, clone.position)
+
+    def incoming(part: Tensor) -> Tensor:
+        return target.features_at(clone.position, part)
+
+    def wanted(part: Tensor) -> Tensor:
+        return source.features_at(start, convert(part, target.input, source.input), gates=clone.gates)
+
+    return closed_form_adapter(
+        target.chain.signal(clone.position),
+        source.chain.signal(start),
+        require_finite(run_in_batches(incoming, images, batch_size=BATCH_SIZE), target.chain, clone.position),
+        require_finite(run_in_batches(wanted, images, batch_size=BATCH_SIZE), source.chain, start),
+        kernel_size=kernel_size,
+        seed=seed,
+    )
+
+
+def with_fitted_adapters(network: ClonedNetwork, images: Tensor, *, seed: int) -> ClonedNetwork:
+    """The network with all adapters fitted in closed form to images (n, C, H, W) preprocessed for its target."""
+    adapters = []
+    for clone, adapter in zip(network.clones, network.adapters, strict=True):
+        kernel_size = getattr(adapter, "kernel_size", "auto")
+        fit = fit_adapter(network.target, clone, images, kernel_size=kernel_size, seed=seed)
+        adapters.append(fit.adapter if fit else None)
+    return ClonedNetwork(network.target, network.classes, network.clones, adapters)
+
+
+def solve_network_head(network: ClonedNetwork, samples: Samples) -> None:
+    """Solves F_c on the samples, anchored at its closed-form initialisation (``cloning.head``); in place."""
+    solved = solve_head(network_features(network, samples.images), samples.labels, *network.initial_head())
+    with torch.no_grad():
+        network.head.weight.copy_(solved[0])
+        network.head.bias.copy_(solved[1])
+
+
+def network_features(network: ClonedNetwork, images: Tensor) -> Tensor:
+    """What F_c reads, (n, d)."""
+    return run_in_batches(network.forward_features, images, batch_size=BATCH_SIZE)

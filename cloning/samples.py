@@ -1,0 +1,27 @@
+"""Labelled images of a cloned network's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BATCH_SIZE = 256
+"""Images that run at once where no gradient is kept."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images preprocessed for the target (n, C, H, W) and labels (n,) by the cloned network's classes."""
+
+    images: Tensor
+    labels: Tensor
+
+    def of(self, labels: Sequence[int]) -> Samples:
+        """Only the samples of some labels, renumbered in the order given."""
+        index = torch.full((int(max([*labels, *self.labels.tolist(), 0])) + 1,), -1)
+        index[list(labels)] = torch.arange(len(labels))
+        renamed = index[self.labels]
+        return Samples(self.images[renamed >= 0], renamed[renamed >= 0])

@@ -1,0 +1,67 @@
+"""What runs in front of a cloned network's head: the frozen trunk, computed once, and the grafts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cloning.clone import Clone, source_position
+from cloning.frozen import FrozenNetwork, convert
+
+
+class Trunk(nn.Module):
+    """Images to all that lies in front of the adapters, as one vector per image, which can be computed once.
+
+    The vector holds the target's features, those of the clones at position 0, and the tensor at every other position.
+    """
+
+    def __init__(self, target: FrozenNetwork, clones: Sequence[Clone], copies: nn.ModuleList) -> None:
+        super().__init__()
+        self.target, self.clones, self.copies = target, clones, copies
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and len(self.copies) > 0):
+            pieces, at, reached, value = [], {}, 0, x
+            for position in _positions(self.clones):
+                value = self.target.features_at(position, value, start=reached)
+                at[position], reached = value, position
+            pieces.append(self.target.features(value, start=reached))
+            for clone in self.clones:
+                if clone.position == 0:
+                    image = convert(x, self.target.input, clone.source.input)
+                    pieces.append(clone.source.features(image, gates=clone.gates.to(x)))
+            return torch.cat([*pieces, *(value.flatten(1) for value in at.values())], dim=1)
+
+
+class Grafts(nn.Module):
+    """The trunk's vector to the features that the head reads."""
+
+    def __init__(
+        self, target: FrozenNetwork, clones: Sequence[Clone], adapters: nn.ModuleList, copies: nn.ModuleList
+    ) -> None:
+        super().__init__()
+        self.target, self.clones, self.adapters, self.copies = target, clones, adapters, copies
+        shapes = {position: target.chain.signal(position).shape(1)[1:] for position in _positions(clones)}
+        self._shapes = shapes
+        direct = [clone.source.num_features for clone in clones if clone.position == 0]
+        self._sizes = [target.num_features, *direct, *(torch.Size(shape).numel() for shape in shapes.values())]
+
+    def forward(self, packed: Tensor) -> Tensor:
+        target, *rest = packed.split(self._sizes, dim=1)
+        direct = iter(rest)
+        at = dict(zip(self._shapes, rest[len(rest) - len(self._shapes) :], strict=True))
+        features = [target]
+        for clone, adapter in zip(self.clones, self.adapters, strict=True):
+            if clone.position == 0:
+                features.append(next(direct))
+                continue
+            x = adapter(at[clone.position].unflatten(1, self._shapes[clone.position]))
+            start = source_position(self.target, clone.source, clone.position)
+            features.append(clone.source.features(x, start=start, gates=clone.gates.to(x)))
+        return torch.cat(features, dim=1)
+
+
+def _positions(clones: Sequence[Clone]) -> list[int]:
+    return sorted({clone.position for clone in clones} - {0})
