@@ -38,7 +38,7 @@ class ProxySettings:
         UserError: A value that is not allowed.
     """
 
-    name: Annotated[str, one_of(*PROXIES)] = "ridge"
+    name: str = "ridge"
     also: tuple[str, ...] = ()
     num_draws: Annotated[int, at_least(1)] = 3
     adapters: Annotated[str, one_of("random", "closed_form")] = "random"
@@ -49,8 +49,9 @@ class ProxySettings:
 
     def __post_init__(self) -> None:
         check(self, "proxy")
-        for name in self.also:
-            require("proxy.also", name, one_of(*PROXIES))
+        for key, names in (("name", (self.name,)), ("also", self.also)):
+            for name in names:
+                require(f"proxy.{key}", name, one_of(*PROXIES))
 
 
 def find_proxy(name: str) -> Proxy:
