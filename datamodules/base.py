@@ -10,10 +10,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from datamodules.augmentation import Augmentation
-from datamodules.batches import BatchOrder, Split
+from datamodules.batches import BatchOrder, ImageLoader, Split
 from datamodules.checks import require_count, require_flag
 from datamodules.images import LabelledImages
 from datamodules.manifest import ListedImage, Manifest, printable
@@ -196,19 +195,19 @@ class ImageDataModule(pl.LightningDataModule):
         positions = range(len(chosen))[:limit]
         helpers = self._loading["num_workers"] if len(positions) > 8 * _CHUNK else 0
         batches = [list(positions[start : start + batch_size]) for start in range(0, len(positions), batch_size)]
-        loader = DataLoader(chosen, batch_sampler=batches, num_workers=helpers, generator=torch.Generator())
+        loader = ImageLoader(chosen, batch_sampler=batches, num_workers=helpers, generator=torch.Generator())
         for images, _ in loader:
             yield images
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> ImageLoader:
         """Batches of (images, labels), shuffled and augmented anew in each epoch."""
         return self._loader("train", training=True)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> ImageLoader:
         """Batches of (images, labels) in a fixed order."""
         return self._loader("val", training=False)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> ImageLoader:
         """Batches of (images, labels) in a fixed order."""
         return self._loader("test", training=False)
 
@@ -219,12 +218,12 @@ class ImageDataModule(pl.LightningDataModule):
         augmentation = self.augmentation or Augmentation("affine") if augmented else self._evaluation
         return Split(self._source, self._indices(split), spec, augmentation, self.seed)
 
-    def _loader(self, split: str, *, training: bool) -> DataLoader:
+    def _loader(self, split: str, *, training: bool) -> ImageLoader:
         assert self.input is not None, "call use_input before asking for a loader"
         chosen = self._split(split, self.input, augmented=training and self.augmentation is not None)
         order = BatchOrder(chosen, self.batch_size, shuffle=training, seed=self.seed)
         # The loader draws a seed for its workers, of which nothing depends here: not from the global generator.
-        return DataLoader(chosen, batch_sampler=order, generator=torch.Generator(), **self._loading)
+        return ImageLoader(chosen, batch_sampler=order, generator=torch.Generator(), **self._loading)
 
     def _conversion(self, spec: InputSpec) -> str:
         first = self._source.image(int(self._splits["train"][0]))

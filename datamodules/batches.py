@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.augmentation import Affine, Augmentation, draw
 from datamodules.images import LabelledImages, normalise
@@ -114,6 +115,32 @@ class BatchOrder(Sampler[list[int]]):
         """Chooses the order, and the split's augmentation."""
         self._epoch = epoch
         self._split.set_epoch(epoch)
+
+
+class ImageLoader(DataLoader):
+    """A loader whose faults in worker processes are told in one line."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Batches as the data set gives them.
+
+        Raises:
+            UserError: What a worker raised, without the worker's traceback; a worker that was killed.
+        """
+        try:
+            yield from super().__iter__()
+        except UserError as error:  # the worker's traceback stands before the message
+            told = str(error).strip().splitlines()[-1]
+            kind = type(error)
+            raise kind(told.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = " ".join(str(error).splitlines()[-1].split())
+            raise UserError(
+                f"a process that loads images was killed ({reason}), mostly for want of memory or of shared memory "
+                f"(/dev/shm): lower dataset.num_workers={self.num_workers} or dataset.batch_size, or type "
+                "dataset.num_workers=0"
+            ) from error
 
 
 def derived_generator(*parts: object) -> torch.Generator:

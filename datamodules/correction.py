@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from datamodules.base import ImageDataModule
-from datamodules.batches import BatchOrder, Split, derived_generator
+from datamodules.batches import BatchOrder, ImageLoader, Split, derived_generator
 from datamodules.images import LabelledImages
 from zoo.entries import InputSpec
 from zoo.errors import UserError
@@ -74,11 +73,11 @@ class CorrectionData(ImageDataModule):
         )
         self.input = parent.input
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> ImageLoader:
         """Batches of (images, labels) with all classes in equal shares."""
         loader = super().train_dataloader()
         order = _BalancedOrder(loader.dataset, self._source.labels[self._splits["train"]], self.batch_size, self.seed)
-        return DataLoader(loader.dataset, batch_sampler=order, generator=torch.Generator(), **self._loading)
+        return ImageLoader(loader.dataset, batch_sampler=order, generator=torch.Generator(), **self._loading)
 
 
 class _Relabelled(LabelledImages):

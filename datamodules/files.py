@@ -1,33 +1,31 @@
-"""Image files: found in folders, listed without being read, read one by one."""
+"""Images that lie in files: listed without being read, read one by one."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 import os
-import struct
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from datamodules.images import LabelledImages
+from datamodules.decoding import Decoded, Decoding, UnreadableImage, decode
+from datamodules.images import LabelledImages, as_float
+from datamodules.listing import examples
+from datamodules.manifest import printable
 from zoo.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, Image.DecompressionBombError)
+__all__ = ["ImagesInFiles", "UnreadableImage", "read_image", "tell_copies", "tell_range"]
 
+log = logging.getLogger(__name__)
 
-class UnreadableImage(UserError):
-    """A file that is no image, by name."""
-
-    def __init__(self, message: str) -> None:
-        # A worker process hands its error over with the traceback in front; the last line is what was told.
-        told = message.strip().splitlines()[-1]
-        super().__init__(told.removeprefix(f"{__name__}.{type(self).__name__}: "))
+_REMARKS = ("frames", "transparency", "flat")
+_SURVEYED = 32
+_MOST_COMPARED, _COMPARED_BYTES = 10_000, 1 << 16
 
 
 class ImagesInFiles(LabelledImages):
@@ -41,129 +39,132 @@ class ImagesInFiles(LabelledImages):
         root: Where the names start.
         names: Paths below `root`, with `/`.
         labels: int64 (n,).
+        decoding: What the files leave open.
 
     Raises:
-        UserError: A file that is not there.
+        UserError: A file that is not there, or empty.
     """
 
     digest_covers = "file names, file sizes, times of change and labels"
     sizes_vary = " (the first; sizes vary)"
 
-    def __init__(self, root: Path, names: Sequence[str], labels: Tensor) -> None:
+    def __init__(self, root: Path, names: Sequence[str], labels: Tensor, decoding: Decoding | None = None) -> None:
         self.labels = labels
-        self._root = os.fspath(root)
+        self._root, self._decoding = os.fspath(root), decoding or Decoding()
         # One string instead of a million objects: worker processes share it, for no reference count is written to.
         encoded = [os.fsencode(name) for name in names]
         self._names, self._ends = b"".join(encoded), np.cumsum([0, *map(len, encoded)])
         self._status = np.array([_size_and_time(f"{self._root}/{name}") for name in names], np.int64).reshape(-1, 2)
+        empty = [names[index] for index in np.flatnonzero(self._status[:, 0] == 0)]
+        if empty:
+            raise UserError(
+                f"{printable(self._root)}: {len(empty)} image files are empty ({examples(empty)}); "
+                "fetch them anew or remove them"
+            )
         sha256 = hashlib.sha256()
         for name, status, label in zip(encoded, self._status.tolist(), labels.tolist(), strict=True):
             sha256.update(b"%b\0%d\0%d\0%d\n" % (name, *status, label))
+        if self._decoding != Decoding():
+            sha256.update(f"{self._decoding.colour}\0{self._decoding.white_level}".encode())
         self.digest = f"sha256:{sha256.hexdigest()}"
+        # Shared, so that each remark is made once, whichever worker process meets its cause first.
+        self._told = torch.zeros(len(_REMARKS), dtype=torch.uint8).share_memory_()
 
     def path(self, index: int) -> Path:
         """Where an image lies."""
-        return Path(self._root, self._name(index))
+        return Path(self._root, self.name(index))
 
-    def listed(self, index: int) -> tuple[str, int, int]:
-        return self._name(index), *self._status[index].tolist()
-
-    def image(self, index: int) -> Tensor:
-        return read_image(self.path(index))
-
-    def _name(self, index: int) -> str:
+    def name(self, index: int) -> str:
+        """The path of an image below the root."""
         return os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]])
 
+    def listed(self, index: int) -> tuple[str, int, int]:
+        return self.name(index), *self._status[index].tolist()
 
-def read_image(path: Path) -> Tensor:
+    def image(self, index: int) -> Tensor:
+        return self.decoded(index).pixels
+
+    def decoded(self, index: int) -> Decoded:
+        """One image, and what its file says of it; what was done to it is told once for all images."""
+        path = self.path(index)
+        found = decode(path, self._decoding)
+        for kind, remark in found.remarks.items():
+            told = self._told[_REMARKS.index(kind)]
+            if not told:
+                told.fill_(1)
+                log.warning("%s has %s; so may others, this is told once", printable(str(path)), remark)
+        return found
+
+
+def read_image(path: Path, decoding: Decoding | None = None) -> Tensor:
     """Colour (3, H, W), upright: uint8, or float32 in [0, 1] where the file holds more than 8 bits a channel.
 
-    Transparency is dropped. 16 bits run from 0 to 65535, floating-point numbers from 0 to 1.
+    What is transparent gets the background; of several frames the first is taken; both are told in the log.
 
     Raises:
-        UnreadableImage: The file is missing, broken, no image, or beyond these ranges.
+        UnreadableImage: See `decoding.decode`.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of broken metadata, which many photographs have
-            return _read(path)
-    except _BROKEN as error:
-        if isinstance(error, UserError):
-            raise
-        reason = " ".join(str(error).replace(f" {str(path)!r}", "").split())
-        raise UnreadableImage(f"{path} cannot be read as an image ({reason}); repair or remove it") from error
+    found = decode(path, decoding or Decoding())
+    for remark in found.remarks.values():
+        log.warning("%s has %s", printable(str(path)), remark)
+    return found.pixels
 
 
-def class_folders(folder: Path, ignored: str = "") -> tuple[str, ...]:
-    """Names of the sub-folders, sorted, but for the one ignored.
+def tell_range(source: ImagesInFiles, indices: Tensor) -> None:
+    """Looks at the first of some images, and says where they use less than half of the values between black and white.
 
     Raises:
-        UserError: Fewer than two.
+        UnreadableImage: One of them is broken.
     """
-    folders = (path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    names = tuple(sorted(name for name in folders if name != ignored))
-    if len(names) < 2:
-        found = f"the folder {names[0]} alone" if names else "no folder"
-        raise UserError(f"{folder} holds {found}; expected a folder of images per class, of two classes at least")
-    return names
+    low, high, white, bits = math.inf, -math.inf, 255.0, 8
+    for index in indices[:_SURVEYED].tolist():
+        found = source.decoded(index)
+        values = as_float(found.pixels)
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+        if found.pixels.is_floating_point():
+            white, bits = found.white, 16
+    if high - low >= 0.5:
+        return
+    way = "rescale the files if that is not meant"
+    if bits > 8 and high > 0:
+        level = 2 ** round(high * white).bit_length() - 1 if white > 1 else high
+        way = f"set dataset.white_level={level:g} if that is white"
+    log.warning(
+        "the first %d training images hold values from %.6g to %.6g where white is %g: nearly one shade; %s",
+        *(len(indices[:_SURVEYED]), low * white, high * white, white, way),
+    )
 
 
-def labelled_files(
-    root: Path, folder: str, class_names: Sequence[str], ignored: str = ""
-) -> tuple[list[str], list[int]]:
-    """Names below `root` and labels of the images in the class folders of `root/folder`, at any depth.
+def tell_copies(source: ImagesInFiles, splits: Mapping[str, Tensor]) -> None:
+    """Says how many images of validation and test are in an earlier split, too, byte for byte.
 
-    Raises:
-        UserError: Other class folders than these, or one without images.
+    Only files of one size are compared, the first 10,000 of them, by their first 64 KiB.
     """
-    given = class_folders(root / folder, ignored)
-    if given != tuple(class_names):
-        differing = sorted(set(given) ^ set(class_names))
-        raise UserError(f"{root / folder} has other classes than the training images: {', '.join(differing[:5])}")
-    names: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(class_names):
-        found = sorted(_image_names(root, root / folder / name))
-        if not found:
-            raise UserError(f"{root / folder / name} holds no image; expected files that end in {', '.join(SUFFIXES)}")
-        names += found
-        labels += [label] * len(found)
-    return names, labels
-
-
-def _image_names(root: Path, folder: Path) -> list[str]:
-    names: list[str] = []
-    for directory, _, files in os.walk(folder):
-        place = Path(directory).relative_to(root).as_posix()
-        names += [f"{place}/{file}" for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")]
-    return names
+    places: dict[int, list[tuple[str, int]]] = {}
+    for split, indices in splits.items():
+        for index in indices.tolist():
+            places.setdefault(source.listed(index)[1], []).append((split, index))
+    suspects = [where for where in places.values() if len({split for split, _ in where}) > 1]
+    seen: dict[bytes, tuple[str, int]] = {}
+    copies: dict[tuple[str, str], list[str]] = {}
+    for split, index in [place for where in suspects for place in where][:_MOST_COMPARED]:
+        with source.path(index).open("rb") as file:
+            head = hashlib.sha256(b"%d\0%b" % (source.listed(index)[1], file.read(_COMPARED_BYTES))).digest()
+        first, other = seen.setdefault(head, (split, index))
+        if first != split:
+            copies.setdefault((split, first), []).append(f"{source.name(index)} is {source.name(other)}")
+    for (split, first), names in copies.items():
+        log.warning(
+            "%d images of %s are copies of images of %s (%s): its figures are not of unseen images",
+            *(len(names), split, first, examples(names, 1)),
+        )
 
 
 def _size_and_time(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
     except OSError as error:
         raise UserError(
-            f"{path} is listed in the data and not there ({error.strerror}); unpack the data anew"
+            f"{printable(path)} is listed in the data and not there ({error.strerror}); unpack the data anew"
         ) from error
-
-
-def _read(path: Path) -> Tensor:
-    with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith(("I", "F")):  # Pillow would clip these at 255
-            return _deep(np.array(upright), path)
-        if "transparency" in upright.info:
-            upright = upright.convert("RGBA")
-        return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
-
-
-def _deep(pixels: np.ndarray, path: Path) -> Tensor:
-    most = 1.0 if pixels.dtype.kind == "f" else 65535
-    if not (pixels.min() >= 0 and pixels.max() <= most):
-        raise UnreadableImage(
-            f"{path} holds values from {pixels.min():g} to {pixels.max():g}, expected 0 to {most:g}; rescale it"
-        )
-    grey = torch.from_numpy(pixels.astype(np.float32) / most)
-    return grey.expand(3, -1, -1)
+    return status.st_size, status.st_mtime_ns

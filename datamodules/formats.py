@@ -13,8 +13,9 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 from torchvision import datasets
 
-from datamodules.files import ImagesInFiles, class_folders, labelled_files
+from datamodules.files import ImagesInFiles
 from datamodules.images import ImagesInMemory, LabelledImages
+from datamodules.listing import Listing, class_folders, labelled_files
 from zoo.errors import UserError
 
 DIGITS = tuple("0123456789")
@@ -111,8 +112,10 @@ def _caltech101(root: Path, download: bool) -> Found:
         datasets.Caltech101(root, download=True)
     place, no_class = "caltech101/101_ObjectCategories", "BACKGROUND_Google"
     class_names = class_folders(root / place, ignored=no_class)
-    names, labels = labelled_files(root, place, class_names, ignored=no_class)
-    return Found(ImagesInFiles(root, names, torch.tensor(labels)), _consecutive({"train": len(names)}), class_names)
+    listing = Listing()
+    sizes = {"train": labelled_files(root, place, class_names, listing, ignored=no_class)}
+    listing.tell(root)
+    return Found(ImagesInFiles(root, listing.names, torch.tensor(listing.labels)), _consecutive(sizes), class_names)
 
 
 def _imagenet(root: Path, download: bool) -> Found:
@@ -133,8 +136,10 @@ def _tiny_imagenet(root: Path, download: bool) -> Found:
     annotations = base / "val" / "val_annotations.txt"
     if not annotations.exists():  # sorted into folders like train, as many people do
         return _folders(base, {"train": "train", "test": "val"}, synsets, class_names)
-    names, labels = labelled_files(base, "train", synsets)
-    sizes = {"train": len(names), "test": 0}
+    listing = Listing()
+    sizes = {"train": labelled_files(base, "train", synsets, listing), "test": 0}
+    listing.tell(base)
+    names, labels = listing.names, listing.labels
     for line in annotations.read_text().splitlines():
         file, synset = line.split("\t")[:2]
         names.append(f"val/images/{file}")
@@ -161,15 +166,11 @@ def _cub200(root: Path, download: bool) -> Found:
 
 
 def _folders(root: Path, folders: Mapping[str, str], labels: Sequence[str], class_names: Sequence[str]) -> Found:
-    names: list[str] = []
-    numbers: list[int] = []
-    sizes = {}
-    for split, folder in folders.items():
-        found, theirs = labelled_files(root, folder, labels)
-        names += found
-        numbers += theirs
-        sizes[split] = len(found)
-    return Found(ImagesInFiles(root, names, torch.tensor(numbers)), _consecutive(sizes), tuple(class_names))
+    listing = Listing()
+    sizes = {split: labelled_files(root, folder, labels, listing) for split, folder in folders.items()}
+    listing.tell(root)
+    images = ImagesInFiles(root, listing.names, torch.tensor(listing.labels))
+    return Found(images, _consecutive(sizes), tuple(class_names))
 
 
 def _consecutive(sizes: Mapping[str, int]) -> dict[str, Tensor]:

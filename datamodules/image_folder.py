@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from datamodules.base import ImageDataModule
-from datamodules.checks import require_folder
-from datamodules.files import ImagesInFiles, class_folders, labelled_files
+from datamodules.checks import require_folder, require_option
+from datamodules.decoding import Decoding
+from datamodules.files import ImagesInFiles, tell_copies, tell_range
+from datamodules.layout import LAYOUTS, read_layout
+from datamodules.listing import Listing, class_folders, entries, labelled_files
 from datamodules.splits import complete
 
 
@@ -16,13 +19,20 @@ class ImageFolder(ImageDataModule):
     """Images in `root/train/CLASS/...` with `root/val` and `root/test` beside, or in `root/CLASS/...`.
 
     What has no folder of its own is cut out of the training images by seed, stratified. Images are read when asked
-    for, brought to the size that the network takes, and cut to its shape around the centre.
+    for, brought to the size that the network takes, and cut to its shape around the centre. The folders of the splits
+    may be called `Training`, `valid`, `test_images` and the like; what may be meant in two ways is refused, and what is
+    left out is counted in the log.
 
     Args:
         root: The folder.
+        layout: `auto`, or `classes`: the folders of `root` are the classes whatever they are called, see
+            `layout.read_layout`.
         name: For reports; None takes the folder's name.
         validation_share: Share of the training images that become validation images where `root/val` is missing.
         test_share: The same for `root/test`.
+        background: Behind what is transparent: a colour's name, `#rrggbb`, a grey value or red, green and blue from 0
+            to 255.
+        white_level: The value that is white in images of 16 bits or floating-point numbers; None takes 65535 and 1.
         seed: Of the splits, too.
         options: See `ImageDataModule`.
     """
@@ -31,28 +41,32 @@ class ImageFolder(ImageDataModule):
         self,
         root: str,
         *,
+        layout: Literal["auto", "classes"] = "auto",
         name: str | None = None,
         validation_share: float = 0.15,
         test_share: float = 0.15,
+        background: str | int | tuple[int, int, int] = "white",
+        white_level: float | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
+        require_option("layout", layout, LAYOUTS)
         folder = require_folder(root, "a folder of images per class (CLASS/...)")
-        folders = {"train": ""}
-        if (folder / "train").is_dir():
-            folders = {split: split for split in ("train", "val", "test") if (folder / split).is_dir()}
+        folders = read_layout(folder, layout)
         class_names = class_folders(folder / folders["train"])
-        names: list[str] = []
-        labels: list[int] = []
-        given = {}
-        for split, place in folders.items():
-            found, their_labels = labelled_files(folder, place, class_names)
-            given[split] = torch.arange(len(names), len(names) + len(found))
-            names += found
-            labels += their_labels
-        source = ImagesInFiles(folder, names, torch.tensor(labels))
+        listing = Listing()
+        sizes = {split: labelled_files(folder, place, class_names, listing) for split, place in folders.items()}
+        if folders["train"]:
+            beside = [entry.name for entry in entries(folder) if entry.name not in folders.values()]
+            listing.folders += [name for name in beside if (folder / name).is_dir()]
+            listing.files += [name for name in beside if not (folder / name).is_dir()]
+        listing.tell(folder)
+        source = ImagesInFiles(folder, listing.names, torch.tensor(listing.labels), Decoding(background, white_level))
+        given = dict(zip(sizes, torch.arange(len(source)).split(list(sizes.values())), strict=True))
         shares = {"validation_share": validation_share, "test_share": test_share}
         splits, rule = complete(given, source.labels, class_names, shares, seed)
+        tell_range(source, splits["train"])
+        tell_copies(source, splits)
         super().__init__(
             name=name or folder.name,
             source=source,

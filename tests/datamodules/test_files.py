@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from PIL import Image
 
 from datamodules import ImageFolder
-from datamodules.files import ImagesInFiles, UnreadableImage, read_image
+from datamodules.files import ImagesInFiles, UnreadableImage
 from datamodules.images import as_float
 from zoo.entries import InputSpec
 from zoo.errors import UserError
@@ -19,10 +22,10 @@ SPEC = InputSpec(3, 6, 6, (0.5,) * 3, (0.5,) * 3, "bicubic")
 
 
 def fill(folder: Path, counts: dict[str, int]) -> None:
-    for name, count in counts.items():
+    for label, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True)
         for i in range(count):
-            Image.new("RGB", (9, 8), (i, 0, 0)).save(folder / name / f"{i}.png")
+            Image.new("RGB", (9, 8), (i, 255, label)).save(folder / name / f"{i}.png")
 
 
 def refusal(root: Path | str, **options) -> str:
@@ -30,46 +33,6 @@ def refusal(root: Path | str, **options) -> str:
         ImageFolder(root, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_deep_grey_keeps_its_shades(tmp_path: Path, suffix: str) -> None:
-    shades = np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)
-    Image.fromarray(shades).save(tmp_path / f"deep.{suffix}")
-    pixels = read_image(tmp_path / f"deep.{suffix}")
-    assert pixels.shape == (3, 4, 6)
-    assert torch.allclose(pixels[0], torch.from_numpy(shades.astype(np.float32) / 65535))
-    assert torch.equal(pixels[0], pixels[2])
-
-
-def test_floating_point_images_are_taken_between_0_and_1(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0.0, 0.25, 1.0]], dtype=np.float32)).save(tmp_path / "good.tif")
-    assert read_image(tmp_path / "good.tif")[0].tolist() == [[0.0, 0.25, 1.0]]
-    Image.fromarray(np.array([[0.0, 300.0]], dtype=np.float32)).save(tmp_path / "bad.tif")
-    with pytest.raises(UnreadableImage, match=r"bad\.tif holds values from 0 to 300, expected 0 to 1; rescale it"):
-        read_image(tmp_path / "bad.tif")
-
-
-def test_palettes_and_transparency_keep_their_colours(tmp_path: Path) -> None:
-    image = Image.new("RGBA", (4, 4), (200, 100, 50, 128))
-    image.save(tmp_path / "rgba.png")
-    image.convert("RGB").quantize(2).save(tmp_path / "palette.png", transparency=0)
-    Image.new("LA", (4, 4), (77, 128)).save(tmp_path / "la.png")
-    for name, colour in {"rgba": (200, 100, 50), "palette": (200, 100, 50), "la": (77, 77, 77)}.items():
-        assert tuple(read_image(tmp_path / f"{name}.png")[:, 0, 0].tolist()) == colour
-
-
-@pytest.mark.parametrize("keep", [0, 20, 200])
-@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "tif", "webp", "bmp"])
-def test_a_file_cut_short_is_named_in_one_line(tmp_path: Path, suffix: str, keep: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
-    path = tmp_path / f"cut.{suffix}"
-    Image.fromarray(pixels).save(path)
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UnreadableImage) as error:
-        read_image(path)
-    assert str(error.value).startswith(f"{path} cannot be read as an image")
-    assert "\n" not in str(error.value)
 
 
 def test_a_worker_process_names_the_broken_file_in_one_line(tmp_path: Path) -> None:
@@ -118,14 +81,6 @@ def test_listing_holds_names_of_any_kind(tmp_path: Path) -> None:
     assert [int(images.image(i)[0, 0, 0]) for i in range(3)] == [0, 1, 2]
     renamed = ImagesInFiles(tmp_path, names, torch.tensor([0, 1, 1]))
     assert renamed.digest != images.digest
-
-
-def test_hidden_files_are_no_images(tmp_path: Path) -> None:
-    fill(tmp_path, {"a": 10, "b": 10})
-    (tmp_path / "a" / "._0.png").write_bytes(b"what macOS leaves in archives")
-    (tmp_path / ".cache").mkdir()
-    data = ImageFolder(str(tmp_path))
-    assert sum(data.num_images(split) for split in ("train", "val", "test")) == 20
 
 
 def test_a_class_of_one_image_is_trained_on_and_the_log_says_that_it_is_not_measured(
@@ -184,6 +139,11 @@ def test_the_record_says_what_was_read_and_how_it_was_split(tmp_path: Path) -> N
         ({"validation_share": None}, "dataset.validation_share=None"),
         ({"validation_share": 0.5, "test_share": 0.5}, "too few to cut val and test out of them"),
         ({"augmentation": "trival"}, "did you mean 'trivial'"),
+        ({"layout": "classes_"}, "did you mean 'classes'"),
+        ({"background": "whit"}, "dataset.background=whit: expected a colour"),
+        ({"background": 256}, "dataset.background=256"),
+        ({"background": [0, 1]}, "dataset.background=[0, 1]"),
+        ({"white_level": 0}, "dataset.white_level=0: expected a number above 0"),
     ],
 )
 def test_refuses_settings(tmp_path: Path, options: dict, told: str) -> None:
@@ -197,6 +157,92 @@ def test_refuses_roots(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "there is no such folder" in refusal(str(tmp_path / "file"))
     assert "expected the path of a folder" in refusal(17)
+
+
+def test_a_worker_process_that_is_killed_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, {"a": 6, "b": 6})
+    data = ImageFolder(str(tmp_path), batch_size=4, num_workers=1)
+    data.use_input(SPEC)
+    monkeypatch.setattr(ImagesInFiles, "image", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError, match=r"a process that loads images was killed .* dataset.num_workers=0") as error:
+        list(data.val_dataloader())
+    assert "\n" not in str(error.value)
+
+
+def test_empty_files_are_named_before_anything_is_read(tmp_path: Path) -> None:
+    fill(tmp_path, {"a": 6, "b": 6})
+    for i in range(4):
+        (tmp_path / "b" / f"{i}.png").write_bytes(b"")
+    assert "4 image files are empty (b/0.png, b/1.png, b/2.png, ...)" in refusal(str(tmp_path))
+
+
+def test_copies_between_splits_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split, seed in (("train", 0), ("val", 1), ("test", 2)):
+        random = np.random.default_rng(seed)
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(3):
+                Image.fromarray(random.integers(0, 255, (9, 9, 3), np.uint8)).save(tmp_path / split / name / f"{i}.bmp")
+    ImageFolder(str(tmp_path))
+    assert caplog.messages == []
+    shutil.copy(tmp_path / "train" / "a" / "1.bmp", tmp_path / "test" / "a" / "2.bmp")
+    ImageFolder(str(tmp_path))
+    assert caplog.messages == [
+        "1 images of test are copies of images of train (test/a/2.bmp is train/a/1.bmp): its figures are not of unseen "
+        "images"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "high", "told"),
+    [
+        (np.uint16, 4095, "dataset.white_level=4095"),
+        (np.uint16, 16000, "dataset.white_level=16383"),
+        (np.uint16, 65535, None),
+        (np.float32, 0.25, "dataset.white_level=0.25"),
+        (np.uint8, 1, "rescale the files"),
+        (np.uint8, 200, None),
+    ],
+)
+def test_values_that_use_little_of_their_range_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: type, high: float, told: str | None
+) -> None:
+    random = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            pixels = (random.random((9, 9)) * high).round(3 if dtype == np.float32 else 0).astype(dtype)
+            pixels[0, :2] = 0, high
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.tif")
+    ImageFolder(str(tmp_path))
+    assert len(caplog.messages) == (told is not None)
+    if told is None:
+        return
+    assert told in caplog.messages[0]
+    if "white_level" in told:
+        caplog.clear()
+        level = float(told.partition("=")[2])
+        data = ImageFolder(str(tmp_path), white_level=level)
+        assert caplog.messages == []
+        assert data.images("train", SPEC)[0].max() > 0.5
+        assert data.digest != ImageFolder(str(tmp_path)).digest
+
+
+def test_remarks_on_files_are_made_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    drawing = np.zeros((8, 8, 4), np.uint8)
+    drawing[2:6, 2:6, 3] = 255
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            drawing[0, 0] = i, 0, ord(name), 255
+            Image.fromarray(drawing).save(tmp_path / name / f"{i}.png")
+    data = ImageFolder(str(tmp_path))
+    data.images("train", SPEC)
+    assert len(caplog.messages) == 1
+    assert "transparent parts, which get the background white (dataset.background)" in caplog.messages[0]
+    black = ImageFolder(str(tmp_path), background="black")
+    assert black.digest != data.digest
+    assert black.images("train", SPEC)[0].mean() < data.images("train", SPEC)[0].mean()
 
 
 def test_eight_bit_values_become_shares_of_255() -> None:

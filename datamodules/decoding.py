@@ -1,0 +1,164 @@
+"""One image file as numbers: any mode that Pillow reads becomes red, green and blue."""
+
+from __future__ import annotations
+
+import math
+import struct
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageColor, ImageOps
+from torch import Tensor
+
+from datamodules.listing import image_formats
+from datamodules.manifest import printable
+from zoo.errors import UserError
+
+# What Pillow's readers say of files that are broken.
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, AttributeError),
+    *(RuntimeError, AssertionError, MemoryError, struct.error, Image.DecompressionBombError),
+)
+
+
+class UnreadableImage(UserError):
+    """A file that is no image, or none that is understood, by name."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What the files themselves leave open.
+
+    Attributes:
+        background: Behind what is transparent: a colour's name, `#rrggbb`, a grey value or red, green and blue from 0
+            to 255.
+        white_level: The value that is white in images of 16 bits or floating-point numbers; None takes 65535 and 1.
+    """
+
+    background: str | int | Sequence[int] = "white"
+    white_level: float | None = None
+
+    def __post_init__(self) -> None:
+        level = self.white_level
+        is_number = isinstance(level, (int, float)) and not isinstance(level, bool)
+        if level is not None and not (is_number and 0 < level < math.inf):
+            raise UserError(f"dataset.white_level={level}: expected a number above 0, or null")
+        _ = self.colour
+
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        """Red, green and blue of the background, 0 to 255."""
+        given: Any = self.background
+        try:
+            if isinstance(given, str):
+                return ImageColor.getrgb(given)[:3]
+            values = tuple(given) if isinstance(given, Sequence) else (given,) * 3
+        except ValueError:
+            values = ()
+        if len(values) != 3 or not all(type(value) is int and 0 <= value <= 255 for value in values):
+            raise UserError(
+                f"dataset.background={given}: expected a colour (white, black, '#808080'), a grey value from 0 to 255, "
+                "or [red,green,blue]"
+            )
+        return values
+
+
+class Decoded(NamedTuple):
+    """An image, and what was done to it that its owner should know.
+
+    Attributes:
+        pixels: (3, H, W), upright: uint8, or float32 in [0, 1] where the file holds more than 8 bits a channel.
+        white: The value in the file that became 1, or 255.
+        remarks: By kind, in words.
+    """
+
+    pixels: Tensor
+    white: float
+    remarks: Mapping[str, str]
+
+
+def decode(path: Path, decoding: Decoding) -> Decoded:
+    """Reads an image file; of several frames the first.
+
+    Raises:
+        UnreadableImage: The file is missing, broken, no image, larger than Pillow takes for honest, or holds values
+            beyond its white.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of broken metadata, which many photographs have
+            return _decode(path, decoding)
+    except UserError:
+        raise
+    except _BROKEN as error:
+        way = "repair or remove it"
+        if isinstance(error, Image.DecompressionBombError):
+            way = "make it smaller or remove it"
+        reason = " ".join(str(error).replace(f" {str(path)!r}", "").split()) or type(error).__name__
+        raise UnreadableImage(
+            f"{printable(str(path))} cannot be read as an image ({printable(reason)}); {way}"
+        ) from error
+
+
+def _decode(path: Path, decoding: Decoding) -> Decoded:
+    remarks: dict[str, str] = {}
+    with Image.open(path, formats=image_formats()) as image:
+        num_frames = getattr(image, "n_frames", 1)
+        if num_frames > 1:
+            image.seek(0)
+            remarks["frames"] = f"{num_frames} frames, of which the first is taken"
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith(("I", "F")):  # Pillow would clip these at 255
+            return _deep(np.array(upright), upright.info.get("transparency"), decoding, path, remarks)
+        if upright.mode == "LAB":
+            profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+            upright = ImageCms.profileToProfile(upright, *profiles, outputMode="RGB")
+        if upright.has_transparency_data:
+            upright = _composed(upright, decoding, remarks)
+        return Decoded(torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1), 255, remarks)
+
+
+def _composed(image: Image.Image, decoding: Decoding, remarks: dict[str, str]) -> Image.Image:
+    image = image.convert("LA") if image.mode == "La" else image
+    image = image.convert("RGBA")
+    alpha = image.getchannel("A").getextrema()
+    if alpha[0] == 255:
+        return image
+    remarks["transparency"] = f"transparent parts, which get the background {decoding.background} (dataset.background)"
+    composed = Image.alpha_composite(Image.new("RGBA", image.size, (*decoding.colour, 255)), image)
+    if all(low == high for low, high in composed.convert("RGB").getextrema()):
+        remarks["flat"] = (
+            f"nothing that can be seen before the background {decoding.background}; "
+            f"{'it is transparent everywhere' if alpha[1] == 0 else 'set another dataset.background'}"
+        )
+    return composed
+
+
+def _deep(
+    pixels: np.ndarray, transparent: int | None, decoding: Decoding, path: Path, remarks: dict[str, str]
+) -> Decoded:
+    white = decoding.white_level or (1.0 if pixels.dtype.kind == "f" else 65535)
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= white):
+        key = (
+            "rescale it"
+            if not low >= 0 or not np.isfinite(high)
+            else f"rescale it, or set dataset.white_level={high:g}"
+        )
+        raise UnreadableImage(
+            f"{printable(str(path))} holds values from {low:g} to {high:g}, expected 0 to {white:g}; {key}"
+        )
+    grey = torch.from_numpy(pixels.astype(np.float32) / white)
+    colour = grey.expand(3, -1, -1)
+    if transparent is not None and (pixels == transparent).any():
+        remarks["transparency"] = (
+            f"transparent parts, which get the background {decoding.background} (dataset.background)"
+        )
+        behind = torch.tensor(decoding.colour).view(3, 1, 1) / 255
+        colour = torch.where(torch.from_numpy(pixels == transparent), behind, colour)
+    return Decoded(colour, white, remarks)

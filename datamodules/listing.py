@@ -1,0 +1,229 @@
+"""Folders of image files, listed without reading the images."""
+
+from __future__ import annotations
+
+import logging
+import os
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from datamodules.manifest import printable
+from zoo.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# What operating systems, editors and network drives leave between images, beside names that begin with a dot.
+_LEFT_BEHIND = {
+    *("__macosx", "@eadir", "#recycle", "lost+found", "$recycle.bin", "system volume information", "__pycache__"),
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+}
+# Formats of which Pillow knows the head alone, and one for which it starts an interpreter of programs (Ghostscript).
+_NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+@dataclass
+class Listing:
+    """Image files of labelled folders, and what lies between them.
+
+    Attributes:
+        names: Paths of images below the root, with `/`.
+        labels: Of each.
+        files: Left out: no images, or hidden.
+        folders: Left out with all they hold.
+    """
+
+    names: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+    def tell(self, root: Path) -> None:
+        """Says in one line what was left out, if anything was."""
+        parts = []
+        if self.files:
+            parts.append(f"{len(self.files)} files that are no images to Pillow, or hidden ({examples(self.files)})")
+        if self.folders:
+            parts.append(f"{len(self.folders)} folders ({examples(self.folders)})")
+        if parts:
+            log.warning("images of %s: %d read; left out: %s", printable(str(root)), len(self.names), ", ".join(parts))
+
+
+def image_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read."""
+    return _formats()[0]
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[tuple[str, ...], frozenset[str]]:
+    Image.init()
+    formats = tuple(name for name in Image.ID if name not in _NOT_READ)
+    return formats, frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in formats)
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is hidden, or none of the user's."""
+    return name.startswith(".") or name.lower() in _LEFT_BEHIND
+
+
+def examples(names: Sequence[str], count: int = 3) -> str:
+    """The first names, and dots for the others."""
+    return ", ".join([*map(printable, names[:count]), *(["..."] if len(names) > count else [])])
+
+
+def entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """What a folder holds, by name: the order of the file system does not count.
+
+    Raises:
+        UserError: It cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{printable(str(folder))} cannot be listed ({error.strerror})") from error
+
+
+def subfolders(folder: Path) -> tuple[str, ...]:
+    """Names of the sub-folders, sorted, without those that nobody made on purpose; links are followed."""
+    return tuple(entry.name for entry in entries(folder) if _is_folder(entry) and not is_left_behind(entry.name))
+
+
+def has_images(folder: Path) -> bool:
+    """Whether there are images in a folder itself."""
+    return any(_is_image(entry) for entry in entries(folder) if not is_left_behind(entry.name))
+
+
+def class_folders(folder: Path, ignored: str = "") -> tuple[str, ...]:
+    """Names of the sub-folders, sorted, but for the one ignored.
+
+    Raises:
+        UserError: Fewer than two, or two that differ in capitals alone.
+    """
+    names = tuple(name for name in subfolders(folder) if name != ignored)
+    shown = printable(str(folder))
+    if len(names) < 2:
+        deeper = subfolders(folder / names[0]) if names else ()
+        found = f"the folder {printable(names[0])} alone" if names else "no folder"
+        found += ", and images without a class" if has_images(folder) else ""
+        way = f"; if {printable(names[0])} holds the classes ({examples(deeper)}), name that folder" if deeper else ""
+        raise UserError(f"{shown} holds {found}; expected a folder of images per class, of two classes at least{way}")
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(plain(name), name)
+        if other != name:
+            raise UserError(f"{shown} holds {printable(other)!r} and {printable(name)!r}: two classes of one name")
+    return names
+
+
+def labelled_files(root: Path, folder: str, class_names: Sequence[str], listing: Listing, ignored: str = "") -> int:
+    """Adds the images in the class folders of `root/folder`, at any depth, to a listing; returns their number.
+
+    Raises:
+        UserError: Other class folders than these, one without images, a link to nothing or to a folder around it.
+    """
+    given = class_folders(root / folder, ignored)
+    if given != tuple(class_names):
+        raise UserError(
+            f"{printable(str(root / folder))} has other classes than the training images: "
+            f"{_differing(given, class_names)}"
+        )
+    count = len(listing.names)
+    for entry in entries(root / folder):
+        place = f"{folder}/{entry.name}".lstrip("/")
+        if entry.name in class_names or (ignored and entry.name == ignored):
+            continue
+        if not _is_folder(entry):
+            listing.files.append(place)
+        else:
+            listing.folders.append(place)
+    for label, name in enumerate(class_names):
+        before, left_out = len(listing.names), len(listing.files)
+        place = f"{folder}/{name}".lstrip("/")
+        _walk(root, place, _identities(root / folder / name), listing)
+        if len(listing.names) == before:
+            files = listing.files[left_out:]
+            told = f", but {len(files)} other files ({examples(files)})" if files else ""
+            raise UserError(
+                f"{printable(str(root / folder / name))} holds no image that Pillow reads{told}; "
+                "put images into the folder, convert them, or remove it"
+            )
+        listing.labels += [label] * (len(listing.names) - before)
+    return len(listing.names) - count
+
+
+def _walk(root: Path, place: str, above: tuple[tuple[int, int], ...], listing: Listing) -> None:
+    for entry in entries(root / place):
+        name = f"{place}/{entry.name}"
+        if _is_folder(entry):
+            status = entry.stat()
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                raise UserError(f"{printable(entry.path)} is a link to a folder that it lies in; remove it")
+            if is_left_behind(entry.name):
+                listing.folders.append(name)
+            else:
+                _walk(root, name, (*above, here), listing)
+        elif not is_left_behind(entry.name) and _is_image(entry):
+            listing.names.append(name)
+        else:
+            listing.files.append(name)
+
+
+def _identities(folder: Path) -> tuple[tuple[int, int], ...]:
+    """Device and number of a folder and of all above it."""
+    return tuple((status.st_dev, status.st_ino) for status in map(os.stat, (folder, *folder.resolve().parents)))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # links in a circle
+        raise UserError(f"{printable(entry.path)} cannot be followed ({error.strerror}); remove it") from error
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """By its suffix, or by its head where the suffix is none of an image."""
+    formats, suffixes = _formats()
+    is_named = os.path.splitext(entry.name)[1].lower() in suffixes
+    if not entry.is_file():  # a folder, a pipe, a link to nothing
+        if is_named and entry.is_symlink() and not os.path.exists(entry.path):
+            raise UserError(f"{printable(entry.path)} is a link to nothing; mend or remove it")
+        return False
+    return is_named or _has_head_of_an_image(entry.path, formats)
+
+
+def _has_head_of_an_image(path: str, formats: Sequence[str]) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=formats):
+                return True
+    except Image.DecompressionBombError:
+        return True  # an image, refused by name when it is read
+    except Exception:  # noqa: BLE001 - whatever a reader says of a file that is none of its own
+        return False
+
+
+def plain(name: str) -> str:
+    """A name without what people and file systems vary: capitals, Unicode form, blanks around."""
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+def _differing(given: Sequence[str], expected: Sequence[str]) -> str:
+    only = sorted(set(given) ^ set(expected))
+    told = examples(only, 5)
+    pairs: dict[str, set[str]] = {}
+    for name in only:
+        pairs.setdefault(plain(name), set()).add(name)
+    alike = next((sorted(names) for names in pairs.values() if len(names) > 1), None)
+    return (
+        f"{told} (but for capitals or Unicode forms {printable(alike[0])!r} is {printable(alike[1])!r})"
+        if alike
+        else told
+    )
