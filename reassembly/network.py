@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from tuning.network import TunableNetwork
-from zoo.blueprint import AdapterSpec, BlockSpec, Bundle, ReassemblyBlueprint, check_digest, read_bundle
+from zoo.blueprint import AdapterSpec, BlockSpec, Bundle, ReassemblyBlueprint, check_digest, check_tensors, read_bundle
 from zoo.chain import Chain, Costs
 from zoo.chain.signals import Signal, pool
 from zoo.digests import digest
@@ -197,15 +197,7 @@ def from_bundle(bundle: Bundle, chains: Mapping[str, Chain]) -> AssembledNetwork
     """
     network = assemble(bundle.blueprint, chains, check_digests=not bundle.complete)
     state = network.state_dict()
-    for name, tensor in bundle.tensors.items():
-        if name not in state:
-            raise UserError(f"bundle: its blueprint gives no tensor {name!r}")
-        if (tensor.shape, tensor.dtype) != (state[name].shape, state[name].dtype):
-            given, expected = (f"{t.dtype} {list(t.shape)}" for t in (tensor, state[name]))
-            raise UserError(f"bundle: tensor {name!r} is {given}, its blueprint expects {expected}")
-    for name in state:
-        if name not in bundle.tensors and (bundle.complete or _is_new(name)):
-            raise UserError(f"bundle: tensor {name!r} is missing")
+    check_tensors(bundle.tensors, state, is_required=lambda name: bundle.complete or _is_new(name), where="bundle")
     network.load_state_dict({**state, **bundle.tensors})
     return network
 

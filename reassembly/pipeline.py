@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -137,12 +138,13 @@ class Search:
         """Returns the recipe of a candidate."""
         blocks = joined(pick.candidate.blocks)
         proxy = self.settings.proxy.name
+        score = pick.scores[proxy]  # -inf of a network without what the proxy counts
         return ReassemblyBlueprint(
             blocks=blocks,
             adapters=(self.settings.adapter.spec(),) * (len(blocks) - 1),
             head=HeadSpec(classes=self.data.class_names),
             networks={name: descriptions[name].digest for name in dict.fromkeys(block.network for block in blocks)},
-            provenance=Provenance(self.zoo.name, proxy, pick.scores[proxy], self.seed),
+            provenance=Provenance(self.zoo.name, proxy, score if math.isfinite(score) else None, self.seed),
         )
 
     def whole_network(self, name: str | None) -> ReassemblyBlueprint:

@@ -19,6 +19,7 @@ from torch import nn
 
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
+from zoo.storage.records import short_repr
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -208,7 +209,7 @@ def _require_reachable(entry: ZooEntry, address: str, *, offline: bool = False) 
 
 
 def _arguments(kwargs: Mapping[str, Any]) -> str:
-    return f"kwargs ({', '.join(f'{key}={value!r}' for key, value in kwargs.items()) or 'none'})"
+    return f"kwargs ({', '.join(f'{key}={short_repr(value)}' for key, value in kwargs.items()) or 'none'})"
 
 
 def _origin(entry: ZooEntry) -> str:

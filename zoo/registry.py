@@ -16,7 +16,7 @@ from zoo.builders import require_architecture, require_size, tagged
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
 from zoo.storage.files import read_yaml
-from zoo.storage.records import from_plain, neighbours, to_plain
+from zoo.storage.records import from_plain, neighbours, short_repr, to_plain
 from zoo.weights import require_file
 
 
@@ -141,10 +141,10 @@ def published_input(source: str, model: str, kwargs: Mapping[str, Any]) -> Input
 def _read_entry(name: str, fields: Any, default_input: Any, where: str) -> ZooEntry:
     where = f"{where}: {name}"
     if not isinstance(fields, Mapping):
-        raise UserError(f"{where}: expected a mapping of fields, got {fields!r}")
+        raise UserError(f"{where}: expected a mapping of fields, got {short_repr(fields)}")
     kwargs = fields.get("kwargs", {})
     if not isinstance(kwargs, Mapping):
-        raise UserError(f"{where}: kwargs: got {kwargs!r}, expected a mapping of arguments")
+        raise UserError(f"{where}: kwargs: got {short_repr(kwargs)}, expected a mapping of arguments")
     plain = {"name": name, **fields, "kwargs": {}}
     given = _read_input(fields, default_input, where)
     if given is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zoo.blueprint.blueprint import (
     FORMAT,
+    MAX_CLASSES,
     AdapterSpec,
     BlockSpec,
     HeadSpec,
@@ -16,11 +17,12 @@ from zoo.blueprint.blueprint import (
     to_text,
     write_blueprint,
 )
-from zoo.blueprint.bundle import BLUEPRINT_FILE, WEIGHTS_FILE, Bundle, read_bundle, write_bundle
+from zoo.blueprint.bundle import BLUEPRINT_FILE, WEIGHTS_FILE, Bundle, check_tensors, read_bundle, write_bundle
 
 __all__ = [
     "BLUEPRINT_FILE",
     "FORMAT",
+    "MAX_CLASSES",
     "WEIGHTS_FILE",
     "AdapterSpec",
     "BlockSpec",
@@ -30,6 +32,7 @@ __all__ = [
     "ReassemblyBlueprint",
     "check_digest",
     "check_networks",
+    "check_tensors",
     "composition",
     "read_blueprint",
     "read_bundle",

@@ -7,6 +7,7 @@ Each method has its own frozen dataclass with a ``method`` field; ``read_bluepri
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,13 @@ from typing import Any, Literal, TypeVar
 
 from zoo.errors import UserError
 from zoo.storage import files, records
+from zoo.storage.plain import dump_yaml
 
 FORMAT = "huozi-blueprint/1"
+MAX_CLASSES = 100_000
+"""Of a head; more are refused before anything is allocated for them."""
+
+MAX_BLOCKS = 1000
 
 Blueprint = TypeVar("Blueprint")
 
@@ -71,8 +77,8 @@ class HeadSpec:
     def __post_init__(self) -> None:
         if (self.classes is None) == (self.num_classes is None):
             raise UserError("head: give either classes (their names) or num_classes")
-        if self.size < 1:
-            raise UserError(f"head: got {self.size} classes, expected at least 1")
+        if not 1 <= self.size <= MAX_CLASSES:
+            raise UserError(f"head: got {self.size} classes, expected at least 1 and at most {MAX_CLASSES:,}")
         if self.classes and len(set(self.classes)) < len(self.classes):
             raise UserError("head: the names of the classes must differ")
 
@@ -91,6 +97,10 @@ class Provenance:
     score: float | None = None
     seed: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.score is not None and not math.isfinite(self.score):
+            raise UserError(f"provenance.score: got {self.score}, expected a number")
+
 
 @dataclass(frozen=True)
 class ReassemblyBlueprint:
@@ -107,8 +117,8 @@ class ReassemblyBlueprint:
     method: Literal["reassembly"] = "reassembly"
 
     def __post_init__(self) -> None:
-        if not self.blocks:
-            raise UserError("blocks: expected at least one")
+        if not 1 <= len(self.blocks) <= MAX_BLOCKS:
+            raise UserError(f"blocks: got {len(self.blocks)}, expected at least one and at most {MAX_BLOCKS:,}")
         if len(self.adapters) != len(self.blocks) - 1:
             expected = len(self.blocks) - 1
             raise UserError(f"adapters: got {len(self.adapters)}, expected {expected}, one between each two blocks")
@@ -143,7 +153,9 @@ def check_networks(used: set[str], networks: Mapping[str, str]) -> None:
         raise UserError(f"networks: {name!r} is used by no block; used: {', '.join(sorted(used))}")
     for name, digest in networks.items():
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-            raise UserError(f"networks.{name}: got {digest!r}, expected sha256: and 64 hexadecimal digits")
+            raise UserError(
+                f"networks.{name}: got {records.short_repr(digest)}, expected sha256: and 64 hexadecimal digits"
+            )
 
 
 def check_digest(name: str, expected: str, found: str) -> None:
@@ -158,7 +170,7 @@ def check_digest(name: str, expected: str, found: str) -> None:
 def to_text(blueprint: Any) -> str:
     """The YAML text of any method's blueprint."""
     plain = records.to_plain(blueprint)
-    return files.dump_yaml({"format": FORMAT, "method": plain.pop("method"), **plain})
+    return dump_yaml({"format": FORMAT, "method": plain.pop("method"), **plain})
 
 
 def write_blueprint(path: str | Path, blueprint: Any) -> None:
@@ -180,19 +192,23 @@ def read_blueprint(path: str | Path, *kinds: type[Blueprint]) -> Blueprint:
     plain = files.read_yaml(path)
     version = plain.pop("format", None)
     if version != FORMAT:
-        raise UserError(f"{path}: format {version!r} is not supported; expected {FORMAT}")
+        raise UserError(f"{path}: format {records.short_repr(version)} is not supported; expected {FORMAT}")
     by_method = {_method(kind): kind for kind in kinds or (ReassemblyBlueprint,)}
     method = plain.get("method")
-    if method not in list(by_method):  # a list: what was read may not be hashable
+    if not isinstance(method, str) or method not in by_method:
         raise UserError(
-            f"{path}: made by method={method}, expected method={' or '.join(by_method)}: give another blueprint, "
-            "or type the method that made it"
+            f"{path}: made by method={_word(method)}, expected method={' or '.join(by_method)}: "
+            "give another blueprint, or type the method that made it"
         )
     return records.from_plain(by_method[method], plain, where=str(path))
 
 
 def _method(kind: type) -> str:
     return next(field.default for field in dataclasses.fields(kind) if field.name == "method")
+
+
+def _word(value: Any) -> str:
+    return value[:60] if isinstance(value, str) else records.short_repr(value)
 
 
 def _short(digest: str) -> str:

@@ -11,14 +11,14 @@ bundle.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from zoo.blueprint.blueprint import read_blueprint, to_text, write_blueprint
+from zoo.blueprint.blueprint import read_blueprint, to_text
 from zoo.digests import digest
 from zoo.errors import UserError
 from zoo.storage import files
@@ -45,15 +45,19 @@ class Bundle:
 
 
 def write_bundle(directory: str | Path, bundle: Bundle) -> None:
-    """Write a bundle into ``directory``, over one that is there; each file is replaced atomically."""
+    """Write a bundle into ``directory``, over one that is there, whose files stay until the new ones are whole."""
     metadata = {
         "format": FORMAT,
         "contents": "complete" if bundle.complete else "learnt",
         "tensors": digest(bundle.tensors),
         "blueprint": _text_digest(bundle.blueprint),
     }
-    write_blueprint(Path(directory) / BLUEPRINT_FILE, bundle.blueprint)
-    files.write_safetensors(Path(directory) / WEIGHTS_FILE, bundle.tensors, metadata)
+    files.write_together(
+        {
+            Path(directory) / BLUEPRINT_FILE: to_text(bundle.blueprint).encode(),
+            Path(directory) / WEIGHTS_FILE: files.safetensors_bytes(bundle.tensors, metadata),
+        }
+    )
 
 
 def read_bundle(directory: str | Path, *kinds: type) -> Bundle:
@@ -76,6 +80,34 @@ def read_bundle(directory: str | Path, *kinds: type) -> Bundle:
     if metadata.get("blueprint") != _text_digest(blueprint):
         raise UserError(f"{path}: these weights belong to another blueprint than {BLUEPRINT_FILE} beside them")
     return Bundle(blueprint, tensors, complete=metadata["contents"] == "complete")
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], built: Mapping[str, Tensor], *, is_required: Callable[[str], bool], where: str
+) -> None:
+    """Refuse tensors that do not fit the network they are to be written into.
+
+    Args:
+        tensors: what was read.
+        built: state of the network as its blueprint builds it.
+        is_required: whether a tensor of that name must be there.
+        where: begins every message.
+
+    Raises:
+        UserError: a tensor that the network lacks, one of another dtype or shape, a missing one, NaN or an infinity
+            where the network as built has none.
+    """
+    for name, tensor in tensors.items():
+        if name not in built:
+            raise UserError(f"{where}: its blueprint gives no tensor {name!r}")
+        if (tensor.shape, tensor.dtype) != (built[name].shape, built[name].dtype):
+            given, expected = (f"{t.dtype} {list(t.shape)}" for t in (tensor, built[name]))
+            raise UserError(f"{where}: tensor {name!r} is {given}, its blueprint expects {expected}")
+        if not (tensor.isfinite() | (tensor == built[name].to(tensor.device))).all():
+            raise UserError(f"{where}: tensor {name!r} holds NaN or infinite values: tune anew, or get another copy")
+    for name in built:
+        if name not in tensors and is_required(name):
+            raise UserError(f"{where}: tensor {name!r} is missing")
 
 
 def _text_digest(blueprint: Any) -> str:

@@ -6,9 +6,14 @@ A reader never meets a half-written file: every writer fills a temporary file in
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import hashlib
 import json
 import os
+import platform
 import struct
+import time
 import uuid
 import zipfile
 import zlib
@@ -18,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from zoo.errors import UserError
+from zoo.storage.plain import MAX_BYTES, MAX_JSON_BYTES, dump_yaml, one_line, parse_json, parse_yaml
 
 
 @dataclass(frozen=True)
@@ -43,30 +48,51 @@ class ReportFiles:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
 
-    Missing parent directories are made. The content is flushed to the disk before the rename.
+    Missing parent directories are made; the content is on the disk before the rename; permissions are those of any new
+    file; of a symbolic link the file that it leads to is replaced. What killed writers left beside it is removed.
+
+    Raises:
+        OSError: with ``path`` as its file name, whatever could not be done: a full disk, no permission, a directory of
+            that name.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    path = Path(os.path.realpath(path))
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary = _temporary(path)
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush_directory(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+    except OSError as error:
+        if error.filename not in (None, str(path.parent)) and not Path(error.filename).name.startswith(_PREFIX):
+            raise  # about another file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` as UTF-8 with a final newline, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+    write_bytes(path, _encoded(text))
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write ``content``, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: all are whole on the disk before one takes its place, first to last.
+
+    Killed in between, the last ones are the old ones: a reader has to tell whether files belong together.
+    """
+    with contextlib.ExitStack() as stack:
+        for path, content in reversed(contents.items()):
+            temporary = stack.enter_context(atomic_path(path))
+            temporary.write_bytes(content)
+            _flush(temporary)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -81,36 +107,30 @@ def write_yaml(path: str | Path, value: Any) -> None:
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write copies of ``tensors`` (CPU, contiguous, shared storage told apart) and ``metadata``, atomically."""
+    write_bytes(path, safetensors_bytes(tensors, metadata))  # save_file would hide the file from other users
+
+
+def safetensors_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """What ``write_safetensors`` writes."""
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(copies, metadata=dict(metadata)))  # save_file would hide the file from other users
-
-
-def dump_yaml(value: Any) -> str:
-    """YAML text in the order given; whatever lies deeper than two levels stays on one line, like a recipe."""
-    return yaml.dump(value, Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, width=120)
+    return save(copies, metadata=dict(metadata))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping.
+    """Read a YAML mapping; see ``zoo.storage.plain`` for what our YAML knows.
 
     Raises:
-        UserError: the file is missing, no text, no YAML, no mapping at its top, or has a key twice.
+        UserError: the file is missing, no text, too large, not our YAML, or no mapping at its top.
     """
-    try:
-        value = yaml.load(_read_text(path), Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not readable as YAML: {_one_line(error)}") from error
+    value = parse_yaml(_read_text(path, MAX_BYTES), str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a mapping of fields at the top, got {type(value).__name__}")
     return value
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; ``UserError`` if it is missing or damaged."""
-    try:
-        return json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from error
+    """Read a JSON file; ``UserError`` if it is missing, damaged or too large."""
+    return parse_json(_read_text(path, MAX_JSON_BYTES), str(path))
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -119,8 +139,10 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[st
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
     except SafetensorError as error:
-        raise UserError(f"{path}: damaged or truncated weights file: {_one_line(error)}") from error
+        raise UserError(f"{path}: damaged or truncated weights file: {one_line(error)}") from error
 
 
 def require_whole_archive(path: str | Path) -> None:
@@ -136,9 +158,9 @@ def require_whole_archive(path: str | Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or _one_line(error)}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
     except _ARCHIVE_FAULTS as error:
-        raise UserError(f"{path}: damaged or truncated: {_one_line(error)}") from error
+        raise UserError(f"{path}: damaged or truncated: {one_line(error)}") from error
     if damaged is not None:
         raise UserError(f"{path}: damaged: the bytes of {damaged} do not fit the checksum that the file has of them")
 
@@ -146,51 +168,89 @@ def require_whole_archive(path: str | Path) -> None:
 _ARCHIVE_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe loading that refuses a key given twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+def _read_text(path: str | Path, max_bytes: int) -> str:
+    try:
+        return read_bytes(path, max_bytes).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file: {one_line(error)}") from error
 
 
-class _RecipeDumper(yaml.SafeDumper):
-    def represent(self, data: Any) -> None:
-        node = self.represent_data(data)
-        _lay_out(node, depth=0)
-        self.serialize(node)
+def read_bytes(path: str | Path, max_bytes: int) -> bytes:
+    """Read a file of at most ``max_bytes``.
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
-
-
-def _lay_out(node: yaml.Node, depth: int) -> None:
-    if isinstance(node, yaml.CollectionNode):
-        node.flow_style = depth >= 2
-        children = [value for _, value in node.value] if isinstance(node, yaml.MappingNode) else node.value
-        for child in children:
-            _lay_out(child, depth + 1)
-
-
-def _read_text(path: str | Path) -> str:
+    Raises:
+        UserError: the file is missing, cannot be read, or is larger; nothing more than the limit is read then.
+    """
     _require_file(path)
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file: {_one_line(error)}") from error
+        with open(path, "rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > max_bytes:
+        raise UserError(f"{path}: larger than {max_bytes:,} bytes, which is the most that is read")
+    return content
 
 
 def _require_file(path: str | Path) -> None:
-    if not Path(path).is_file():
-        reason = "is a directory" if Path(path).is_dir() else "does not exist"
-        raise UserError(f"{path}: expected a file, but it {reason}")
+    try:
+        if Path(path).is_file():
+            return
+        reason = "it is a directory" if Path(path).is_dir() else "it does not exist"
+    except OSError as error:  # no permission, or a name that is too long
+        reason = f"it cannot be had: {error.strerror}"
+    raise UserError(f"{path}: expected a file, but {reason}")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _encoded(text: str) -> bytes:
+    return (text if text.endswith("\n") else text + "\n").encode()
+
+
+_PREFIX = ".huozi-"
+
+
+def _temporary(path: Path) -> Path:
+    """A new name beside ``path`` that says who writes; makes the directory, and removes what killed writers left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    for other in path.parent.glob(f"{_PREFIX}*.tmp"):
+        with contextlib.suppress(OSError):
+            if _is_abandoned(other):
+                other.unlink()
+    return path.with_name(f"{_PREFIX}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _is_abandoned(temporary: Path) -> bool:
+    """Whether its writer is dead; of another host's, which cannot be asked, whether it is a day old."""
+    try:
+        host, process = temporary.stem.removeprefix(_PREFIX).split("-")[:2]
+        if host != _host():
+            return time.time() - temporary.stat().st_mtime > 24 * 60 * 60
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OSError):  # another's file; a process of another user, which lives
+        return False
+    return False
+
+
+@functools.cache
+def _host() -> str:
+    """Short digest that tells machines, and containers on one machine, apart: process numbers are unique within it."""
+    namespace = os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:12]
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_directory(path: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system can
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import reprlib
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -52,10 +53,20 @@ def from_plain(kind: type[Record], value: Any, where: str) -> Record:
 
 
 def neighbours(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown ``name``: the nearest known names if any is near, then all of them."""
+    """The end of a message about an unknown ``name``: the nearest known names if any is near, then (most of) all."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known) or 'none'}"
+    near = difflib.get_close_matches(name[:_MAX_NAME], known, n=1)
+    listed = ", ".join(known[:_MAX_LISTED]) + (f" and {len(known) - _MAX_LISTED} more" * (len(known) > _MAX_LISTED))
+    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {listed or 'none'}"
+
+
+def short_repr(value: Any) -> str:
+    """What a message shows of a value: its repr, of which no more than the beginning is ever built."""
+    try:
+        text = _REPR.repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _convert(kind: Any, value: Any, place: str) -> Any:
@@ -76,10 +87,12 @@ def _convert(kind: Any, value: Any, place: str) -> Any:
         return {_convert(str, key, place): _convert(arguments[1], value[key], _join(place, key)) for key in value}
     if dataclasses.is_dataclass(kind):
         return _convert_record(kind, value, place)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and -(2**63) <= value < 2**63:
         return float(value)
     if type(value) is not kind:
         raise _refusal(place, value, _NAMES.get(kind, str(kind)))
+    if kind is int and not -(2**63) <= value < 2**63:
+        raise _refusal(place, value, "a whole number of at most 64 bits")
     return value
 
 
@@ -89,7 +102,7 @@ def _convert_record(kind: Any, value: Any, place: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for name in value:
         if name not in fields:
-            raise UserError(f"unknown field {_join(place, name)!r}: {neighbours(str(name), fields)}")
+            raise UserError(f"unknown field {_join(place, name)!r}: {neighbours(_join('', name), fields)}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in value:
@@ -126,13 +139,17 @@ def _convert_union(choices: tuple[Any, ...], value: Any, place: str) -> Any:
 
 
 def _refusal(place: str, value: Any, expected: str) -> UserError:
-    given = repr(value)
-    given = given if len(given) <= 60 else given[:57] + "..."
-    return UserError(f"{place or 'top level'}: got {given}, expected {expected}")
+    return UserError(f"{place or 'top level'}: got {short_repr(value)}, expected {expected}")
 
 
 def _join(place: str, name: Any) -> str:
-    return f"{place}.{name}" if place else str(name)
+    name = name if isinstance(name, str) else short_repr(name)
+    name = name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 3] + "..."
+    return f"{place}.{name}" if place else name
 
 
+_MAX_NAME, _MAX_LISTED = 100, 200
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxtuple = 3, 10, 10, 10
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 100
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "nothing"}

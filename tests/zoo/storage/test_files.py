@@ -1,13 +1,31 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from zoo.errors import UserError
 from zoo.storage import files
+from zoo.storage.plain import MAX_BYTES
+
+
+@contextlib.contextmanager
+def limited_file_size(num_bytes):
+    """A disk on which no file grows larger."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_written_files_read_back(tmp_path):
@@ -21,16 +39,6 @@ def test_written_files_read_back(tmp_path):
     files.write_yaml(path, {"b": {"c": [1, 2]}, "a": ["1", "no", 1e-5, None]})
     assert files.read_yaml(path) == {"b": {"c": [1, 2]}, "a": ["1", "no", 1e-5, None]}
     assert [other.name for other in path.parent.iterdir()] == ["file"]
-
-
-def test_yaml_is_laid_out_like_a_recipe():
-    text = files.dump_yaml({"steps": [{"take": "flour", "of": [1, 2]}], "bake": {"minutes": 30}})
-    assert text == "steps:\n  - {take: flour, of: [1, 2]}\nbake:\n  minutes: 30\n"
-
-
-def test_repeated_content_is_written_out_without_anchors():
-    shared = {"x": 1}
-    assert "&" not in files.dump_yaml({"a": shared, "b": shared})
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -65,7 +73,7 @@ def test_safetensors_keep_bits_shared_storage_and_metadata(tmp_path):
         (b"a: 1\nb: 2\na: 3\n", "key 'a' is given twice"),
         (b"{a: {b: 1, b: 2}}", "key 'b' is given twice"),
         (b"\xff\xfe\x00", "not a text file"),
-        (b"a: !!python/object:os.system {}", "not readable as YAML"),
+        (b"a: !!python/object:os.system {}", "line 1, column 4: tags are not read"),
     ],
 )
 def test_damaged_yaml_is_refused_in_one_line(tmp_path, content, reason):
@@ -120,3 +128,106 @@ def test_any_flipped_bit_of_a_saved_tensor_and_any_cut_is_refused(tmp_path):
         with pytest.raises(UserError, match="damaged or truncated") as refusal:
             files.require_whole_archive(path)
         assert "\n" not in str(refusal.value)
+
+
+def test_several_files_are_whole_before_one_takes_its_place(tmp_path):
+    old = {tmp_path / "a": b"old a", tmp_path / "b": b"old b"}
+    files.write_together(old)
+    for large in "ab":
+        with limited_file_size(1000), pytest.raises(OSError, match="File too large") as refusal:
+            files.write_together({path: b"x" * (2000 if path.name == large else 10) for path in old})
+        assert refusal.value.filename == str(tmp_path / large)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
+
+
+def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path):
+    path = tmp_path / "result.json"
+    files.write_text(path, "old")
+    with limited_file_size(1000), pytest.raises(OSError, match=re.escape(f"File too large: '{path}'")):
+        files.write_bytes(path, b"x" * 2000)
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "reason"),
+    [
+        ("directory", IsADirectoryError, "Is a directory"),
+        ("file/below", OSError, "Not a directory|File exists"),
+        ("x" * 300, OSError, "File name too long"),
+    ],
+)
+def test_what_cannot_be_written_is_told_by_its_own_path(tmp_path, name, error, reason):
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(error, match=reason) as refusal:
+        files.write_text(tmp_path / name, "new")
+    assert str(tmp_path / name) in str(refusal.value)
+    assert ".huozi-" not in str(refusal.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "file"]
+
+
+def test_errors_about_other_files_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="/nowhere/at/all"), files.atomic_path(tmp_path / "file"):
+        Path("/nowhere/at/all").read_text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_as_long_as_the_file_system_has_are_written(tmp_path):
+    files.write_text(tmp_path / ("x" * 255), "new")
+    assert (tmp_path / ("x" * 255)).read_text() == "new\n"
+
+
+def test_permissions_are_those_of_any_new_file_and_links_stay_links(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
+    mask = os.umask(0o027)
+    try:
+        files.write_text(tmp_path / "link", "new")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "file").read_text() == "new\n"
+    assert (tmp_path / "real" / "file").stat().st_mode & 0o777 == 0o640
+
+
+WRITER = """
+import signal, sys
+from zoo.storage.files import atomic_path
+
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print(temporary, flush=True)
+    signal.pause()
+"""
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_of_a_living_one(tmp_path):
+    path = tmp_path / "file"
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    half = Path(writer.stdout.readline().strip())
+    foreign = tmp_path / ".huozi-another_host-1-abc.tmp"
+    ours = [half, foreign, tmp_path / ".huozi-notes.tmp", tmp_path / ".other.tmp"]
+    for other in ours[1:]:
+        other.touch()
+    files.write_text(path, "first")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *ours])
+    writer.kill()
+    writer.communicate()
+    assert half.exists()
+    files.write_text(path, "second")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *ours[1:]])
+    os.utime(foreign, (0, 0))
+    files.write_text(path, "third")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *ours[2:]])
+
+
+def test_a_file_larger_than_the_limit_is_not_read(tmp_path):
+    (tmp_path / "large.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
+    with pytest.raises(UserError, match=r"large.yaml: larger than 2,097,152 bytes"):
+        files.read_yaml(tmp_path / "large.yaml")
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: 1\n", encoding="utf-8-sig")
+    assert files.read_yaml(tmp_path / "a.yaml") == {"a": 1}

@@ -73,6 +73,11 @@ def test_none_is_left_out_and_defaults_fill_in():
         ({"extra": {"name": 3}}, "extra.name: got 3, expected text"),
         ({"either": []}, "either: got [], expected text or a whole number"),
         ({"share": "x" * 500}, "..., expected a number"),
+        ({"share": 10**20}, "share: got 100000000000000000000, expected a number"),
+        ({"table": {"x": 10**20}}, "table.x: got 100000000000000000000, expected a whole number of at most 64 bits"),
+        ({"table": {"x": 10**5000}}, "table.x: got a int, expected a whole number of at most 64 bits"),
+        ({"x" * 500: 1}, "xxx...': known: either"),
+        ({"table": {"x" * 500: "1"}}, "xxx...: got '1', expected a whole number"),
     ],
 )
 def test_bad_values_are_refused_in_one_line_with_their_place(change, message):
@@ -90,3 +95,18 @@ def test_a_record_that_is_no_mapping_is_refused():
 
 def test_neighbours_without_anything_known():
     assert neighbours("x", []) == "known: none"
+
+
+def test_a_message_never_builds_what_it_does_not_show() -> None:
+    value: Any = ["x"] * 10
+    for _ in range(30):
+        value = [value] * 10  # 10^31 items, if they were written out
+    with pytest.raises(UserError, match=re.escape("mode: got [[[[...], [...]")):
+        from_plain(Whole, {"parts": [], "mode": value}, "some.yaml")
+
+
+def test_of_many_known_names_the_nearest_and_the_first_are_told() -> None:
+    known = [f"name {i:04}" for i in range(1000)]
+    message = neighbours("name 999", known)
+    assert message.startswith("did you mean 'name 0999'? known: name 0000, name 0001, ")
+    assert message.endswith("name 0199 and 800 more")
