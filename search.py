@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from launch import interruption
+
+if __name__ == "__main__":
+    interruption.watch()  # before what is heavy: from here on Ctrl-C is told in one line
+
 from launch.entry import application
 from launch.schema import Config
 

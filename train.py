@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from launch import interruption
+
+if __name__ == "__main__":
+    interruption.watch()  # before what is heavy: from here on Ctrl-C is told in one line
+
 from launch.entry import application
 from launch.schema import Config
 
 
 @application("train")
 def main(config: Config) -> Mapping[str, Any]:
-    """Tunes what the same settings' search found, a blueprint or a single network; a sweep optimises test accuracy."""
+    """Tunes what the same settings' search found, a blueprint or a network; a sweep optimises validation."""
     from launch import cloning_jobs, reassembly_jobs  # heavy, so only once the configuration has been found to be right
     from launch.job import open_job
 

@@ -14,10 +14,9 @@ from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSearchResult, CloningSettings
 from cloning.report import write_report
 from cloning.tuning import tune_cloned
-from launch.components import build_data, given_blueprint, save_bundle, tuning_options
+from launch.components import save_bundle, tuning_options
 from launch.job import Job
 from zoo.blueprint import read_blueprint, read_bundle
-from zoo.registry import read_zoo
 
 
 def search(job: Job) -> Mapping[str, Any]:
@@ -45,7 +44,7 @@ def search(job: Job) -> Mapping[str, Any]:
 
 
 def train(job: Job) -> Mapping[str, Any]:
-    """Tunes what the search of the same settings found, a blueprint or a bundle; ``value`` is its test accuracy."""
+    """Tunes what the search of the same settings found, a blueprint or a bundle; ``value`` is validation accuracy."""
     search = _build_search(job)
     network = _compose(job, search)
     data, digests = search.correction(describe(network)), describe(network).networks
@@ -54,7 +53,7 @@ def train(job: Job) -> Mapping[str, Any]:
     accuracies = search.accuracies(network)
     return job.finish(
         {
-            "value": tuned.test_accuracy,
+            "value": tuned.val_accuracies[tuned.choice],
             "test_accuracy": tuned.test_accuracy,
             "original_accuracy": accuracies.original,
             "cloned_accuracy": accuracies.cloned,
@@ -76,16 +75,15 @@ def train(job: Job) -> Mapping[str, Any]:
 def _build_search(job: Job) -> CloningSearch:
     config = job.config
     settings = CloningSettings(config.task, config.localisation, config.insertion, config.correction)
-    return CloningSearch(read_zoo(config.zoo), build_data(config), settings, store=job.store, seed=config.seed)
+    return CloningSearch(job.zoo, job.data, settings, store=job.store, seed=config.seed)
 
 
 def _compose(job: Job, search: CloningSearch) -> ClonedNetwork:
     """Returns the network to tune: of a blueprint or bundle, or what the search finds."""
-    if given := given_blueprint(job.config):
-        path, is_bundle = given
-        if is_bundle:
-            return from_bundle(read_bundle(path, CloningBlueprint), search.networks)
-        return search.build(read_blueprint(path, CloningBlueprint))
+    if given := job.blueprint:
+        if given.is_bundle:
+            return from_bundle(read_bundle(given.path, CloningBlueprint), search.networks)
+        return search.build(read_blueprint(given.path, CloningBlueprint))
     found = search.run()
     network = search.build(found.blueprint)
     _report(job, search, found, network)

@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from launch import interruption
 from launch.errors import CONF, explain, report
-from launch.resume import resumed
 from launch.schema import Config, keys, register
 from launch.sweep import Sweep
 from zoo.errors import UserError
@@ -30,9 +30,10 @@ LAUNCHING_STRATEGIES = ("ddp", "fsdp", "deepspeed")
 def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]], Callable[[], None]]:
     """Decorates the ``main`` of an entry script, which takes the checked configuration and returns the job's metrics.
 
-    The metric named ``value`` is what a sweeper optimises. Bad input ends with one line on stderr and exit status 2,
-    any other failure with one line and status 1; ``HYDRA_FULL_ERROR=1`` shows the traceback, which the run's
-    ``job.log`` keeps in any case. In a sweep a failed job does not stop the others: it is a row of the sweep's table.
+    The metric named ``value`` is what a sweeper optimises: never a test figure. Bad input ends with one line on stderr
+    and exit status 2, any other failure with one line and status 1; ``HYDRA_FULL_ERROR=1`` shows the traceback, which
+    the run's ``job.log`` keeps in any case. In a sweep a failed job does not stop the others: it is a row of the table.
+    An interruption stops everything, see ``launch.interruption``.
     """
 
     def decorate(function: Callable[[Config], Mapping[str, Any]]) -> Callable[[], None]:
@@ -60,11 +61,17 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
             with tempfile.TemporaryDirectory() as directory:
                 os.environ["HUOZI_HYDRA_DIR"] = directory
                 try:
-                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(run_job)()
+                    with interruption.raised():
+                        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(run_job)()
                 except Exception as error:  # noqa: BLE001 told below
                     failures.append(error)
+                except (KeyboardInterrupt, SystemExit):
+                    if not interruption.received():
+                        raise
             if sweep.rows:
                 sweep.print_table()
+            if interruption.received():
+                sys.exit(interruption.report())
             if failures:
                 if show_traceback:
                     raise failures[0]
@@ -97,6 +104,8 @@ def _checked(cfg: DictConfig) -> Config:
             f"{without_effect[0]} has no effect with method={config.method.name}: leave it out, or type {other}"
         )
     if config.resume is not None:
+        from launch.resume import resumed  # heavy
+
         return resumed(config, overrides)
     return config
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,34 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from datamodules import ImageDataModule, Manifest, difference
+from launch import interruption
 from launch.errors import is_bad_input
+from launch.inputs import GivenBlueprint, Inputs, differences, read_inputs, result_settings
+from launch.run_directory import (
+    CONFIG,
+    IDENTITY,
+    LOG,
+    MANIFEST,
+    RESULT,
+    clear,
+    describe_damage,
+    new_run,
+    owned,
+    publish,
+    read_result,
+    resumable_run,
+    settle,
+)
 from launch.schema import Config
 from launch.sweep import sweep_name
 from tuning.tracking import Tracker, tracking
-from zoo.storage.files import write_json, write_yaml
+from zoo.errors import UserError
+from zoo.registry import Zoo
+from zoo.storage.files import read_json, write_bytes, write_json, write_yaml
 from zoo.storage.store import Store, content_key
 
 log = logging.getLogger(__name__)
-
-CONFIG, RESULT, LOG = "config.yaml", "result.json", "job.log"
-# What changes no result does not change the name of its directory either.
-_ELSEWHERE = ("output_dir", "runs_dir", "cache", "logger", "trainer", "resume", "skip_completed")
 
 
 @dataclass(frozen=True)
@@ -36,19 +53,38 @@ class Job:
     """What an entry script works with.
 
     Attributes:
-        run_dir: where all files of the job go.
+        directory: of the job, as the user knows it.
+        run_dir: where the job's files are written; another one below ``directory`` until a completed run is replaced.
+        inputs: data, zoo, blueprint, and the identity of the run.
         tracker: W&B, or nothing.
         store: of stage results.
         is_main: False in the further processes of a multi-GPU run, which write nothing.
-        completed: the metrics of an earlier identical job, where ``skip_completed`` takes them; else ``None``.
+        completed: the metrics of an earlier identical job, where there is nothing left to do; else ``None``.
     """
 
     config: Config
+    directory: Path
     run_dir: Path
+    inputs: Inputs
     tracker: Tracker
     store: Store
     is_main: bool
     completed: Mapping[str, Any] | None = None
+
+    @property
+    def data(self) -> ImageDataModule:
+        """The data module."""
+        return self.inputs.data
+
+    @property
+    def zoo(self) -> Zoo:
+        """The zoo."""
+        return self.inputs.zoo
+
+    @property
+    def blueprint(self) -> GivenBlueprint | None:
+        """The blueprint or bundle of ``blueprint=...``."""
+        return self.inputs.blueprint
 
     def finish(self, metrics: Mapping[str, Any], *, files: Sequence[Path], **result: Any) -> Mapping[str, Any]:
         """Writes ``result.json``, says where the job's files lie, and returns the metrics."""
@@ -64,88 +100,187 @@ class Job:
             self.tracker.summary(metrics)
             log.info("%s", ", ".join(f"{key} {value:.4g}" for key, value in metrics.items() if key != "value"))
             for path in (*files, self.run_dir / RESULT):
-                log.info("%s", path)
+                log.info("%s", self.directory / path.relative_to(self.run_dir))
         return metrics
 
 
-def run_directory(config: Config, command: str) -> Path:
-    """Returns the directory of a job: ``output_dir``, or one named by the settings, the same for the same settings."""
+def run_directory(config: Config, command: str) -> tuple[Path, str]:
+    """Returns the directory of a job and the setting that names it.
+
+    That is ``resume`` or ``output_dir``, or a directory named by the settings, the same for the same settings.
+    """
     if config.resume:
-        return Path(config.resume)
+        return Path(config.resume), "resume"
     if config.output_dir:
         hydra = HydraConfig.get()
-        return Path(config.output_dir) / (str(hydra.job.num) if hydra.mode == RunMode.MULTIRUN else "")
-    settings = {key: value for key, value in asdict(config).items() if key not in {*_ELSEWHERE, *config.unread}}
+        return Path(config.output_dir) / (str(hydra.job.num) if hydra.mode == RunMode.MULTIRUN else ""), "output_dir"
     what = [
         config.method.name,
         config.dataset.get("name", "data"),
         *([config.tuning.mode] if command == "train" else []),
     ]
-    return Path(config.runs_dir) / command / f"{'-'.join(what)}-seed{config.seed}-{content_key(settings)[:8]}"
+    name = f"{'-'.join(what)}-seed{config.seed}-{content_key(result_settings(config))[:8]}"
+    return Path(config.runs_dir) / command / name, "runs_dir"
 
 
 @contextmanager
 def open_job(config: Config, command: str) -> Iterator[Job]:
-    """Opens the job of a configuration.
+    """Opens the job of a configuration in its directory, see ``launch.run_directory``.
 
-    On bad input a directory that this job made is removed again, so that nothing half-written stays; on any other
-    failure it keeps the log with the traceback, and a ``result.json`` with ``status: failed``.
+    On bad input what this job has made is removed again, so that nothing half-written stays; on any other failure the
+    log keeps the traceback, and ``result.json`` says ``failed`` or ``interrupted``. An earlier result stays whole.
+
+    Raises:
+        UserError: the directory belongs to another job, or what is resumed is not of these settings, data or weights.
     """
-    run_dir, is_main = run_directory(config, command), rank_zero_only.rank == 0
+    (directory, key), is_main = run_directory(config, command), rank_zero_only.rank == 0
     store = Store(config.cache.root, rebuild_damaged=config.cache.rebuild_damaged)
+    find_run = resumable_run if config.resume else new_run
     if not is_main:
         logging.getLogger().setLevel(logging.WARNING)  # the main process tells it once
-        yield Job(config, run_dir, Tracker(run_dir), store, is_main)
+        run_dir = find_run(directory)
+        yield Job(config, directory, run_dir, read_inputs(config, command), Tracker(run_dir), store, is_main)
         return
-    if config.skip_completed and (completed := _completed(run_dir)):
-        log.info("completed before: %s", run_dir)
-        yield Job(config, run_dir, Tracker(run_dir), store, is_main, completed)
-        return
-    is_new = not run_dir.exists()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with _log_file(run_dir / LOG, append=config.resume is not None):
+    interruption.advise(interruption.AGAIN)
+    with owned(directory, key) as is_new, _Log() as log_file:
         try:
-            settings = asdict(config)
-            (run_dir / RESULT).unlink(missing_ok=True)  # a result must not outlive the files it speaks of
+            settle(directory)
+            run_dir, inputs = find_run(directory), read_inputs(config, command)
+            if completed := _completed(config, directory, run_dir, inputs):
+                log.info("completed before: %s", directory)
+                yield Job(config, directory, run_dir, inputs, Tracker(run_dir), store, is_main, completed)
+                return
             if config.resume is None:
-                write_yaml(run_dir / CONFIG, settings)
+                _begin(config, directory, run_dir, inputs)
+            log_file.open(run_dir / LOG, append=config.resume is not None)
+        except BaseException:
+            if is_new:
+                shutil.rmtree(directory)
+            raise
+        interruption.advise(_advice(command, directory))
+        try:
             with tracking(
                 config.logger.name,
                 run_dir,
                 project=config.logger.project,
                 job_type=command,
                 group=sweep_name(command) if HydraConfig.get().mode == RunMode.MULTIRUN else None,
-                config=settings,
+                config=asdict(config),
                 resume=config.resume is not None,
             ) as tracker:
-                yield Job(config, run_dir, tracker, store, is_main)
+                yield Job(config, directory, run_dir, inputs, tracker, store, is_main)
         except BaseException as error:
             log.debug("the job failed", exc_info=True)
-            if is_bad_input(error) and is_new and config.logger.name == "csv":
+            is_own = is_new or run_dir != directory
+            if is_bad_input(error) and is_own and config.resume is None and config.logger.name == "csv":
                 shutil.rmtree(run_dir)
-            elif config.resume is None:
-                write_json(run_dir / RESULT, {"status": "failed", "error": f"{type(error).__name__}: {error}"})
+            elif read_result(run_dir) is None:
+                _write_failure(run_dir, error)
             raise
+        finally:
+            if run_dir != directory and read_result(run_dir):
+                publish(directory)
+        interruption.advise(f"the job was completed before: {directory}")
 
 
-@contextmanager
-def _log_file(path: Path, *, append: bool) -> Iterator[None]:
-    """Copies the log to a file, debug messages of ours and tracebacks included."""
-    handler = logging.FileHandler(path, mode="a" if append else "w")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    log.setLevel(logging.DEBUG)
-    logging.getLogger().addHandler(handler)
+def _begin(config: Config, directory: Path, run_dir: Path, inputs: Inputs) -> None:
+    """Puts away what an uncompleted run left and writes what a run can be resumed by, the configuration last."""
+    if run_dir == directory:
+        clear(directory)
+    else:
+        shutil.rmtree(run_dir, ignore_errors=True)
+        run_dir.mkdir()
+    write_json(run_dir / IDENTITY, inputs.identity)
+    write_bytes(run_dir / MANIFEST, inputs.data.manifest.to_bytes())
+    write_yaml(run_dir / CONFIG, asdict(config))
+
+
+def _completed(config: Config, directory: Path, run_dir: Path, inputs: Inputs) -> Mapping[str, Any] | None:
+    """Returns the metrics of the completed run that ``resume`` or ``skip_completed`` finds, if it is of one identity.
+
+    Raises:
+        UserError: ``resume`` finds a run, completed or not, of another identity: what differs is named.
+    """
+    if config.resume:
+        if told := _described_difference(run_dir, inputs):
+            raise UserError(
+                f"resume={directory} goes on only with what it was started with: {told}; undo that, or start a new "
+                "run without resume"
+            )
+        result = read_result(run_dir)
+        return result["metrics"] if result else None
+    if not config.skip_completed:
+        return None
+    if damage := describe_damage(directory):
+        log.warning("%s", damage)
+    if (result := read_result(directory)) is None:
+        return None
+    if told := _described_difference(directory, inputs):
+        log.info("%s holds another result (%s): the job is done anew", directory, told)
+        return None
+    return result["metrics"]
+
+
+def _described_difference(run_dir: Path, inputs: Inputs) -> str | None:
+    """What differs between the identity that a run was begun with and the present one, in words."""
     try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
+        stored = read_json(run_dir / IDENTITY)
+    except UserError as error:
+        return str(error)
+    if not isinstance(stored, dict):
+        return f"{run_dir / IDENTITY}: expected a mapping"
+    told = differences(stored, inputs.identity)
+    if stored.get("data") != inputs.identity["data"]:
+        told.append(f"the data changed: {_described_data_difference(run_dir / MANIFEST, inputs.data)}")
+    return (", ".join(told[:4]) + (f" and {len(told) - 4} more" if len(told) > 4 else "")) or None
 
 
-def _completed(run_dir: Path) -> Mapping[str, Any] | None:
-    path = run_dir / RESULT
-    result = json.loads(path.read_text()) if path.exists() else {}
-    return result["metrics"] if result.get("status") == "completed" else None
+def _described_data_difference(path: Path, data: ImageDataModule) -> str:
+    try:
+        return difference(Manifest.from_bytes(path.read_bytes()), data.manifest) or "its digest differs"
+    except (OSError, UserError):
+        return "its digest differs"
+
+
+def _advice(command: str, directory: Path) -> str:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return "the same command with skip_completed=true goes on with the jobs that are not completed"
+    if command == "train":
+        return f"`python train.py {shlex.quote(f'resume={directory}')}` goes on"
+    return "the same command goes on, what was computed is kept (cache.root)"
+
+
+def _write_failure(run_dir: Path, error: BaseException) -> None:
+    interrupted = interruption.received() is not None or isinstance(error, KeyboardInterrupt)
+    told = received.name if (received := interruption.received()) else f"{type(error).__name__}: {error}"
+    with suppress(OSError):  # what stopped the job is told, not that the disk is still full
+        write_json(run_dir / RESULT, {"status": "interrupted" if interrupted else "failed", "error": told})
+
+
+class _Log:
+    """Copies the log to a file, debug messages of ours and tracebacks included; keeps it until it is known which."""
+
+    def __enter__(self) -> _Log:
+        self._kept = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
+        self._file: logging.FileHandler | None = None
+        log.setLevel(logging.DEBUG)
+        logging.getLogger().addHandler(self._kept)
+        return self
+
+    def open(self, path: Path, *, append: bool) -> None:
+        """Writes what was kept, and from now on everything."""
+        self._file = logging.FileHandler(path, mode="a" if append else "w")
+        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._kept.setTarget(self._file)
+        logging.getLogger().removeHandler(self._kept)
+        self._kept.close()
+        logging.getLogger().addHandler(self._file)
+
+    def __exit__(self, *_: object) -> None:
+        for handler in (self._kept, self._file):
+            if handler is not None:
+                logging.getLogger().removeHandler(handler)
+                handler.close()
 
 
 def _versions() -> dict[str, str]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.components import build_data, given_blueprint, save_bundle, tuning_options
+from launch.components import save_bundle, tuning_options
 from launch.job import Job
+from launch.run_directory import FINALISTS, remove
 from reassembly.network import AssembledNetwork, load, to_bundle
 from reassembly.pipeline import Search, SearchResult
 from reassembly.report import write_report
 from reassembly.settings import SearchSettings
 from tuning.fit import TuningResult, tune
-from zoo.blueprint import ReassemblyBlueprint, read_blueprint
+from zoo.blueprint import ReassemblyBlueprint, read_blueprint, to_text
 from zoo.chain.costs import count
-from zoo.registry import read_zoo
+from zoo.storage.store import content_key
 
 
 def search(job: Job) -> Mapping[str, Any]:
@@ -41,7 +41,7 @@ def search(job: Job) -> Mapping[str, Any]:
 
 
 def train(job: Job) -> Mapping[str, Any]:
-    """Tunes what the search of the same settings found, a blueprint or one network; ``value`` is its test accuracy."""
+    """Tunes what the search of the same settings found, a blueprint or a network; ``value`` is validation accuracy."""
     search = _build_search(job)
     network = _compose(job, search)
     tuned = _tune(job, search, network, job.run_dir)
@@ -49,7 +49,7 @@ def train(job: Job) -> Mapping[str, Any]:
     costs = count(network, search.data.input.example())
     return job.finish(
         {
-            "value": tuned.test_accuracy,
+            "value": tuned.val_accuracies[tuned.choice],
             "test_accuracy": tuned.test_accuracy,
             "val_accuracy": tuned.val_accuracies[tuned.choice],
             "start_val_accuracy": tuned.val_accuracies["start"],
@@ -77,15 +77,20 @@ def _build_search(job: Job) -> Search:
         adapter=config.adapter,
         finalists=config.finalists,
     )
-    return Search(read_zoo(config.zoo), build_data(config), settings, store=job.store, seed=config.seed)
+    return Search(job.zoo, job.data, settings, store=job.store, seed=config.seed)
 
 
 def _short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, int], float]:
-    """Returns what decides between finalists: validation accuracy after a few epochs; no test image is seen."""
+    """Returns what decides between finalists: validation accuracy after a few epochs; no test image is seen.
+
+    Its checkpoints lie below the run directory, where all processes of the job look for them.
+    """
 
     def accuracy(blueprint: ReassemblyBlueprint, num_epochs: int) -> float:
-        with tempfile.TemporaryDirectory() as directory:
-            result = _tune(job, search, search.build(blueprint), Path(directory), num_epochs=num_epochs, test=False)
+        directory = job.run_dir / FINALISTS / f"{content_key(to_text(blueprint))[:12]}-{num_epochs}"
+        result = _tune(job, search, search.build(blueprint), directory, num_epochs=num_epochs, test=False)
+        if job.is_main:  # all have read them: the last figure is measured over all processes
+            remove(job.run_dir / FINALISTS)
         return max(result.val_accuracies.values())
 
     return accuracy
@@ -103,9 +108,8 @@ def _report(job: Job, search: Search, found: SearchResult) -> list[Path]:
 
 def _compose(job: Job, search: Search) -> AssembledNetwork:
     """Returns the network to tune: of a blueprint or bundle, a whole network of the zoo, or what the search finds."""
-    if given := given_blueprint(job.config):
-        path, is_bundle = given
-        return load(path, search.zoo) if is_bundle else search.build(read_blueprint(path))
+    if given := job.blueprint:
+        return load(given.path, search.zoo) if given.is_bundle else search.build(read_blueprint(given.path))
     if job.config.method.name == "baseline":
         return search.build(search.whole_network(job.config.method.network))
     found = search.run(_short_tuning(job, search))

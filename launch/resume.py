@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
+import datamodules
+from launch.inputs import result_settings
+from launch.run_directory import CONFIG, owned, resumable_run, settle
 from launch.schema import Config, structured
 from zoo.errors import UserError
 from zoo.storage.files import read_yaml
@@ -15,30 +20,96 @@ from zoo.storage.files import read_yaml
 # Where a run is computed and logged may change on the way; what it computes may not.
 FREE = ("resume", "trainer", "logger", "hydra")
 
+OUR_NETWORKS = tuple(f"zoo.embedded.networks:{name}" for name in ("small_image", "conv_stem_vit"))
+OUR_DATA = tuple(f"datamodules.{name}" for name in datamodules.__all__)
+"""What a saved configuration may have called without the user's word: no other function, ours neither."""
+
 
 def resumed(config: Config, overrides: Sequence[str]) -> Config:
     """Returns the saved configuration of the run directory ``config.resume``.
 
     Args:
-        overrides: of the command line; only where the run is computed and logged may be given anew.
+        config: what the command line and the user's own configuration make without the run directory.
+        overrides: of the command line; beside where the run is computed and logged they may only repeat what the run
+            was started with.
 
     Raises:
-        UserError: the directory is not that of a training run, or other settings are given beside ``resume``.
+        UserError: the directory holds no run, other settings are given beside ``resume``, or the saved configuration
+            names functions to call that neither we nor the user's own configuration name.
     """
-    run_dir = Path(config.resume or "")
-    if not (run_dir / "config.yaml").is_file() or not (run_dir / "checkpoints").is_dir():
-        raise UserError(
-            f"resume={run_dir} is no run to continue: give the directory of a `python train.py` run, which holds "
-            "config.yaml and checkpoints/"
-        )
-    given = [override.lstrip("+~").split("=")[0] for override in overrides]
-    bound = [key for key in given if key.split(".")[0] not in FREE]
+    run_dir = _run_to_resume(Path(config.resume or ""))
+    saved = OmegaConf.to_object(OmegaConf.merge(structured(), read_yaml(run_dir / CONFIG)))
+    assert isinstance(saved, Config)
+    given = [re.split(r"[=.@]", override.lstrip("+~"))[0] for override in overrides]
+    bound = [o for o, key in zip(overrides, given, strict=True) if key not in FREE and not _agree(config, saved, key)]
     if bound:
         raise UserError(
-            f"resume={run_dir} takes its settings from that run, so {', '.join(bound)} cannot be given beside it: "
+            f"resume={config.resume} takes its settings from that run, which has others than {', '.join(bound)}: "
             "leave them out, or start a new run without resume"
         )
-    saved = OmegaConf.to_object(OmegaConf.merge(structured(), read_yaml(run_dir / "config.yaml")))
-    assert isinstance(saved, Config)
-    changed = {key: getattr(config, key) for key in ("trainer", "logger") if any(k.split(".")[0] == key for k in given)}
+    _require_known_functions(saved, config)
+    changed = {key: getattr(config, key) for key in ("trainer", "logger") if key in given}
     return dataclasses.replace(saved, resume=config.resume, **changed)
+
+
+def _run_to_resume(directory: Path) -> Path:
+    """The directory that the last run in ``directory`` writes to; for a process of its own, others are told of it."""
+    from pytorch_lightning.utilities.rank_zero import rank_zero_only  # heavy
+
+    if not directory.is_dir():
+        raise UserError(f"resume={directory} is no directory: give that of a `python train.py` run")
+    if rank_zero_only.rank == 0:
+        with owned(directory, "resume"):
+            settle(directory)
+    run_dir = resumable_run(directory)
+    if not (run_dir / CONFIG).is_file():
+        raise UserError(
+            f"resume={directory} holds no run to continue: give the directory of a `python train.py` run; one that "
+            f"was stopped before it wrote {CONFIG} has computed nothing, so run its command again"
+        )
+    return run_dir
+
+
+def _agree(config: Config, saved: Config, key: str) -> bool:
+    if key in {field.name for field in dataclasses.fields(Config)}:
+        return getattr(config, key) == getattr(saved, key)
+    return result_settings(config) == result_settings(saved)  # a group that sets many, such as experiment
+
+
+def _require_known_functions(saved: Config, own: Config) -> None:
+    """Refuses a saved configuration that has functions called which are not ours and which the user does not name.
+
+    A run directory may be a stranger's. Calling what it names would run a stranger's code.
+    """
+    known = set(_functions(own))
+    for key, function in _functions(saved):
+        is_data = key == "dataset._target_" and function in OUR_DATA
+        is_network = key.startswith("zoo.") and function in OUR_NETWORKS
+        if not (is_data or is_network or (key, function) in known):
+            group = key.partition(".")[0]
+            raise UserError(
+                f"resume={own.resume} would call {key}={function}, which its {CONFIG} names: if you trust it, type "
+                f"the {group}=... that the run was started with beside resume"
+            )
+
+
+def _functions(config: Config) -> Iterator[tuple[str, str]]:
+    """All functions that a configuration has called, with their keys: sources of networks, targets of Hydra."""
+    networks: Any = config.zoo.get("networks")
+    for name, entry in (networks if isinstance(networks, dict) else {}).items():
+        source = str(entry.get("source")) if isinstance(entry, dict) else ""
+        if source not in ("timm", "torchvision"):
+            yield f"zoo.networks.{name}.source", source
+    yield from _targets(config.dataset, "dataset")
+
+
+def _targets(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, child in value.items():
+            if name == "_target_":
+                yield f"{key}.{name}", str(child)
+            else:
+                yield from _targets(child, f"{key}.{name}")
+    elif isinstance(value, list):
+        for position, child in enumerate(value):
+            yield from _targets(child, f"{key}[{position}]")

@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 from rich.table import Table
 
+from launch.run_directory import owned
 from launch.schema import Config
+from zoo.errors import UserError
 from zoo.storage.files import write_text
 from zoo.storage.store import content_key
 
@@ -43,6 +46,7 @@ class Sweep:
         self.command = command
         self.rows: list[dict[str, Any]] = []
         self.table_path: Path | None = None
+        self._ownership, self._refusal = ExitStack(), None
 
     @property
     def num_failed(self) -> int:
@@ -55,8 +59,7 @@ class Sweep:
         describe: Callable[[BaseException], str],
     ) -> Mapping[str, Any]:
         """Runs one job and returns its metrics. A failure becomes a row of the table, not an exception."""
-        default = Path(config.runs_dir) / "sweeps" / sweep_name(self.command)
-        self.table_path = (Path(config.output_dir) if config.output_dir else default) / "sweep.csv"
+        self._own(config)
         hydra = HydraConfig.get()
         row: dict[str, Any] = {"job": hydra.job.num, "overrides": " ".join(hydra.overrides.task)}
         log.info("job %s: %s", row["job"], row["overrides"])
@@ -68,11 +71,35 @@ class Sweep:
         except Exception as error:  # noqa: BLE001 told in the table and by the exit status; the run's job.log has the traceback
             row |= {"status": "failed", "error": describe(error)}
             log.error("error: %s", row["error"])
+        except BaseException:
+            self._add({**row, "status": "interrupted"}, started)
+            raise
+        self._add(row, started)
+        gc.collect()  # no network of a finished job stays in memory
+        return metrics
+
+    def _own(self, config: Config) -> None:
+        """Owns the table for the life of the process: another sweep into it would mix its rows with these.
+
+        Raises:
+            UserError: Another sweep that is running owns it.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        if self.table_path is None:
+            key = "output_dir" if config.output_dir else "runs_dir"
+            directory = Path(config.output_dir or Path(config.runs_dir) / "sweeps" / sweep_name(self.command))
+            try:
+                self._ownership.enter_context(owned(directory, key))
+            except UserError as error:
+                self._refusal = error
+                raise
+            self.table_path = directory / "sweep.csv"
+
+    def _add(self, row: dict[str, Any], started: float) -> None:
         row["seconds"] = round(time.perf_counter() - started, 1)
         self.rows.append(row)
         write_text(self.table_path, self._csv())
-        gc.collect()  # no network of a finished job stays in memory
-        return metrics
 
     def print_table(self) -> None:
         """Prints the rows so far; of the overrides, those in which the jobs differ."""

@@ -72,9 +72,12 @@ def cloning(*arguments: str | Path, cwd: Path) -> Finished:
 
 def test_search_writes_blueprint_positions_figures_and_measures(searched: Path) -> None:
     assert {path.name for path in searched.iterdir()} == {
+        ".lock",
         "blueprint.yaml",
         "config.yaml",
+        "data_manifest.jsonl.gz",
         "gates.png",
+        "identity.json",
         "job.log",
         "positions.csv",
         "positions.png",

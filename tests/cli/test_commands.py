@@ -42,10 +42,13 @@ def searched(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
 
 def test_search_writes_blueprint_table_figures_and_result(searched: Path) -> None:
     assert {path.name for path in searched.iterdir()} == {
+        ".lock",
         "blueprint.yaml",
         "candidates.csv",
         "candidates.png",
         "config.yaml",
+        "data_manifest.jsonl.gz",
+        "identity.json",
         "job.log",
         "partition.png",
         "result.json",

@@ -1,0 +1,136 @@
+"""What a job reads, data, zoo and blueprint, and the identity of a run: everything its result depends on, by name.
+
+Two runs of one identity give the same numbers. The versions of packages are no part of it: they stand in the result.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+
+from datamodules import ImageDataModule
+from launch.schema import Config
+from zoo.blueprint import BLUEPRINT_FILE, WEIGHTS_FILE
+from zoo.digests import file_sha256
+from zoo.entries import ZooEntry
+from zoo.errors import UserError
+from zoo.registry import Zoo, read_zoo
+from zoo.storage.sources import module_digest
+
+# Where a job is computed and logged, and how its directory is treated, changes no result.
+ELSEWHERE = ("output_dir", "runs_dir", "cache", "logger", "trainer", "resume", "skip_completed")
+_OF_TRAINER = ("precision", "accumulate_batches")  # but these do
+
+
+@dataclass(frozen=True)
+class GivenBlueprint:
+    """What ``blueprint=...`` names: a blueprint file, or the directory of a bundle."""
+
+    path: Path
+    is_bundle: bool
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        names = (BLUEPRINT_FILE, WEIGHTS_FILE)
+        return tuple(self.path / name for name in names) if self.is_bundle else (self.path,)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job reads, and the identity of its run."""
+
+    data: ImageDataModule
+    zoo: Zoo
+    blueprint: GivenBlueprint | None
+    identity: Mapping[str, str]
+
+
+def read_inputs(config: Config, command: str) -> Inputs:
+    """Reads what a configuration names; networks are not loaded.
+
+    Raises:
+        UserError: what is not there, or is not what it is given as.
+    """
+    data, zoo, blueprint = _data(config), read_zoo(config.zoo), _blueprint(config)
+    identity = {
+        "command": command,
+        **{key: _told(value) for key, value in _flat(result_settings(config))},
+        **{f"trainer.{key}": _told(getattr(config.trainer, key)) for key in _OF_TRAINER},
+        "data": data.digest,
+        **{f"weights of {name}": digest for name, entry in zoo.items() if (digest := _weights_digest(entry))},
+        **{f"code of {name}": digest for name in _modules(config, zoo) if (digest := module_digest(name))},
+        **({f"{path}": file_sha256(path) for path in blueprint.files if path.is_file()} if blueprint else {}),
+    }
+    return Inputs(data, zoo, blueprint, identity)
+
+
+def result_settings(config: Config) -> dict[str, Any]:
+    """The settings that the method reads and that change its result, as plain data."""
+    return {key: value for key, value in asdict(config).items() if key not in {*ELSEWHERE, *config.unread}}
+
+
+def differences(stored: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
+    """What two identities differ in, ``name stored -> present`` each, long values shortened; ``data`` is left out."""
+    told = []
+    for name in dict.fromkeys((*stored, *present)):
+        before, after = stored.get(name, "none"), present.get(name, "none")
+        if before != after and name != "data":
+            told.append(f"{name} {_short(before)} -> {_short(after)}")
+    return told
+
+
+def _data(config: Config) -> ImageDataModule:
+    data = instantiate(config.dataset, seed=config.seed)
+    if not isinstance(data, ImageDataModule):
+        raise UserError(
+            f"dataset._target_={config.dataset.get('_target_')} made a {type(data).__name__}, no ImageDataModule"
+        )
+    return data
+
+
+def _blueprint(config: Config) -> GivenBlueprint | None:
+    if config.blueprint is None:
+        return None
+    path = Path(config.blueprint)
+    if not path.exists():
+        raise UserError(f"blueprint={path} does not exist: give a blueprint.yaml, or the directory of a bundle")
+    if path.is_dir() and (path / WEIGHTS_FILE).exists():
+        return GivenBlueprint(path, is_bundle=True)
+    return GivenBlueprint(path / BLUEPRINT_FILE if path.is_dir() else path, is_bundle=False)
+
+
+def _weights_digest(entry: ZooEntry) -> str | None:
+    """Of a file of weights; what a hub's tag names does not change, and a missing file is told where it is loaded."""
+    if entry.weights is None or entry.weights.file is None or not entry.weights.path.is_file():
+        return None
+    return file_sha256(entry.weights.path)
+
+
+def _modules(config: Config, zoo: Zoo) -> list[str]:
+    """Of the functions that make networks and data; our own have no digest here."""
+    sources = [entry.source.partition(":")[0] for entry in zoo.values() if ":" in entry.source]
+    return sorted({*sources, str(config.dataset.get("_target_")).rpartition(".")[0]} - {""})
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _told(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _short(text: str) -> str:
+    length = 8 if re.fullmatch("[0-9a-f]{64}", text) else 40
+    return text if len(text) <= length else f"{text[:length]}..."
