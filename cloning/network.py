@@ -46,6 +46,7 @@ class ClonedNetwork(TunableNetwork):
         super().__init__()
         _check(target, classes, clones)
         self.target, self.classes, self.clones = target, tuple(classes), tuple(clones)
+        self.class_names = self.classes
         self.adapters = nn.ModuleList([nn.Identity() if adapter is None else adapter for adapter in adapters])
         self.copies = nn.ModuleList()
         weight, bias = self.initial_head()

@@ -54,9 +54,9 @@ def tune_cloned(
         solve_network_head(network, samples)
         if tuning.mode == "probe" or (tuning.mode == "freeze" and not any(map(has_parameters, network.adapters))):
             tuning = replace(tuning, mode="freeze", num_epochs=0)
-    tuning = replace(tuning, loss="cross_entropy", head=HeadSettings(initialisation="random", refit="never"))
+    tuning = replace(tuning, loss="cross_entropy", head=HeadSettings(refit="never"))
     data.use_input(network.target.input)
-    return network, tune(network, data, tuning, run_dir=run_dir, **options)
+    return network, tune(network, data, tuning, run_dir=run_dir, learnt=True, **options)
 
 
 def correction_samples(data: ImageDataModule, spec: InputSpec) -> Samples:

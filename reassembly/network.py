@@ -47,7 +47,7 @@ class AssembledNetwork(TunableNetwork):
         head: nn.Linear,
     ) -> None:
         super().__init__()
-        self.blueprint = blueprint
+        self.blueprint, self.class_names = blueprint, blueprint.head.classes
         self.blocks = nn.ModuleList(blocks)
         self.adapters = nn.ModuleList(adapters)
         self.neck = neck

@@ -1,10 +1,11 @@
-"""What tuning reads: the loaders of a data module with positions added, and outputs of frozen stages computed once."""
+"""What tuning reads: the splits of a data module with positions added, and outputs of frozen stages computed once."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -13,10 +14,92 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tuning.network import TunableNetwork
 from tuning.settings import TuningSettings
-from zoo.chain.modes import eval_mode
+from zoo.chain.batches import run_in_batches
 from zoo.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+class TuningData(Protocol):
+    """What tuning needs of a data module; ``datamodules.ImageDataModule`` has it.
+
+    Attributes:
+        name: For messages.
+        class_names: By label.
+        batch_size: Images per optimiser step, over all processes; passes without gradient take as many at once.
+        input: What the images are made for.
+        augmentation: What varies the training images from epoch to epoch; None where nothing does.
+        trainer: Set before a loader is asked for.
+    """
+
+    name: str
+    class_names: Sequence[str]
+    batch_size: int
+    input: Any
+    augmentation: Any
+    trainer: Any
+
+    def num_images(self, split: str) -> int:
+        """Number of images of ``train``, ``val`` or ``test``."""
+
+    def labels(self, split: str, limit: int | None = None) -> Tensor:
+        """int64 (n,), in an order that never changes; the first ones stand for the split."""
+
+    def images(self, split: str, spec: Any, limit: int | None = None) -> tuple[Tensor, Tensor]:
+        """The images (n, C, H, W) without augmentation, in the order of the labels, and these."""
+
+    def image_batches(self, split: str, spec: Any, limit: int | None = None, *, batch_size: int) -> Iterator[Tensor]:
+        """The same images, (b, C, H, W) at a time."""
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of (images, labels) of a map-style dataset by a batch sampler; likewise the two others."""
+
+    def val_dataloader(self) -> DataLoader: ...
+
+    def test_dataloader(self) -> DataLoader: ...
+
+
+def check_data(data: TuningData, network: TunableNetwork, *, test: bool) -> None:
+    """Refuses data that the network cannot be tuned on.
+
+    Raises:
+        UserError: A split without images, or other classes than the network's head has, in number or name.
+    """
+    for split in ("train", "val", *(["test"] if test else [])):
+        if not data.num_images(split):
+            raise UserError(
+                f"{data.name} has no {_SPLITS[split]} images, and tuning needs some: give it more images, or another "
+                "share of them to that split (dataset.*)"
+            )
+    check_classes(network.class_names or network.head.out_features, data)
+
+
+def check_classes(classes: Sequence[str] | int, data: TuningData) -> None:
+    """Refuses a head for other classes than those of the data: its outputs would be read as other labels.
+
+    Args:
+        classes: Names of the head's outputs in order, or only their number.
+        data: What the head is to be tuned or measured on.
+    """
+    names, wanted = tuple(data.class_names), len(classes) if isinstance(classes, Sequence) else classes
+    if wanted != len(names):
+        raise UserError(
+            f"the network's head has {wanted} outputs, {data.name} has {len(names)} classes: give data of these "
+            f"{wanted} classes (dataset=...), or a network or blueprint with a head of {len(names)}"
+        )
+    if isinstance(classes, Sequence):
+        differing = [(k, *both) for k, both in enumerate(zip(classes, names, strict=True)) if both[0] != both[1]]
+        if differing:
+            label, ours, theirs = differing[0]
+            same = "in another order" if set(classes) == set(names) else "with other names"
+            raise UserError(
+                f"the network's classes are those of {data.name} {same}: output {label} is {ours!r}, label {label} of "
+                f"the data is {theirs!r} ({len(differing)} differ); give data with the network's classes "
+                "(dataset=...), or a blueprint whose head.classes are the data's"
+            )
+
+
+_SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -26,63 +109,91 @@ class TuningInputs:
     Attributes:
         body: Maps the inputs of the loaders to pooled features: all stages, or those after the cached prefix.
         loaders: Train and validation loaders of (inputs, labels, index).
-        inputs: (n, ...) inputs of the training images without augmentation, for closed forms.
-        labels: (n,).
-        complete: Whether ``inputs`` are all the training images, or as many as the settings let into memory.
+        inputs: By split (``train``, ``val``), without augmentation and in the order of the labels: a tensor (n, ...)
+            where it fits in memory, or batches that are read anew each time. Of ``train`` those for closed forms.
+        labels: By split, (n,).
+        num_train: All training images, of which closed forms take ``len(labels["train"])``.
         batch_size: For passes without gradient.
     """
 
     body: nn.Module
-    loaders: TuningData
-    inputs: Tensor
-    labels: Tensor
-    complete: bool
+    loaders: IndexedData
+    inputs: Mapping[str, Tensor | Iterable[Tensor]]
+    labels: Mapping[str, Tensor]
+    num_train: int
     batch_size: int
 
-    def features(self, network: TunableNetwork, device: torch.device) -> Tensor:
-        """Pooled features (n, d) of the training images, in eval mode."""
-        return run_in_batches(network, self.body, self.inputs, batch_size=self.batch_size, device=device)
+    @property
+    def complete(self) -> bool:
+        """Whether closed forms take all training images."""
+        return len(self.labels["train"]) == self.num_train
+
+    def batches(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
+        """The inputs of a split, ``batch_size`` at a time; with a limit the batches that hold the first ones."""
+        inputs = self.inputs[split]
+        batches = inputs.split(self.batch_size) if isinstance(inputs, Tensor) else inputs
+        num_rows = 0
+        for batch in batches:
+            yield batch if limit is None else batch[: limit - num_rows]
+            num_rows += len(batch)
+            if limit is not None and num_rows >= limit:
+                return
+
+    def features(self, split: str, device: torch.device, limit: int | None = None) -> Tensor:
+        """Pooled features (n, d) of a split, in eval mode, on the CPU."""
+        return run_in_batches(self.body, self.batches(split, limit), batch_size=self.batch_size, device=device)
 
 
 def prepare_inputs(
-    network: TunableNetwork, datamodule: pl.LightningDataModule, tuning: TuningSettings, device: torch.device
+    network: TunableNetwork, data: TuningData, tuning: TuningSettings, device: torch.device
 ) -> TuningInputs:
-    """Reads the training images and, where it pays, replaces images by the outputs of the frozen leading stages.
+    """Keeps in memory what ``tuning.max_cache_bytes`` allows: outputs of the frozen leading stages, or else images.
+
+    What is kept changes the time that tuning takes, and nothing else: every closed form takes the same images.
 
     Raises:
         UserError: ``tuning.cache_prefix=always`` where augmentation or mixing makes every epoch's images new.
     """
-    image, _ = datamodule.images("train", datamodule.input, limit=1)
-    limit = max(2, min(tuning.head.max_images, tuning.max_cache_bytes // image.nbytes))
-    images, labels = datamodule.images("train", datamodule.input, limit=limit)
-    complete = len(labels) == datamodule.num_images("train")
-    batch_size = datamodule.batch_size
+    num_train, batch_size = data.num_images("train"), data.batch_size
+    num_solved = min(num_train, tuning.head.max_images)
+    labels = {"train": data.labels("train", num_solved), "val": data.labels("val")}
+    image = next(iter(_Images(data, "train", 1)))
     prefix, rest = network.frozen_prefix(tuning.mode)
-    if not (complete and _caches(network, prefix, datamodule, tuning, images[:1], device)):
+    if not _caches(prefix, data, tuning, image, device):
+        fits = image.nbytes * num_solved <= tuning.max_cache_bytes
+        train = data.images("train", data.input, num_solved)[0] if fits else _Images(data, "train", num_solved)
+        inputs = {"train": train, "val": _Images(data, "val")}
         body = nn.Sequential(*network.stages())
-        return TuningInputs(body, TuningData(datamodule), images, labels, complete, batch_size)
+        return TuningInputs(body, IndexedData(data), inputs, labels, num_train, batch_size)
 
-    def outputs(images: Tensor) -> Tensor:
-        return run_in_batches(network, prefix, images, batch_size=batch_size, device=device)
+    def outputs(split: str) -> Tensor:
+        return run_in_batches(prefix, _Images(data, split), batch_size=batch_size, device=device)
 
-    val_images, val_labels = datamodule.images("val", datamodule.input)
-    inputs = outputs(images)
-    cached = {"train": (inputs, labels), "val": (outputs(val_images), val_labels)}
-    log.info("computed the %d frozen stages once (%d bytes)", len(prefix), inputs.nbytes)
-    return TuningInputs(rest, TuningData(datamodule, cached), inputs, labels, complete, batch_size)
+    cached = {split: (outputs(split), data.labels(split)) for split in ("train", "val")}
+    num_bytes = sum(tensor.nbytes for tensor, _ in cached.values())
+    log.info("computed the %d frozen stages once (%d bytes)", len(prefix), num_bytes)
+    inputs = {"train": cached["train"][0][:num_solved], "val": cached["val"][0]}
+    return TuningInputs(rest, IndexedData(data, cached), inputs, labels, num_train, batch_size)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images of a split, read anew each time they are gone through."""
+
+    data: TuningData
+    split: str
+    limit: int | None = None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.data.image_batches(self.split, self.data.input, self.limit, batch_size=self.data.batch_size)
 
 
 def _caches(
-    network: TunableNetwork,
-    prefix: nn.Sequential,
-    datamodule: pl.LightningDataModule,
-    tuning: TuningSettings,
-    image: Tensor,
-    device: torch.device,
+    prefix: nn.Sequential, data: TuningData, tuning: TuningSettings, image: Tensor, device: torch.device
 ) -> bool:
     if tuning.cache_prefix == "never" or not len(prefix):
         return False
-    if datamodule.augmentation is not None or tuning.mixup_alpha or tuning.cutmix_alpha:
+    if data.augmentation is not None or tuning.mixup_alpha or tuning.cutmix_alpha:
         if tuning.cache_prefix == "always":
             raise UserError(
                 "tuning.cache_prefix=always cannot hold images that are augmented or mixed: type "
@@ -92,12 +203,12 @@ def _caches(
         return False
     if tuning.cache_prefix == "always":
         return True
-    output = run_in_batches(network, prefix, image, batch_size=1, device=device)
-    num_images = sum(datamodule.num_images(split) for split in ("train", "val"))
+    output = run_in_batches(prefix, image, batch_size=1, device=device)
+    num_images = sum(data.num_images(split) for split in ("train", "val"))
     return output.nbytes * num_images <= tuning.max_cache_bytes
 
 
-class TuningData(pl.LightningDataModule):
+class IndexedData(pl.LightningDataModule):
     """A data module's splits in its own order of batches, as (inputs, labels, index).
 
     Args:
@@ -105,9 +216,7 @@ class TuningData(pl.LightningDataModule):
         outputs: Per split, what takes the place of the images: outputs of the frozen stages (n, ...) and labels (n,).
     """
 
-    def __init__(
-        self, source: pl.LightningDataModule, outputs: Mapping[str, tuple[Tensor, Tensor]] | None = None
-    ) -> None:
+    def __init__(self, source: TuningData, outputs: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> None:
         super().__init__()
         self._source, self._outputs = source, outputs or {}
 
@@ -133,16 +242,6 @@ class TuningData(pl.LightningDataModule):
             pin_memory=loader.pin_memory,
             persistent_workers=loader.persistent_workers and not cached,
         )
-
-
-@torch.no_grad()
-def run_in_batches(
-    network: nn.Module, part: nn.Module, inputs: Tensor, *, batch_size: int, device: torch.device
-) -> Tensor:
-    """Runs a part of a network in eval mode over inputs (n, ...); the outputs (n, ...) stay on the CPU."""
-    network.to(device)
-    with eval_mode(network):
-        return torch.cat([part(batch.to(device)).cpu() for batch in inputs.split(batch_size)])
 
 
 class _Indexed(Dataset):

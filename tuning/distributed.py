@@ -1,6 +1,8 @@
-"""Sums and rows over the processes of a distributed run; with one process they are the identity."""
+"""Sums, rows and decisions over the processes of a distributed run; with one process they are the identity."""
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,6 +12,18 @@ from torch import Tensor
 def world_size() -> int:
     """Number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+Value = TypeVar("Value")
+
+
+def broadcast(value: Value) -> Value:
+    """The value of the main process, in all of them."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def total(count: int, device: torch.device) -> int:

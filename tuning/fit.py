@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,17 +13,18 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from tuning.data import TuningData, TuningInputs, prepare_inputs
-from tuning.freezing import has_running_statistics, trainable_submodules
+from tuning.checkpoints import BEST, LAST, Checkpoints
+from tuning.data import IndexedData, TuningData, TuningInputs, check_data, prepare_inputs
 from tuning.losses import LeaveOneOutHead
 from tuning.module import TuningModule
 from tuning.network import TunableNetwork
-from tuning.ridge import calibrate, fit_ridge
-from tuning.settings import OptimizerSettings, ScheduleSettings, TrainerSettings, TuningSettings
-from tuning.trainer import averaging, build_trainer, checkpointing, quiet
+from tuning.norm_stats import choose_norm_stats, has_norm_stats
+from tuning.ridge import RidgeFit, calibrate, fit_ridge
+from tuning.settings import OptimizerSettings, Recipe, ScheduleSettings, TrainerSettings, TuningSettings
+from tuning.trainer import build_trainer, quiet
+from zoo.chain.modes import eval_mode
 from zoo.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -39,16 +41,16 @@ class TuningResult:
     """What tuning gave.
 
     Attributes:
-        choice: ``start``, ``tuned`` (the best epoch) or ``refitted`` (the last, with a head solved anew); with the
-            rule of the normalisation statistics where two were tried, as in ``tuned/adaptive``.
+        choice: ``start``, ``tuned`` (the best epoch) or ``refitted`` (the last, with a head solved anew).
         val_accuracies: Of every candidate, by the same names.
         val_losses: Mean cross-entropy of every candidate.
         test_accuracy: Of the choice, measured once; None where the test split was left out.
         test_loss: Mean cross-entropy of the choice.
         loss: The loss that was minimised, ``none`` where nothing was trained.
+        norm_stats: The rule of the normalisation statistics, ``none`` where nothing was trained.
         num_parameters: Of the network.
         num_trained_parameters: Of what the mode trains.
-        epochs: Passes over the training images with each rule of the statistics.
+        epochs: Passes over the training images.
         seconds: Wall time per phase.
     """
 
@@ -58,6 +60,7 @@ class TuningResult:
     test_accuracy: float | None
     test_loss: float | None
     loss: str
+    norm_stats: str
     num_parameters: int
     num_trained_parameters: int
     epochs: int
@@ -66,7 +69,7 @@ class TuningResult:
 
 def tune(
     network: TunableNetwork,
-    datamodule: pl.LightningDataModule,
+    data: TuningData,
     tuning: TuningSettings,
     *,
     run_dir: Path,
@@ -76,46 +79,93 @@ def tune(
     seed: int = 0,
     loggers: Loggers = (),
     callbacks: Sequence[pl.Callback] = (),
+    identity: Mapping[str, str] | None = None,
+    learnt: bool = False,
     resume: bool = False,
     test: bool = True,
 ) -> TuningResult:
     """Tunes a network in place and leaves it on the CPU, in eval mode, with the chosen weights.
 
     Args:
-        network: Its head must have as many outputs as the data has classes.
-        datamodule: Gives images for the network's input.
-        run_dir: Checkpoints go to ``run_dir/checkpoints``.
+        network: Its head must be for the classes of the data.
+        data: Gives images for the network's input.
+        run_dir: Checkpoints go to ``run_dir/checkpoints``; those of an earlier training there are removed.
         seed: Fixes dropout and mixing; the order of images and their augmentation belong to the data module.
         loggers: Receive the metrics of every epoch.
-        callbacks: For Lightning's trainer, besides checkpoints and averaging.
-        resume: Continue from the last checkpoint in ``run_dir``, to the numbers of a run without interruption.
+        callbacks: For Lightning's trainer, besides checkpoints.
+        identity: What the numbers depend on (settings, data, networks), by name. It goes into every checkpoint, and
+            ``resume`` goes on with checkpoints of the same identity only.
+        learnt: The head is learnt already (of a bundle, or solved by the caller): the start is the network as it is,
+            unless ``tuning.head.initialisation=ridge`` asks for a head solved anew.
+        resume: Continue from the last checkpoint in ``run_dir``, to the numbers of a run without interruption; where
+            there is none yet, from the start.
         test: Measure the choice on the test split; ``False`` leaves that split unseen and the figures None.
 
     Raises:
-        UserError: The head does not fit the data, the settings contradict each other, the training diverges.
+        UserError: The head does not fit the data, the settings contradict each other, the checkpoints are damaged or
+            of another identity, the training diverges.
     """
-    if network.head.out_features != datamodule.num_classes:
-        raise UserError(
-            f"the network's head has {network.head.out_features} outputs, {datamodule.name} has "
-            f"{datamodule.num_classes} classes; give the network a head of {datamodule.num_classes} outputs"
-        )
-    job = _Job(
-        network,
-        datamodule,
-        tuning,
-        optimizer or OptimizerSettings(),
-        schedule or ScheduleSettings(),
-        trainer or TrainerSettings(),
-        Path(run_dir) / "checkpoints",
-        seed,
-        loggers,
-        callbacks,
-        resume,
-        test,
-    )
+    check_data(data, network, test=test)
+    settings = (optimizer or OptimizerSettings(), schedule or ScheduleSettings(), trainer or TrainerSettings())
+    recipe = Recipe(tuning, *settings, seed)
+    checkpoints = Checkpoints(Path(run_dir) / "checkpoints", identity or {})
+    resumed = checkpoints.resumable() if resume else None
+    clock = _Clock()
     with quiet(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)  # Lightning's loaders draw their workers' seeds from it
-        return job.run()
+        network.freeze(tuning.mode, norm_stats="frozen")
+        num_trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        evaluation = _Evaluation(network, recipe, build_trainer(recipe.trainer, checkpoints.directory))
+        device = evaluation.trainer.strategy.root_device
+        with clock("start"):
+            inputs = prepare_inputs(network, data, tuning, device)
+            solved = _solve_head(network, inputs, device) if _solves_start(tuning, learnt=learnt) else None
+            start = evaluation.candidate("start", inputs)
+            for logger in loggers:
+                logger.log_metrics({"val/accuracy": start.val_accuracy, "val/loss": start.val_loss}, step=0)
+        candidates, loss, norm_stats = [start], _resolve_loss(network, inputs, tuning), "none"
+        if loss != "none":
+            with clock("fit"):
+                resumed = checkpoints.agree(resumed)
+                norm_stats = resumed or _resolve_norm_stats(network, inputs, tuning, loss, device)
+                checkpoints.norm_stats = norm_stats
+                head = None
+                if loss == "loo":
+                    head = LeaveOneOutHead(*(solved or _solve_head(network, inputs, device)))
+                network.freeze(tuning.mode, norm_stats=norm_stats)
+                features = partial(inputs.features, "train", device)
+                module = TuningModule(network, inputs.body, recipe, leave_one_out=head, features=features)
+                _fit(module, inputs, recipe, checkpoints, loggers, callbacks, resume=resumed is not None)
+            with clock("refit"):
+                _restore(network, checkpoints.state(BEST))
+                candidates.append(evaluation.candidate("tuned", inputs))
+                if tuning.head.refit == "always" or (tuning.head.refit == "auto" and inputs.complete):
+                    _restore(network, checkpoints.state(LAST))
+                    _solve_head(network, inputs, device)
+                    candidates.append(evaluation.candidate("refitted", inputs))
+        chosen = candidates[-1]
+        if tuning.guard:
+            chosen = min(candidates, key=lambda candidate: (-candidate.val_accuracy, candidate.val_loss))
+        _restore(network, chosen.state)
+        test_accuracy = test_loss = None
+        if test:
+            with clock("test"):
+                body = nn.Sequential(*network.stages())
+                test_accuracy, test_loss = evaluation.measure("test", body, IndexedData(data))
+    network.cpu().eval()
+    return TuningResult(
+        choice=chosen.name,
+        val_accuracies={candidate.name: candidate.val_accuracy for candidate in candidates},
+        val_losses={candidate.name: candidate.val_loss for candidate in candidates},
+        test_accuracy=test_accuracy,
+        test_loss=test_loss,
+        loss=loss,
+        norm_stats=norm_stats,
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        num_trained_parameters=num_trained,
+        epochs=tuning.num_epochs if loss != "none" else 0,
+        seconds=clock.seconds,
+    )
 
 
 @dataclass(frozen=True)
@@ -127,175 +177,142 @@ class _Candidate:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Evaluation:
+    """Measures the network as it is, over all processes."""
+
     network: TunableNetwork
-    datamodule: pl.LightningDataModule
-    tuning: TuningSettings
-    optimizer: OptimizerSettings
-    schedule: ScheduleSettings
-    trainer: TrainerSettings
-    checkpoints: Path
-    seed: int
-    loggers: Loggers
-    callbacks: Sequence[pl.Callback]
-    resume: bool
-    test: bool
-
-    def run(self) -> TuningResult:
-        network, tuning, clock = self.network, self.tuning, _Clock()
-        network.freeze(tuning.mode, norm_stats="frozen")
-        num_trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-        with clock("start"):
-            inputs = prepare_inputs(network, self.datamodule, tuning, self.device)
-            if tuning.head.initialisation == "ridge":
-                self.solve_head(inputs)
-            candidates = [self.candidate("start", inputs)]
-            for logger in self.loggers:
-                start = {"val/accuracy": candidates[0].val_accuracy, "val/loss": candidates[0].val_loss}
-                logger.log_metrics(start, step=0)
-        loss = self.loss(inputs)
-        rules = self.norm_rules(loss)
-        for rule in rules:
-            suffix = f"/{rule}" if len(rules) > 1 else ""
-            self.restore(candidates[0].state)
-            with clock("fit"):
-                tuned, last = self.fit(inputs, loss, rule, suffix)
-            with clock("refit"):
-                self.restore(tuned)
-                candidates.append(self.candidate(f"tuned{suffix}", inputs))
-                if tuning.head.refit == "always" or (tuning.head.refit == "auto" and inputs.complete):
-                    self.restore(last)
-                    self.solve_head(inputs)
-                    candidates.append(self.candidate(f"refitted{suffix}", inputs))
-        chosen = candidates[-1]
-        if tuning.guard:
-            chosen = min(candidates, key=lambda candidate: (-candidate.val_accuracy, candidate.val_loss))
-        self.restore(chosen.state)
-        test_accuracy = test_loss = None
-        if self.test:
-            with clock("test"):
-                whole = nn.Sequential(*network.stages())
-                test_accuracy, test_loss = self.measure("test", whole, TuningData(self.datamodule))
-        network.cpu().eval()
-        return TuningResult(
-            choice=chosen.name,
-            val_accuracies={candidate.name: candidate.val_accuracy for candidate in candidates},
-            val_losses={candidate.name: candidate.val_loss for candidate in candidates},
-            test_accuracy=test_accuracy,
-            test_loss=test_loss,
-            loss=loss,
-            num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-            num_trained_parameters=num_trained,
-            epochs=tuning.num_epochs if rules else 0,
-            seconds=clock.seconds,
-        )
-
-    @property
-    def device(self) -> torch.device:
-        return build_trainer(self.trainer).strategy.root_device
-
-    def loss(self, inputs: TuningInputs) -> str:
-        """Resolves ``auto``; ``none`` where there is nothing to train by gradient."""
-        tuning = self.tuning
-        if not tuning.num_epochs:
-            return "none"
-        head_only = set(self.network.trainable_modules(tuning.mode)) == {self.network.head}
-        if tuning.loss == "loo" and not inputs.complete:
-            raise UserError(
-                f"tuning.loss=loo needs all training images for its closed form, {len(inputs.labels)} of "
-                f"{self.datamodule.num_images('train')} are let in: type tuning.loss=cross_entropy, or raise "
-                f"tuning.head.max_images={tuning.head.max_images} or tuning.max_cache_bytes={tuning.max_cache_bytes}"
-            )
-        if tuning.loss == "loo":
-            return "none" if head_only else "loo"
-        fits = len(inputs.labels) <= LOO_MAX_IMAGES and inputs.complete and tuning.norm_stats != "adaptive"
-        mixes = tuning.mixup_alpha or tuning.cutmix_alpha
-        return "loo" if tuning.loss == "auto" and fits and not mixes and not head_only else "cross_entropy"
-
-    def norm_rules(self, loss: str) -> tuple[str, ...]:
-        """The rules of the normalisation statistics to tune with; the bank of ``loo`` needs them fixed."""
-        trained = trainable_submodules(self.network.trainable_modules(self.tuning.mode))
-        if loss == "none":
-            return ()
-        if loss == "loo" or not any(has_running_statistics(module) for module in trained):
-            return ("frozen",)
-        return ("frozen", "adaptive") if self.tuning.norm_stats == "auto" else (self.tuning.norm_stats,)
-
-    def solve_head(self, inputs: TuningInputs) -> LeaveOneOutHead:
-        """Solves the network's head on the training images without augmentation; returns what could train with it."""
-        features = inputs.features(self.network, self.device)
-        fit = fit_ridge(features, inputs.labels, self.network.head.out_features)
-        temperature = calibrate(fit.loo_predictions, inputs.labels)
-        fit.copy_to(self.network.head, temperature=temperature)
-        return LeaveOneOutHead(features, inputs.labels, fit, temperature)
-
-    def fit(self, inputs: TuningInputs, loss: str, rule: str, suffix: str) -> tuple[State, State]:
-        """Trains by gradient from the network's present state; returns the state of the best epoch and of the last."""
-        head = self.solve_head(inputs) if loss == "loo" else None
-        self.network.freeze(self.tuning.mode, norm_stats=rule)
-        module = self.module(
-            inputs.body,
-            leave_one_out=head,
-            features=partial(inputs.features, self.network, self.device),
-            prefix=f"{rule}/" if suffix else "",
-        )
-        directory = self.checkpoints / rule if suffix else self.checkpoints
-        if not self.resume:
-            _remove_checkpoints(directory)
-        best, last = checkpointing(directory, f"{module.prefix}val/accuracy")
-        trainer = build_trainer(
-            self.trainer,
-            max_epochs=self.tuning.num_epochs,
-            gradient_clip_norm=self.optimizer.gradient_clip_norm,
-            loggers=self.loggers,
-            callbacks=[*self.callbacks, *averaging(self.tuning.ema_decay), best, last],
-        )
-        resumed = directory / "last.ckpt"
-        self.network.train()
-        trainer.fit(module, datamodule=inputs.loaders, ckpt_path=resumed if resumed.exists() else None)
-        return tuple(self.checkpointed(module, directory / f"{name}.ckpt") for name in ("best", "last"))
-
-    def checkpointed(self, module: TuningModule, path: Path) -> State:
-        """The trained state of a checkpoint: the file's, since BatchNorm statistics differ from process to process."""
-        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
-        return self.state()
+    recipe: Recipe
+    trainer: pl.Trainer
 
     def candidate(self, name: str, inputs: TuningInputs) -> _Candidate:
+        """The network's trained state and what it is worth on validation.
+
+        Raises:
+            UserError: Its outputs are not finite.
+        """
         accuracy, loss = self.measure("val", inputs.body, inputs.loaders)
         log.info("%s: validation accuracy %.4f, loss %.4f", name, accuracy, loss)
-        return _Candidate(name, accuracy, loss, self.state())
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{name}: the validation loss is {loss}: look for weights that are not finite, or for an input.mean "
+                "and input.std of another scale"
+            )
+        state = {name: tensor.detach().cpu().clone() for name, tensor in self.network.trained_state().items()}
+        return _Candidate(name, accuracy, loss, state)
 
-    def measure(self, split: str, body: nn.Module, loaders: TuningData) -> tuple[float, float]:
-        """Accuracy and mean cross-entropy on a split, over all processes."""
-        trainer = build_trainer(self.trainer)
-        run = trainer.validate if split == "val" else trainer.test
-        (metrics,) = run(self.module(body), datamodule=loaders, verbose=False)
+    def measure(self, split: str, body: nn.Module, loaders: IndexedData) -> tuple[float, float]:
+        """Accuracy and mean cross-entropy on a split."""
+        run = self.trainer.validate if split == "val" else self.trainer.test
+        (metrics,) = run(TuningModule(self.network, body, self.recipe), datamodule=loaders, verbose=False)
         return round(metrics[f"{split}/accuracy"], 6), metrics[f"{split}/loss"]
 
-    def module(self, body: nn.Module, **kwargs: object) -> TuningModule:
-        return TuningModule(
-            self.network,
-            body,
-            tuning=self.tuning,
-            optimizer=self.optimizer,
-            schedule=self.schedule,
-            seed=self.seed,
-            **kwargs,
+
+def _fit(
+    module: TuningModule,
+    inputs: TuningInputs,
+    recipe: Recipe,
+    checkpoints: Checkpoints,
+    loggers: Loggers,
+    callbacks: Sequence[pl.Callback],
+    *,
+    resume: bool,
+) -> None:
+    """Trains by gradient from the network's present state, or from the last checkpoint; the result lies in these."""
+    if not resume:
+        checkpoints.clear()
+    trainer = build_trainer(
+        recipe.trainer,
+        checkpoints.directory,
+        max_epochs=recipe.tuning.num_epochs,
+        gradient_clip_norm=recipe.optimizer.gradient_clip_norm,
+        loggers=loggers,
+        callbacks=[*callbacks, checkpoints],
+    )
+    module.network.train()
+    trainer.fit(module, datamodule=inputs.loaders, ckpt_path=checkpoints.directory / LAST if resume else None)
+
+
+def _solves_start(tuning: TuningSettings, *, learnt: bool) -> bool:
+    """Whether the start's head is solved: a new one unless it shall be random, a learnt one if that is asked for."""
+    rule = tuning.head.initialisation
+    if learnt and rule == "random":
+        raise UserError(
+            "tuning.head.initialisation=random would throw away the head that is learnt already: leave it out to go "
+            "on from that head, or type tuning.head.initialisation=ridge to solve it anew"
         )
-
-    def state(self) -> State:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.network.trained_state().items()}
-
-    @torch.no_grad()
-    def restore(self, state: State) -> None:
-        for name, tensor in self.network.trained_state().items():
-            tensor.copy_(state[name])
+    if learnt and rule == "ridge":
+        log.info("tuning.head.initialisation=ridge: the learnt head is solved anew")
+    return rule == "ridge" or (rule == "auto" and not learnt)
 
 
-@rank_zero_only
-def _remove_checkpoints(directory: Path) -> None:
-    for name in ("best.ckpt", "last.ckpt"):
-        (directory / name).unlink(missing_ok=True)
+def _solve_head(
+    network: TunableNetwork, inputs: TuningInputs, device: torch.device
+) -> tuple[Tensor, Tensor, RidgeFit, float]:
+    """Solves the network's head on the training images without augmentation.
+
+    Returns:
+        Features, labels, fit and temperature, as ``LeaveOneOutHead`` takes them.
+    """
+    features, labels = inputs.features("train", device), inputs.labels["train"]
+    if not torch.isfinite(features).all():
+        raise UserError(f"{_first_not_finite(network, inputs, device)} gives values that are not finite")
+    if not inputs.complete:
+        log.info("head solved on %d of %d training images (tuning.head.max_images)", len(labels), inputs.num_train)
+    fit = fit_ridge(features, labels, network.head.out_features)
+    temperature = calibrate(fit.loo_predictions, labels)
+    fit.copy_to(network.head, temperature=temperature)
+    return features, labels, fit, temperature
+
+
+@torch.no_grad()
+def _first_not_finite(network: TunableNetwork, inputs: TuningInputs, device: torch.device) -> str:
+    """Names the first stage whose outputs are not finite while its inputs are."""
+    names = {module: name for name, module in network.named_modules()}
+    with eval_mode(inputs.body):
+        for batch in inputs.batches("train"):
+            found, x = "what goes into the trained part", batch.to(device)
+            for stage in inputs.body:
+                if not torch.isfinite(x).all():
+                    return found
+                found, x = f"{names.get(stage) or type(stage).__name__} of the network", stage(x)
+            if not torch.isfinite(x).all():
+                return found
+    return "the network"
+
+
+def _resolve_loss(network: TunableNetwork, inputs: TuningInputs, tuning: TuningSettings) -> str:
+    """Resolves ``auto``; ``none`` where there is nothing to train by gradient."""
+    if not tuning.num_epochs:
+        return "none"
+    head_only = set(network.trainable_modules(tuning.mode)) == {network.head}
+    if tuning.loss == "loo" and not inputs.complete:
+        raise UserError(
+            f"tuning.loss=loo needs all training images for its closed form, {len(inputs.labels['train'])} of "
+            f"{inputs.num_train} are let in: type tuning.loss=cross_entropy, or raise "
+            f"tuning.head.max_images={tuning.head.max_images}"
+        )
+    if tuning.loss == "loo":
+        return "none" if head_only else "loo"
+    fits = inputs.num_train <= LOO_MAX_IMAGES and inputs.complete and tuning.norm_stats != "adaptive"
+    mixes = tuning.mixup_alpha or tuning.cutmix_alpha
+    return "loo" if tuning.loss == "auto" and fits and not mixes and not head_only else "cross_entropy"
+
+
+def _resolve_norm_stats(
+    network: TunableNetwork, inputs: TuningInputs, tuning: TuningSettings, loss: str, device: torch.device
+) -> str:
+    """Resolves ``auto``; the bank of ``loo`` needs the statistics fixed."""
+    if loss == "loo" or not has_norm_stats(network, tuning.mode):
+        return "frozen"
+    if tuning.norm_stats != "auto":
+        return tuning.norm_stats
+    return choose_norm_stats(network, tuning.mode, inputs, device)
+
+
+@torch.no_grad()
+def _restore(network: TunableNetwork, state: State) -> None:
+    for name, tensor in network.trained_state().items():
+        tensor.copy_(state[name])
 
 
 class _Clock:

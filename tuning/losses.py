@@ -32,7 +32,7 @@ class LeaveOneOutHead(nn.Module):
     """
 
     def __init__(self, features: Tensor, labels: Tensor, fit: RidgeFit, temperature: float) -> None:
-        """Starts from the features (n, d) of the start and the closed-form head solved on them."""
+        """Starts from the features (n, d) of the start, their labels (n,), and the closed-form head solved on them."""
         super().__init__()
         features = features.detach().double()
         mean, scale = standardisation(features)
@@ -40,7 +40,7 @@ class LeaveOneOutHead(nn.Module):
         self.num_classes = len(fit.bias)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
-        self.register_buffer("labels", labels.long())
+        self.register_buffer("labels", labels.long().clone())  # its own: the caller's are not ours to change
         self.register_buffer("bank", (features - mean) / scale)
 
     def forward(self, features: Tensor, index: Tensor) -> Tensor:
@@ -58,10 +58,15 @@ class LeaveOneOutHead(nn.Module):
         return self.temperature * (targets - residuals)
 
     @torch.no_grad()
-    def refresh(self, features: Tensor) -> RidgeFit:
-        """Replaces the whole bank by features (n, d) of one moment; returns the head that fits them."""
+    def refresh(self, features: Tensor) -> None:
+        """Replaces the whole bank by features (n, d) of one moment."""
         self.bank.copy_((features.to(self.bank) - self.mean) / self.scale)
-        return fit_ridge(features.cpu(), self.labels.cpu(), self.num_classes, self.ridge)
+
+    @torch.no_grad()
+    def solve(self, features: Tensor, head: nn.Linear) -> None:
+        """Writes into ``head`` what fits the features (n, d) of all training images; the bank stays as it is."""
+        fit = fit_ridge(features.cpu(), self.labels.cpu(), self.num_classes, self.ridge)
+        fit.copy_to(head, temperature=self.temperature)
 
 
 def leave_one_out_residuals(features: Tensor, labels: Tensor, index: Tensor, num_classes: int, ridge: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +15,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from tuning.averaging import MovingAverage
 from tuning.distributed import gather_rows, total, world_size
 from tuning.losses import LeaveOneOutHead, cross_entropy
 from tuning.mixing import mix
 from tuning.network import TunableNetwork
-from tuning.settings import OptimizerSettings, ScheduleSettings, TuningSettings
+from tuning.settings import Recipe, ScheduleSettings
+from zoo.checkpoints import shorten
 from zoo.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class TuningModule(pl.LightningModule):
@@ -28,35 +33,36 @@ class TuningModule(pl.LightningModule):
     Batches are (inputs, labels, index): inputs are images, or outputs of the frozen stages where those were computed
     once; index is the position of the sample in its split. Checkpoints hold what is trained and no frozen weight.
 
+    With ``tuning.ema_decay`` validation and checkpoints are of the averaged weights: a checkpoint's ``state_dict`` is
+    what was validated, and the weights as trained lie beside it under ``trained``, for a resumed run.
+
     Args:
         network: Frozen as its mode demands (``TunableNetwork.freeze``).
         body: Maps the inputs of a batch to pooled features.
-        seed: Fixes dropout and mixing per epoch, so that a resumed run draws the same.
+        recipe: Its seed fixes dropout and mixing per epoch, so that a resumed run draws the same.
         leave_one_out: Where given, the head is solved instead of trained.
         features: Gives the pooled features of all training images as the network now makes them; with
             ``leave_one_out``, which starts every validation from them.
-        prefix: Put before the names of the logged metrics.
     """
 
     def __init__(
         self,
         network: TunableNetwork,
         body: Callable[[Tensor], Tensor],
+        recipe: Recipe,
         *,
-        tuning: TuningSettings,
-        optimizer: OptimizerSettings,
-        schedule: ScheduleSettings,
-        seed: int,
         leave_one_out: LeaveOneOutHead | None = None,
         features: Callable[[], Tensor] | None = None,
-        prefix: str = "",
     ) -> None:
         super().__init__()
         self.network = network
         self.leave_one_out = leave_one_out
         self._body, self._features = (body,), features  # in a tuple: its modules belong to the network already
-        self._tuning, self._optimizer, self._schedule = tuning, optimizer, schedule
-        self._seed, self.prefix = seed, prefix
+        self._recipe, self._tuning = recipe, recipe.tuning
+        self._average: MovingAverage | None = None
+        self._resumed: dict[str, Tensor] | None = None
+        self._averaged_step = 0
+        self._is_first_backward = True
         for split in ("train", "val", "test"):
             setattr(self, f"{split}_loss", MeanMetric())
             setattr(self, f"{split}_accuracy", MulticlassAccuracy(network.head.out_features, average="micro"))
@@ -68,9 +74,21 @@ class TuningModule(pl.LightningModule):
         """Maps the inputs of a batch to logits."""
         return self.network.head(self._body[0](inputs))
 
+    def on_train_start(self) -> None:
+        """Starts the average where the weights are: at the start, or at those of the checkpoint to go on from."""
+        if not self._tuning.ema_decay:
+            return
+        state = self.network.trained_state()
+        self._average, self._averaged_step = MovingAverage(state, self._tuning.ema_decay), self.trainer.global_step
+        if self._resumed is not None:
+            with torch.no_grad():
+                for name, tensor in state.items():
+                    tensor.copy_(self._resumed[name])
+            self._resumed = None
+
     def on_train_epoch_start(self) -> None:
         """Seeds dropout and stochastic depth from (seed, epoch, rank)."""
-        sequence = np.random.SeedSequence([self._seed, self.current_epoch, self.global_rank])
+        sequence = np.random.SeedSequence([self._recipe.seed, self.current_epoch, self.global_rank])
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -91,7 +109,7 @@ class TuningModule(pl.LightningModule):
         if not torch.isfinite(loss):
             raise UserError(
                 f"the training loss is {loss.item()} in epoch {self.current_epoch}: "
-                f"type a learning rate below optimizer.learning_rate={self._optimizer.learning_rate}"
+                f"type a learning rate below optimizer.learning_rate={self._recipe.optimizer.learning_rate}"
             )
         self._log("train", loss.detach(), logits.detach(), labels)
         return loss * world_size() / count
@@ -104,15 +122,49 @@ class TuningModule(pl.LightningModule):
         """Measures loss and accuracy on the test split."""
         self._measure("test", batch)
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Averages after every step, however many batches it took."""
+        if self._average is not None and self.trainer.global_step > self._averaged_step:
+            self._average.update()
+            self._averaged_step = self.trainer.global_step
+
+    def on_after_backward(self) -> None:
+        """Tells once of parameters that the mode trains and the loss does not reach."""
+        if self._is_first_backward:
+            self._is_first_backward = False
+            names = [name for name, p in self.network.named_parameters() if p.requires_grad and p.grad is None]
+            if names and self.trainer.is_global_zero:
+                log.warning("%d trained tensors get no gradient and stay as they are: %s", len(names), shorten(names))
+
     def on_validation_epoch_start(self) -> None:
-        """Solves the head on the features of the epoch's end."""
-        if self.leave_one_out is not None:
-            fit = self.leave_one_out.refresh(self._features())
-            fit.copy_to(self.network.head, temperature=self.leave_one_out.temperature)
+        """Solves the head on the features of the epoch's end; with an average, on those of the averaged weights."""
+        features = self._features() if self.leave_one_out is not None else None
+        if features is not None:
+            self.leave_one_out.refresh(features)
+        if self._average is not None:
+            self._average.exchange()
+            features = self._features() if self.leave_one_out is not None else None
+        if features is not None:
+            self.leave_one_out.solve(features, self.network.head)
+
+    def on_validation_epoch_end(self) -> None:
+        """Goes back from the averaged weights to those that training goes on with."""
+        if self._average is not None:
+            self._average.exchange()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts the averaged weights, which were validated, in the first place."""
+        if self._average is not None:
+            checkpoint["trained"] = {name: tensor.detach() for name, tensor in self.network.trained_state().items()}
+            checkpoint["state_dict"] |= {f"network.{name}": t for name, t in self._average.state().items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the weights as trained until training starts."""
+        self._resumed = checkpoint.get("trained")
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Decays weight matrices and kernels, not norms and biases; one schedule step per optimiser step."""
-        settings = self._optimizer
+        settings = self._recipe.optimizer
         groups = parameter_groups(self.network, settings.weight_decay)
         if settings.name == "adamw":
             optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
@@ -120,7 +172,7 @@ class TuningModule(pl.LightningModule):
             optimizer = torch.optim.SGD(
                 groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0
             )
-        scheduler = LambdaLR(optimizer, rate(self._schedule, int(self.trainer.estimated_stepping_batches)))
+        scheduler = LambdaLR(optimizer, rate(self._recipe.schedule, int(self.trainer.estimated_stepping_batches)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -140,7 +192,7 @@ class TuningModule(pl.LightningModule):
             self.network.head.out_features,
             mixup_alpha=self._tuning.mixup_alpha,
             cutmix_alpha=self._tuning.cutmix_alpha,
-            seed=(self._seed, self.current_epoch, batch_idx, self.global_rank),
+            seed=(self._recipe.seed, self.current_epoch, batch_idx, self.global_rank),
         )
 
     def _measure(self, split: str, batch: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -153,7 +205,7 @@ class TuningModule(pl.LightningModule):
         loss.update(loss_sum / len(labels), weight=len(labels))
         accuracy.update(logits, labels)
         for name, metric in (("loss", loss), ("accuracy", accuracy)):
-            self.log(f"{self.prefix}{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(labels))
+            self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(labels))
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -22,9 +22,11 @@ class TunableNetwork(nn.Module, ABC):
 
     Attributes:
         head: The last layer, (N, d) -> (N, C).
+        class_names: Of its outputs, in order; None where only their number is known.
     """
 
     head: nn.Linear
+    class_names: Sequence[str] | None = None
     _mode: str = "full"
     _norm_stats: str = "adaptive"
 

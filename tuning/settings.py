@@ -15,13 +15,15 @@ class HeadSettings:
     """How the linear head starts and ends.
 
     Attributes:
-        initialisation: ``ridge`` solves it in closed form on the training features, ``random`` keeps the given one.
+        initialisation: ``ridge`` solves it in closed form on the training features, ``random`` leaves a new head as it
+            was drawn, ``auto`` is ``ridge`` for a new head and leaves a learnt one (a bundle's) as it is.
         refit: Whether a head solved anew on the tuned features is a candidate: ``auto`` (while the training images
-            are at most ``max_images`` and fit in ``tuning.max_cache_bytes``), ``always`` or ``never``.
-        max_images: The most training images that a closed form takes, the first ones where there are more.
+            are at most ``max_images``), ``always`` or ``never``.
+        max_images: The most training images that a closed form takes: the first ones, which stand for the split, where
+            there are more. They need not fit in memory together; their features (max_images, d) do.
     """
 
-    initialisation: Annotated[str, one_of("ridge", "random")] = "ridge"
+    initialisation: Annotated[str, one_of("auto", "ridge", "random")] = "auto"
     refit: Annotated[str, one_of("auto", "always", "never")] = "auto"
     max_images: Annotated[int, at_least(2)] = 50_000
 
@@ -37,17 +39,19 @@ class TuningSettings:
         mode: ``full`` trains everything, ``freeze`` the adapters and the head, ``probe`` solves the head alone.
         loss: ``cross_entropy``, ``loo`` (the head is solved, never trained; for small data), or ``auto``: ``loo`` up
             to 2,000 training images, where nothing speaks against it.
-        num_epochs: Passes over the training images; 0 leaves the closed-form head.
-        norm_stats: BatchNorm statistics of the trained part: ``frozen``, ``adaptive``, or ``auto``: tune with each
-            and keep the better on validation.
+        num_epochs: Passes over the training images; 0 leaves the start.
+        norm_stats: BatchNorm statistics of the trained part while it is trained: ``frozen``, ``adaptive``, or ``auto``:
+            what a look at the start says (``norm_stats.choose_norm_stats``).
         cache_prefix: Compute the outputs of the frozen leading stages once: ``auto`` (no augmentation, fits in
             memory), ``always`` or ``never``.
-        max_cache_bytes: The size above which ``auto`` does not cache; also the most that images for closed forms take.
+        max_cache_bytes: The most that outputs of the frozen stages, or else the images for closed forms, take in
+            memory; what is larger is computed or read anew each time. No result depends on it.
         guard: Keep the best on validation of start, tuned and refitted, so that tuning never ends below its start.
         label_smoothing: Share of the target spread over all classes.
         mixup_alpha: Parameter of the Beta distribution of Mixup; 0 switches it off.
         cutmix_alpha: The same for CutMix; where both are on, each batch draws one of them.
-        ema_decay: Decay per step of the exponential moving average of the weights; 0 switches it off.
+        ema_decay: Decay per step of the exponential moving average of the trained weights, which is then what is
+            validated and kept; 0 switches it off.
         head: How the head starts and ends.
     """
 
@@ -148,3 +152,22 @@ class TrainerSettings:
         check(self, "trainer")
         if self.devices > 1 and self.strategy == "auto":
             raise UserError(f"trainer.devices={self.devices} needs a strategy that launches processes: trainer=ddp")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a training follows.
+
+    Attributes:
+        tuning: What is tuned, for how long, on which loss.
+        optimizer: Of the trained parameters.
+        schedule: Of the learning rate.
+        trainer: Where it runs.
+        seed: Of dropout and mixing; the order of images and their augmentation belong to the data module.
+    """
+
+    tuning: TuningSettings
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    seed: int = 0

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint
 
+from tuning.checkpoints import CheckpointFiles
 from tuning.settings import TrainerSettings
 from tuning.throughput import ChannelsLast, LoaderWatch
 
@@ -21,20 +22,29 @@ UNACTIONABLE = (
     r".*isinstance\(treespec, LeafSpec\)",  # Lightning's own use of a deprecated name of torch
     r"GPU available but not used",  # trainer=cpu says so
     r"Found \d+ module\(s\) in eval mode",  # the frozen part, on purpose
-    r"Checkpoint directory .* exists and is not empty",  # true of every resumed run
 )
 """Beginnings of the warnings of Lightning that are expected here."""
 
 
 def build_trainer(
     settings: TrainerSettings,
+    directory: Path,
     *,
     max_epochs: int = 1,
     gradient_clip_norm: float = 0.0,
     loggers: Sequence[pl.loggers.Logger] = (),
     callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """A trainer that leaves sampling to the data module and checks nothing by a dry run."""
+    """A trainer that leaves sampling to the data module and checks nothing by a dry run.
+
+    Args:
+        settings: Where it runs.
+        directory: Of its checkpoints.
+        max_epochs: Passes over the training images.
+        gradient_clip_norm: Largest norm of the gradient; 0 switches clipping off.
+        loggers: Receive the metrics.
+        callbacks: Its own and a caller's.
+    """
     show_bar = settings.progress_bar == "always" or (settings.progress_bar == "auto" and _in_terminal())
     return pl.Trainer(
         accelerator=settings.accelerator,
@@ -47,29 +57,15 @@ def build_trainer(
         gradient_clip_val=gradient_clip_norm or None,
         logger=list(loggers) or False,
         callbacks=[*callbacks, LoaderWatch(), *([ChannelsLast()] if settings.channels_last else [])],
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        plugins=[CheckpointFiles()],
+        default_root_dir=directory,  # where Lightning under SLURM looks for a checkpoint of its own to go on with
         enable_progress_bar=show_bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         use_distributed_sampler=False,
     )
-
-
-def checkpointing(directory: Path, monitor: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
-    """Writes ``best.ckpt`` by validation accuracy (the earlier of equals), and ``last.ckpt`` after every epoch.
-
-    Two callbacks: with ``save_last`` Lightning renews the last checkpoint only when there is a new best. The order
-    matters: the last checkpoint holds what the first callback knows of the best one.
-    """
-    common = {"dirpath": directory, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(filename="best", monitor=monitor, mode="max", **common)
-    return best, ModelCheckpoint(filename="last", **common)
-
-
-def averaging(decay: float) -> list[pl.Callback]:
-    """The exponential moving average of the weights, if any; best and last checkpoint then hold the average."""
-    return [EMAWeightAveraging(decay=decay)] if decay else []
 
 
 @contextmanager

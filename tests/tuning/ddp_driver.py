@@ -13,16 +13,28 @@ from tuning_stand_ins import Blobs, StandIn
 from tuning.fit import tune
 from tuning.settings import TrainerSettings, TuningSettings
 
+CASES = {
+    "loo": TuningSettings(mode="freeze", loss="loo", norm_stats="frozen", num_epochs=2),
+    "cross_entropy": TuningSettings(mode="freeze", loss="cross_entropy", norm_stats="frozen", num_epochs=2),
+    "averaged": TuningSettings(mode="freeze", loss="loo", norm_stats="frozen", num_epochs=2, ema_decay=0.7),
+    "own_directories": TuningSettings(mode="freeze", loss="loo", norm_stats="frozen", num_epochs=2),
+}
+"""The last as the search tunes its finalists: each process has a temporary directory of its own."""
+
 
 def run(folder: Path, num_processes: int) -> None:
     trainer = TrainerSettings(devices=num_processes, strategy="ddp" if num_processes > 1 else "auto")
-    for loss in ("loo", "cross_entropy"):
+    for name, tuning in CASES.items():
         network = StandIn(dropout=0.0)  # each process draws its own dropout
-        tuning = TuningSettings(mode="freeze", loss=loss, norm_stats="frozen", num_epochs=2)
-        run_dir = folder / loss
-        result = tune(network, Blobs(batch_size=15), tuning, trainer=trainer, run_dir=run_dir)
         rank = os.environ.get("LOCAL_RANK", "0")
-        torch.save({"network": network.state_dict(), "losses": result.val_losses}, run_dir / f"rank{rank}.pt")
+        run_dir = folder / name / rank if name == "own_directories" else folder / name
+        checkpoints = run_dir / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        for stale in ("best.ckpt", "last.ckpt"):  # of an earlier training, which a new one must not look at
+            if not (checkpoints / stale).exists():
+                (checkpoints / stale).write_bytes(b"old")
+        result = tune(network, Blobs(batch_size=15), tuning, trainer=trainer, run_dir=run_dir)
+        torch.save({"network": network.state_dict(), "losses": result.val_losses}, folder / name / f"rank{rank}.pt")
 
 
 if __name__ == "__main__":

@@ -28,16 +28,16 @@ def runs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("loss", ["loo", "cross_entropy"])
-def test_two_processes_give_the_result_of_one(runs, loss):
-    one = torch.load(runs / "one" / loss / "rank0.pt")
-    ranks = [torch.load(runs / "two" / loss / f"rank{rank}.pt") for rank in (0, 1)]
+@pytest.mark.parametrize("name", ddp_driver.CASES)
+def test_two_processes_give_the_result_of_one(runs, name):
+    one = torch.load(runs / "one" / name / "rank0.pt")
+    ranks = [torch.load(runs / "two" / name / f"rank{rank}.pt") for rank in (0, 1)]
     frozen = StandIn(dropout=0.0).state_dict()
-    for name, tensor in one["network"].items():
-        assert torch.equal(ranks[0]["network"][name], ranks[1]["network"][name]), name
-        torch.testing.assert_close(ranks[0]["network"][name], tensor, rtol=1e-3, atol=1e-4)
-        if not name.startswith(("adapter.", "head.")):
-            assert torch.equal(ranks[0]["network"][name], frozen[name]), name
+    for key, tensor in one["network"].items():
+        assert torch.equal(ranks[0]["network"][key], ranks[1]["network"][key]), key
+        torch.testing.assert_close(ranks[0]["network"][key], tensor, rtol=1e-3, atol=1e-4)
+        if not key.startswith(("adapter.", "head.")):
+            assert torch.equal(ranks[0]["network"][key], frozen[key]), key
     assert ranks[0]["losses"] == pytest.approx(one["losses"], rel=1e-3)
 
 

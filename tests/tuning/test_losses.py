@@ -42,12 +42,18 @@ def test_the_bank_takes_the_rows_of_each_batch_and_is_refreshed():
     features, labels = problem(12, 4)
     fit = fit_ridge(features, labels, 3, 0.7)
     head = LeaveOneOutHead(features, labels, fit, calibrate(fit.loo_predictions, labels))
-    torch.testing.assert_close(head.refresh(features).weight, fit.weight)
+    solved = torch.nn.Linear(4, 3, dtype=torch.float64)
+    head.solve(features, solved)
+    torch.testing.assert_close(solved.weight, fit.weight * head.temperature)
+    labels[0] += 1  # the caller's
+    assert head.labels[0] == labels[0] - 1
     changed = features.clone()
     changed[[3, 5]] += 1
     head(changed[[3, 5]].float().requires_grad_(), torch.tensor([3, 5])).sum().backward()
     assert not head.bank.requires_grad
     torch.testing.assert_close(head.bank * head.scale + head.mean, changed, rtol=1e-5, atol=1e-5)
+    head.refresh(features)
+    torch.testing.assert_close(head.bank * head.scale + head.mean, features)
 
 
 def test_cross_entropy_sums_and_takes_soft_targets():

@@ -112,8 +112,8 @@ def test_a_slow_loader_is_told_in_a_real_run(tmp_path: Path, caplog: pytest.LogC
     assert "raise dataset.num_workers=0" in told
 
 
-def test_every_training_is_watched() -> None:
-    assert any(type(callback) is LoaderWatch for callback in build_trainer(TrainerSettings()).callbacks)
+def test_every_training_is_watched(tmp_path: Path) -> None:
+    assert any(type(callback) is LoaderWatch for callback in build_trainer(TrainerSettings(), tmp_path).callbacks)
 
 
 def test_channels_last_holds_during_training_and_leaves_no_trace(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class Blobs(pl.LightningDataModule):
 
     def __init__(self, num_train: int = 50, num_val: int = 40, num_classes: int = 3, *, batch_size: int = 16):
         super().__init__()
-        self.num_classes, self.batch_size = num_classes, batch_size
+        self.class_names, self.batch_size = [str(label) for label in range(num_classes)], batch_size
         generator = torch.Generator().manual_seed(1)
         self.splits = {}
         for split, size in {"train": num_train, "val": num_val, "test": num_val}.items():
@@ -84,6 +84,12 @@ class Blobs(pl.LightningDataModule):
     def images(self, split, input, limit=None):
         images, labels = self.splits[split]
         return images[:limit], labels[:limit]
+
+    def labels(self, split, limit=None):
+        return self.splits[split][1][:limit]
+
+    def image_batches(self, split, input, limit=None, *, batch_size):
+        yield from self.splits[split][0][:limit].split(batch_size)
 
     def _loader(self, split, *, shuffle):
         dataset = TensorDataset(*self.splits[split])

@@ -1,0 +1,48 @@
+"""The exponential moving average of what is trained; the frozen part is neither copied nor touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class MovingAverage:
+    """Averages of tensors that training changes in place.
+
+    Floating-point tensors are averaged, ``a <- decay a + (1 - decay) w`` after every step; whole numbers, such as the
+    counters of BatchNorm, are copied.
+
+    Args:
+        tensors: By name, as ``TunableNetwork.trained_state`` gives them; the average starts from their values.
+        decay: In [0, 1).
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
+        self._names = {name: id(tensor) for name, tensor in tensors.items()}
+        self._tensors = {id(tensor): tensor.detach() for tensor in tensors.values()}  # shared ones once
+        self._averages = {key: tensor.clone() for key, tensor in self._tensors.items()}
+        self._update = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the tensors' present values."""
+        floats = [key for key, tensor in self._tensors.items() if tensor.is_floating_point()]
+        if floats:
+            self._update([self._averages[key] for key in floats], [self._tensors[key] for key in floats], 1)
+        for key in self._tensors.keys() - floats:
+            self._averages[key].copy_(self._tensors[key])
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Puts the averages where the tensors are and the tensors' values here; a second call undoes the first."""
+        for key, tensor in self._tensors.items():
+            values = tensor.clone()
+            tensor.copy_(self._averages[key])
+            self._averages[key].copy_(values)
+
+    def state(self) -> dict[str, Tensor]:
+        """The averages under the tensors' names; not copied."""
+        return {name: self._averages[key] for name, key in self._names.items()}
