@@ -1,4 +1,12 @@
-"""The one exception for mistakes of the user."""
+"""The one exception for mistakes of the user, and what an exception of anybody else's code says.
+
+Code of others (a factory, a forward, a reader of files) may raise anything: where it is called, `FOREIGN_FAULTS` are
+caught and become a `UserError` that tells the `reason`.
+"""
+
+from __future__ import annotations
+
+FOREIGN_FAULTS = (Exception,)
 
 
 class UserError(ValueError):
@@ -10,3 +18,9 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message if len(message) <= 8000 else message[:8000] + "...")
+
+
+def reason(error: BaseException, limit: int = 160) -> str:
+    """Type and text of an exception in one line of at most about `limit` characters."""
+    text = " ".join(str(error).split()) or "no reason given"
+    return f"{type(error).__name__}: {text if len(text) <= limit else text[: limit - 3] + '...'}"

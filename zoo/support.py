@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from zoo.architectures import Architecture
 from zoo.chain import Chain, Signal
 from zoo.chain.costs import count
-from zoo.chain.layouts import REFUSALS
 from zoo.chain.modes import eval_mode
 from zoo.entries import ZooEntry
-from zoo.errors import UserError
+from zoo.errors import FOREIGN_FAULTS, UserError
 from zoo.loading import load_network
 from zoo.registry import published_input
 from zoo.stitching.adapters import Adapter, adapter_costs
@@ -140,7 +139,7 @@ def _at_another_size(chain: Chain, size: int) -> str:
     try:
         with torch.no_grad(), eval_mode(chain.network):
             chain.network(images)
-    except REFUSALS:
+    except FOREIGN_FAULTS:
         return "fixed"
     return "exact" if _is_equal(chain, images) else "differs"
 

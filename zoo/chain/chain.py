@@ -13,18 +13,17 @@ from torch import nn
 
 from zoo.chain.classify import Anatomy, classify
 from zoo.chain.costs import Costs, MacCounter, num_params
-from zoo.chain.layouts import REFUSALS, probe, run
-from zoo.chain.modes import eval_mode, meta_copy, meta_pass
+from zoo.chain.layouts import probe, run
+from zoo.chain.modes import eval_mode, fresh_caches, meta_copy, meta_pass
 from zoo.chain.neck import neck_program
 from zoo.chain.nodes import choose_cuts
-from zoo.chain.observe import observe
+from zoo.chain.observe import Observation, observe
 from zoo.chain.program import Block, Program, Step
+from zoo.chain.refusals import ADVICE, failed_forward, no_tensor, require_plain
 from zoo.chain.signals import Signal
 from zoo.chain.slices import Slicer
 from zoo.chain.trace import Untraceable, trace
-from zoo.errors import UserError
-
-ADVICE = "list modules that follow one another with nodes=[...], or take another network"
+from zoo.errors import FOREIGN_FAULTS, UserError, reason
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,19 @@ class Chain:
             UserError: the network is no chain, or cannot be followed; with its name, the reason and what to do.
         """
         name = name or type(network).__name__
+        require_plain(network, example_input, name)
+        try:
+            with fresh_caches():
+                chain = cls._sliced(network, example_input, name, nodes)
+            chain._verify(example_input)
+        except UserError:
+            raise
+        except FOREIGN_FAULTS as error:
+            raise UserError(f"{name} cannot be sliced: {reason(error)}; {ADVICE}") from error
+        return chain
+
+    @classmethod
+    def _sliced(cls, network: nn.Module, example_input: torch.Tensor, name: str, nodes: Sequence[str] | None) -> Chain:
         shadow = meta_copy(network).eval()
         x = torch.empty((2, *example_input.shape[1:]), dtype=example_input.dtype, device="meta")
         anatomy = _by_hand(network, nodes, name) if nodes is not None else _anatomy(shadow, x, name)
@@ -113,9 +125,7 @@ class Chain:
         native = run(program, shadow, tuple(x.shape))
         slicer = Slicer(program, shadow, native, probe(program, shadow, native), _source(example_input))
         cuts, kinds = choose_cuts(slicer, anatomy, name, nodes)
-        chain = cls(name, network, slicer, cuts, kinds)
-        chain._verify(example_input)
-        return chain
+        return cls(name, network, slicer, cuts, kinds)
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -167,7 +177,8 @@ class Chain:
     @cached_property
     def _neck(self) -> Program:
         last = len(self) - 1
-        return neck_program(self._block(self._shadow, last, last + 1), self.signal(last))
+        with fresh_caches():
+            return neck_program(self._block(self._shadow, last, last + 1), self.signal(last))
 
     @cached_property
     def _neck_costs_and_dim(self) -> tuple[Costs, int]:
@@ -238,7 +249,7 @@ class Chain:
         if not torch.equal(y.nan_to_num(), expected.nan_to_num()):
             raise UserError(
                 f"{self.name} cannot be sliced: its blocks in a row give another output than it (a hook on a "
-                f"container, or a forward that changes from call to call); {ADVICE}"
+                f"container, autocast around blocks, or a forward that changes from call to call); {ADVICE}"
             )
 
 
@@ -254,14 +265,10 @@ def _source(example_input: torch.Tensor) -> Signal:
 def _anatomy(shadow: nn.Module, x: torch.Tensor, name: str) -> Anatomy:
     try:
         observation = observe(shadow, x)
-    except REFUSALS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{name} cannot be sliced: its forward on {tuple(x.shape[1:])} fails without data (control flow that "
-            f"depends on pixels, or another input size): {reason}; {ADVICE}"
-        ) from error
-    if observation is None:
-        raise UserError(f"{name} cannot be sliced: it does not return one tensor; wrap it in a module that does")
+    except FOREIGN_FAULTS as error:
+        raise failed_forward(shadow, x, name, reason(error)) from error
+    if not isinstance(observation, Observation):
+        raise no_tensor(observation, name)
     return classify(observation)
 
 

@@ -20,9 +20,9 @@ from zoo.chain.modes import meta_pass
 from zoo.chain.observe import FlowRecorder, Op, flow, tensors
 from zoo.chain.program import Program
 from zoo.chain.signals import Signal
+from zoo.errors import FOREIGN_FAULTS
 
 MAX_GUESSED_PREFIX = 16
-REFUSALS = (RuntimeError, ValueError, AssertionError, TypeError, IndexError, KeyError)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def probe(program: Program, network: nn.Module, native: Run) -> Run | None:
     for shape in shapes:
         try:
             other = run(program, network, shape)
-        except REFUSALS:
+        except FOREIGN_FAULTS:
             continue  # the network does not take this size; the next one says less but is accepted more often
         if len(other.articulations) == len(native.articulations):
             return other

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
+import gc
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,8 +76,41 @@ def _meta_twin(tensor: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def meta_pass() -> Iterator[None]:
     """Inside the ``with`` forwards run on the meta device: no gradients, new tensors there too, shapes found fast."""
-    with torch.no_grad(), torch.device("meta"), _ShapesOnly():
+    with fresh_caches(), torch.no_grad(), torch.device("meta"), _ShapesOnly():
         yield
+
+
+@contextmanager
+def fresh_caches() -> Iterator[None]:
+    """Functions that remember tensors (`functools.lru_cache`) neither give any to what runs inside nor keep its own.
+
+    A position index that was computed on the meta device would be handed to the network itself afterwards, which
+    would silently compute with numbers that are none. Calls may be nested; only the outermost searches.
+    """
+    if getattr(_nesting, "depth", 0) == 0:
+        _forget_tensors()
+    _nesting.depth = getattr(_nesting, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _nesting.depth -= 1
+        if _nesting.depth == 0:
+            _forget_tensors()
+
+
+_nesting = threading.local()
+_Cache = type(functools.lru_cache(lambda: None))
+
+
+def _forget_tensors() -> None:
+    """Empties every `functools.lru_cache` of the process that holds tensors: their type refers to all of them."""
+    for cache in gc.get_referrers(_Cache):
+        if isinstance(cache, _Cache):
+            held = gc.get_referents(cache)
+            for kept in [dict_ for dict_ in held if isinstance(dict_, dict)]:
+                held += kept.values()  # of a cache without a limit
+            if any(isinstance(value, torch.Tensor) for value in tree_leaves(held)):
+                cache.cache_clear()
 
 
 class _ShapesOnly(TorchDispatchMode):

@@ -38,7 +38,10 @@ class Op:
 
 @dataclass
 class Call:
-    """One call of a module: what went in and out, and which operations (``start`` up to ``stop``) ran inside."""
+    """One call of a module: what went in and out, and which operations (``start`` up to ``stop``) ran inside.
+
+    Of what it returns, only values that lead to the network's output outside of it count.
+    """
 
     path: str
     module: nn.Module
@@ -97,11 +100,13 @@ class Flow:
         born: Index of the operation that made each value on a way; -1 for the source.
         articulations: In order, the values that are alone on the way when they are made.
         reached: All values that depend on the source, on a way to the sink or not.
+        last_read: Index of the last operation on a way that reads a value; for the sink, the number of operations.
     """
 
     born: dict[Any, int]
     articulations: list[Any]
     reached: set[Any]
+    last_read: dict[Any, int]
 
 
 def flow(ops: Sequence[tuple[Iterable[V], Iterable[V]]], source: V, sink: V) -> Flow:
@@ -127,6 +132,7 @@ def flow(ops: Sequence[tuple[Iterable[V], Iterable[V]]], source: V, sink: V) -> 
         for value in outputs:
             if value in live:
                 born.setdefault(value, index)
+    last_read[sink] = len(ops)
     siblings: dict[int, list[V]] = {}
     for value, index in born.items():
         siblings.setdefault(index, []).append(value)
@@ -135,19 +141,20 @@ def flow(ops: Sequence[tuple[Iterable[V], Iterable[V]]], source: V, sink: V) -> 
         if len(values) == 1 and horizon <= index:
             articulations.append(values[0])
         horizon = max([horizon, *(last_read.get(value, -1) for value in values)])
-    return Flow(born, articulations, reached)
+    return Flow(born, articulations, reached, last_read)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One forward: the tree of module calls and the flow between their values."""
+    """One forward: the tree of module calls, the flow between their values, and which operations read parameters."""
 
     root: Call
     flow: Flow
+    weighted: list[int]
 
 
-def observe(network: nn.Module, x: torch.Tensor) -> Observation | None:
-    """Run the network once and watch; ``None`` if its output is not one tensor.
+def observe(network: nn.Module, x: torch.Tensor) -> Observation | Any:
+    """Run the network once and watch; its output itself if that is not one tensor.
 
     Args:
         network: A network whose hooks are ours to add and remove, on the meta device, in evaluation mode.
@@ -183,6 +190,10 @@ def observe(network: nn.Module, x: torch.Tensor) -> Observation | None:
         for handle in handles:
             handle.remove()
     if not isinstance(output, torch.Tensor):
-        return None
-    ops = [(op.inputs, op.outputs) for op in recorder.ops]
-    return Observation(done[-1], flow(ops, source, recorder.value_of(output)))
+        return output
+    way = flow([(op.inputs, op.outputs) for op in recorder.ops], source, recorder.value_of(output))
+    for call in done:
+        call.outputs = [value for value in dict.fromkeys(call.outputs) if way.last_read.get(value, -1) >= call.stop]
+    parameters = {recorder.value_of(parameter) for parameter in network.parameters()}
+    weighted = [index for index, op in enumerate(recorder.ops) if parameters.intersection(op.inputs)]
+    return Observation(done[-1], way, weighted)

@@ -42,10 +42,10 @@ def rederive(x: torch.Tensor, signal: Signal, recipe: Any) -> Any:
         return x.device
     if isinstance(recipe, Scaled):
         dimensions = _dimensions(x.shape, grid_of(x, signal) if signal.grid else None)
-        value = recipe.factor
+        value = recipe.factor.numerator  # no fraction: when exported, the batch is a symbol
         for name in recipe.dimensions:
             value *= dimensions[name]
-        return int(value)
+        return value // recipe.factor.denominator
     return rebuild(recipe, lambda item: rederive(x, signal, item))
 
 

@@ -11,6 +11,7 @@ import functools
 import inspect
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,12 +24,13 @@ from torch.utils._pytree import tree_leaves
 from zoo.chain import program
 from zoo.chain.modes import meta_pass
 from zoo.chain.program import Program, Ref, Step, TrainingFlag, get_attribute, rebuild
-from zoo.errors import UserError
+from zoo.errors import FOREIGN_FAULTS, UserError
 
 ROOT = "network"
 IsAtomic = Callable[[str, nn.Module], bool]
 FACTORIES = ("arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros")
 RECORDERS = (os.path.dirname(fx.__file__), __file__, program.__file__)
+ONE_AT_A_TIME = threading.RLock()  # recording patches names that all threads see, though only its own is recorded
 KINDS = {"call_module": "module", "get_attr": "attribute", "call_function": "function", "call_method": "method"}
 
 
@@ -86,13 +88,13 @@ def _record(
     while True:
         tracer = _Tracer(is_atomic, x, wrapped, memory)
         try:
-            with tracer.patched_functions(namespaces):
-                return tracer.trace(_Root(network))
+            with ONE_AT_A_TIME, tracer.patched_functions(namespaces):
+                return tracer.trace(_Root(network, tracer))
         except _Retry:
             continue
         except (UserError, Untraceable):
             raise
-        except Exception as error:
+        except FOREIGN_FAULTS as error:
             raise Untraceable(_describe(error)) from error
 
 
@@ -108,11 +110,14 @@ def _describe(error: Exception) -> str:
 class _Root(nn.Module):
     """Calls the network with one argument, so that its other arguments keep their defaults."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, tracer: _Tracer) -> None:
         super().__init__()
         self.network = network
+        self.tracer = tracer
 
     def forward(self, x):
+        self.tracer.images = x
+        self.tracer.leave_other_threads_alone()
         return self.network(x)
 
 
@@ -139,6 +144,10 @@ class _Proxy(_Concrete, fx.Proxy):
 
 
 class _Attribute(_Concrete, fx.proxy.Attribute):
+    def __init__(self, root: fx.Proxy, name: str) -> None:
+        super().__init__(root, name)
+        self.root = self.tracer.owner(root, name)
+
     def __getattr__(self, name: str) -> _Attribute:
         return _Attribute(self, name)
 
@@ -154,6 +163,7 @@ class _Tracer(fx.Tracer):
         self.wrapped = wrapped
         self.values: dict[fx.Node, Any] = {}
         self.evaluating = False
+        self.thread = threading.get_ident()
 
     # What is a step.
 
@@ -162,14 +172,37 @@ class _Tracer(fx.Tracer):
         return path != "" and self.is_atomic(path, m)
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
-        return forward(*args, **kwargs) if self.evaluating else super().call_module(m, forward, args, kwargs)
+        return super().call_module(m, forward, args, kwargs) if self.is_recording else forward(*args, **kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict) -> Any:
-        return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if self.is_recording else attr_val
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether what runs now is the forward itself: not the value of a step, and not another thread."""
+        return not self.evaluating and threading.get_ident() == self.thread
+
+    def leave_other_threads_alone(self) -> None:
+        """Let the methods of modules that fx has just replaced, until it puts them back, be so in this thread alone."""
+        for name, original in (
+            ("__call__", fx._symbolic_trace._orig_module_call),
+            ("__getattr__", fx._symbolic_trace._orig_module_getattr),
+        ):
+            setattr(nn.Module, name, self._in_this_thread(getattr(nn.Module, name), original))
+
+    def _in_this_thread(self, recording: Callable, original: Callable) -> Callable:
+        @functools.wraps(original)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return (recording if threading.get_ident() == self.thread else original)(*args, **kwargs)
+
+        return method
 
     @contextmanager
     def patched_functions(self, namespaces: list[dict]) -> Iterator[None]:
-        """Make tensor factories, and functions found to hold control flow, single steps; let built-ins see values."""
+        """Make tensor factories, and functions found to hold control flow, single steps; let built-ins see values.
+
+        In other threads, whose values are no proxies, all of them do what they did.
+        """
         replacements = [(vars(torch), name, self._as_step(getattr(torch, name))) for name in FACTORIES]
         for namespace in namespaces:
             for name, function in (("len", self._len), ("range", self._range), ("isinstance", self._isinstance)):
@@ -193,7 +226,7 @@ class _Tracer(fx.Tracer):
     def _as_step(self, function: Callable) -> Callable:
         @functools.wraps(function)
         def record(*args: Any, **kwargs: Any) -> Any:
-            if self.evaluating:
+            if not self.is_recording:
                 return function(*args, **kwargs)
             return self.create_proxy("call_function", function, args, kwargs)
 
@@ -201,7 +234,7 @@ class _Tracer(fx.Tracer):
 
     def _len(self, x: Any) -> Any:
         if isinstance(x, fx.Proxy) and isinstance(self.value(x), torch.Tensor):
-            return self.create_proxy("call_function", len, (x,), {})
+            return self.create_proxy("call_method", "size", (x, 0), {})  # len() is a plain number when exported
         return len(x)
 
     def _range(self, *bounds: Any) -> range:
@@ -249,6 +282,14 @@ class _Tracer(fx.Tracer):
         if key not in self.memory:
             self.memory[key] = self.root.get_submodule(path)(*args, **kwargs)
         return self.memory[key]
+
+    def owner(self, proxy: fx.Proxy, attribute: str) -> fx.Proxy:
+        """The network's input where only the device, or the same type, of a parameter is asked for.
+
+        Else `x.to(self.head.weight.device)` would tie the head's parameter to the stem.
+        """
+        is_same = attribute == "device" or (attribute == "dtype" and self.value(proxy).dtype == self.example.dtype)
+        return self.images if is_same and proxy.node.op == "get_attr" else proxy
 
     def value(self, proxy: fx.Proxy) -> Any:
         return self._value_of(proxy.node)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -78,3 +79,73 @@ def test_another_main_path_in_training_is_still_refused() -> None:
 
     with pytest.raises(UserError, match="takes another way in training mode"):
         Chain.from_network(Noisy(tuple), torch.zeros(1, 3, 20, 16))
+
+
+class Backbone(nn.Module):
+    """Gives its last map and two poolings of it side by side, in a dict; the map is read inside alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(3, 8, 3, 2), nn.ModuleList(Residual() for _ in range(4))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return {"last": x, "pooled": torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1), "weights": torch.ones(3)}
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.head = Backbone(), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.head(self.backbone(x)["pooled"])
+
+
+class TwoHeads(Classifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Linear(16, 5)
+
+    def forward(self, x):
+        found = self.backbone(x)
+        return (self.head(found["pooled"]) + self.second(found["pooled"])) / 2, found["last"]
+
+
+class Logits(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x)[0]
+
+
+@pytest.mark.parametrize("make", [Classifier, lambda: Logits(TwoHeads()), lambda: nn.Sequential(Logits(TwoHeads()))])
+def test_outputs_that_do_not_lead_to_the_logits_do_not_count(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = make().eval()
+    chain = Chain.from_network(network, torch.zeros(1, 3, 20, 16))
+    assert [node.kind for node in chain.nodes] == ["stem", "block", "block", "block", "block", "head"]
+    assert chain.neck_dim == 16
+    x = torch.randn(3, 3, 20, 16)
+    assert torch.equal(chain.block(2, 6)(chain.block(0, 2)(x)), network(x))
+
+
+def test_plain_layers_in_a_module_of_their_own_are_nodes() -> None:
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.ModuleList(nn.Conv2d(3 if i == 0 else 6, 6, 3) for i in range(5))
+
+        def forward(self, x):
+            for layer in self.layer:
+                x = layer(x).relu()
+            return x.mean((2, 3))
+
+    chain = Chain.from_network(
+        nn.Sequential(OrderedDict(body=Layers(), head=nn.Linear(6, 2))), torch.zeros(1, 3, 20, 16)
+    )
+    assert [node.name for node in chain.nodes] == [*(f"body.layer.{i}" for i in range(5)), "head"]

@@ -108,6 +108,13 @@ class Coordinates(Body):
         return self.head(F.interpolate(x, size=(height, width)).amax((2, 3)))
 
 
+class Placed(Body):
+    """Asks a parameter of its head where to compute and in which precision."""
+
+    def forward(self, x):
+        return super().forward(x.to(self.head.weight.device).to(dtype=self.head.weight.dtype))
+
+
 class Tokens(nn.Module):
     """A transformer on a grid of 7 x 5 with a class token and two registers."""
 
@@ -181,6 +188,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], str, in
     "functional": (Functional, (3, 28, 20), "sbbbh", 8),
     "pre-activation": (PreActivation, (3, 28, 20), "sbbbh", 8),
     "coordinates": (Coordinates, (3, 28, 20), "sbbbbh", 16),
+    "placed": (Placed, (3, 28, 20), "sbbbbh", 16),
     "tokens": (Tokens, (3, 28, 20), "sbbbh", 24),
     "shared": (Shared, (3, 28, 20), "sbbbbh", 8),
     "plain": (plain, (3, 28, 20), "sbbh", 8),
@@ -335,6 +343,35 @@ class Pair(Body):
         return super().forward(x), x
 
 
+class Named(Body):
+    def forward(self, x):
+        return {"logits": super().forward(x), "features": x}
+
+
+class Odd(Exception):
+    pass
+
+
+class Failing(Body):
+    def forward(self, x):
+        raise Odd("of its own\nkind")
+
+
+class Reading(Body):
+    """Tries to read a pixel, and has a number at hand where it cannot."""
+
+    def forward(self, x):
+        try:
+            factor = x[0, 0, 0, 0].item()
+        except RuntimeError:
+            factor = 1.0
+        return super().forward(x) * factor
+
+
+class Quantised(nn.Module):
+    __module__ = "torch.ao.nn.quantized"
+
+
 class Brightness(Body):
     def forward(self, x):
         return super().forward(x if x.mean() > 0 else -x)
@@ -354,7 +391,14 @@ class Sized(Body):
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
-        (Pair(), "Pair cannot be sliced: it does not return one tensor"),
+        (Pair(), r"Pair cannot be sliced: it does not return one tensor but a tuple; wrap it .*self.network\(x\)\[0\]"),
+        (Named(), r"one tensor but a dict of logits, features; wrap it .*self.network\(x\)\['logits'\]"),
+        (Body().to(torch.bfloat16), "stem.weight is bfloat16, but images are float32; .*network.float"),
+        (Body().double(), "stem.weight is float64"),
+        (torch.compile(Body()), "Module cannot be sliced: it is compiled; give the network without torch.compile"),
+        (Failing(), "Failing cannot be sliced: .* Odd: of its own kind"),
+        (Reading(), "Reading cannot be sliced: .*meta"),
+        (nn.Sequential(Body(), Quantised()), "1 is quantised .Quantised.; give the network in float32"),
         (Brightness(), "Brightness cannot be sliced: .* without data"),
         (Auxiliary(), "Auxiliary cannot be sliced: its forward takes another way in training mode"),
         (nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyConv2d(8, 3)), "lazy parameters"),
