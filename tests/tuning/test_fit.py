@@ -201,8 +201,9 @@ def test_the_stage_whose_outputs_are_not_finite_is_named(tmp_path):
 
 def test_divergence_is_told_in_one_line(tmp_path):
     tuning = TuningSettings(mode="full", loss="cross_entropy", num_epochs=3, norm_stats="frozen")
+    optimizer = OptimizerSettings(name="sgd", learning_rate=1000.0)
     with pytest.raises(UserError, match=r"loss is (nan|inf) .*optimizer\.learning_rate"):
-        tune(StandIn(), Blobs(), tuning, optimizer=OptimizerSettings(name="sgd", learning_rate=1000.0), run_dir=tmp_path)
+        tune(StandIn(), Blobs(), tuning, optimizer=optimizer, run_dir=tmp_path)
 
 
 def test_augmented_images_are_not_cached(tmp_path):
