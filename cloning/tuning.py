@@ -17,6 +17,7 @@ from datamodules import ImageDataModule
 from tuning.fit import TuningResult, tune
 from tuning.settings import HeadSettings, TuningSettings
 from zoo.entries import InputSpec
+from zoo.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,13 @@ AUGMENTED_COPIES = 4
 
 
 def tune_cloned(
-    network: ClonedNetwork, data: ImageDataModule, tuning: TuningSettings, *, run_dir: Path, **options: Any
+    network: ClonedNetwork,
+    data: ImageDataModule,
+    tuning: TuningSettings,
+    *,
+    run_dir: Path,
+    learnt: bool = False,
+    **options: Any,
 ) -> tuple[ClonedNetwork, TuningResult]:
     """Tunes a cloned network whose adapters are fitted in closed form.
 
@@ -38,11 +45,17 @@ def tune_cloned(
         data: Correction samples in class-balanced batches, labelled by ``network.classes``.
         tuning: ``freeze`` (adapters and F_c), ``probe`` (F_c) or ``full`` (PNC-F). Loss and head are those of cloning.
         run_dir: For checkpoints.
+        learnt: The network is tuned already (of a bundle): the start is the network as it is, unless
+            ``tuning.head.initialisation=ridge`` asks for F_c solved anew.
         options: Further arguments of ``tuning.fit.tune``.
 
     Returns:
         The tuned network and what tuning gave.
+
+    Raises:
+        UserError: A loss or head that is not for cloning (``check_tuning``); as ``tuning.fit.tune``.
     """
+    check_tuning(tuning)
     samples = correction_samples(data, network.target.input)
     is_strict = is_without_originals(network, samples)
     if tuning.mode == "full" and not is_strict:
@@ -51,12 +64,28 @@ def tune_cloned(
         log.info("no exemplars of the target's classes (strict mode): the closed-form initialisation is the result")
         tuning = replace(tuning, mode="freeze", num_epochs=0)
     else:
-        solve_network_head(network, samples)
+        if learnt and tuning.head.initialisation == "ridge":
+            log.info("tuning.head.initialisation=ridge: the learnt head is solved anew")
+        if not learnt or tuning.head.initialisation == "ridge":
+            solve_network_head(network, samples)
         if tuning.mode == "probe" or (tuning.mode == "freeze" and not any(map(has_parameters, network.adapters))):
             tuning = replace(tuning, mode="freeze", num_epochs=0)
     tuning = replace(tuning, loss="cross_entropy", head=HeadSettings(refit="never"))
     data.use_input(network.target.input)
     return network, tune(network, data, tuning, run_dir=run_dir, learnt=True, **options)
+
+
+def check_tuning(tuning: TuningSettings) -> None:
+    """Refuses settings of tuning that cloning has its own way for: it would leave them out without a word."""
+    if tuning.loss == "loo":
+        raise UserError(
+            "tuning.loss=loo is not for method=cloning, which trains by class-balanced cross-entropy: leave it out"
+        )
+    if tuning.head.initialisation == "random" or tuning.head.refit == "always":
+        raise UserError(
+            f"tuning.head.initialisation={tuning.head.initialisation}, refit={tuning.head.refit}: not for "
+            "method=cloning, which solves its head before training and trains it with the adapters: leave them out"
+        )
 
 
 def correction_samples(data: ImageDataModule, spec: InputSpec) -> Samples:

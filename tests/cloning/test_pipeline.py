@@ -16,8 +16,8 @@ from cloning.pipeline import CloningSearch, CloningSettings
 from cloning.report import write_report
 from cloning.samples import Samples
 from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
-from cloning.tuning import tune_cloned
-from tuning.settings import TuningSettings
+from cloning.tuning import check_tuning, tune_cloned
+from tuning.settings import HeadSettings, TuningSettings
 from zoo.blueprint import read_blueprint
 from zoo.digests import digest
 from zoo.errors import UserError
@@ -63,6 +63,10 @@ def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path) -> None:
     )
     assert tuned is network
     assert (result.choice, result.loss) == ("tuned", "cross_entropy")
+    learnt, data = digest(tuned), job.correction(found.blueprint)
+    _, again = tune_cloned(tuned, data, TuningSettings(num_epochs=0), run_dir=tmp_path / "again", learnt=True)
+    assert digest(tuned) == learnt
+    assert again.val_losses["start"] == pytest.approx(result.val_losses["tuned"], rel=1e-5)
     assert result.num_trained_parameters == sum(p.numel() for p in network.parameters())
     assert digest(network) != before
     assert job.accuracies(tuned).classes.keys() == set("abcde")
@@ -170,6 +174,16 @@ def test_the_position_follows_its_rule(name: str) -> None:
         rows = [PositionResult("s", r, r, loss, 0, 0, 0, 0, 0) for r, loss in enumerate(losses)]
         allowed = [r for r, loss in enumerate(losses) if loss <= (1.25 if name == "tolerance" else 1.0)]
         assert choose_position(rows, settings) == max(allowed)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"loss": "loo"}, {"head": HeadSettings(initialisation="random")}, {"head": HeadSettings(refit="always")}],
+)
+def test_settings_that_cloning_has_its_own_way_for_are_refused(settings: dict) -> None:
+    check_tuning(TuningSettings())
+    with pytest.raises(UserError, match="not for"):
+        check_tuning(TuningSettings(**settings))
 
 
 def test_settings_name_their_override() -> None:
