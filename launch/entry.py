@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,9 +13,11 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from launch import interruption
+from launch.checks import check, configured
+from launch.command_line import readable
 from launch.errors import CONF, explain, report
 from launch.schema import Config, keys, register
 from launch.sweep import Sweep
@@ -37,14 +37,18 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
     """
 
     def decorate(function: Callable[[Config], Mapping[str, Any]]) -> Callable[[], None]:
+        def checked(config: Config) -> Mapping[str, Any]:
+            check(config)
+            return function(config)
+
         def run_job(cfg: DictConfig) -> float:
             try:
-                config = _checked(cfg)
+                config = configured(cfg, HydraConfig.get().overrides.task, command)
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     _refuse_launching_strategy(config)  # before any job is a row of the table
-                    metrics = sweep.job(function, config, lambda error: explain(error, keys()))
+                    metrics = sweep.job(checked, config, lambda error: explain(error, keys()))
                 else:
-                    metrics = function(config)
+                    metrics = checked(config)
             except Exception as error:  # noqa: BLE001 told below: Hydra would add lines of its own
                 failures.append(error)
                 return math.nan
@@ -62,6 +66,7 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
                 os.environ["HUOZI_HYDRA_DIR"] = directory
                 try:
                     with interruption.raised():
+                        sys.argv[1:] = readable(sys.argv[1:])
                         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(run_job)()
                 except Exception as error:  # noqa: BLE001 told below
                     failures.append(error)
@@ -82,32 +87,6 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
         return main
 
     return decorate
-
-
-def _checked(cfg: DictConfig) -> Config:
-    """Returns the configuration as our dataclasses, whose constructors check the values.
-
-    Raises:
-        UserError: a value out of its range, an appended key that our settings do not have, a key that the method does
-            not read, a wrong ``resume``.
-    """
-    try:
-        config = OmegaConf.to_object(cfg)
-    except dataclasses.FrozenInstanceError as error:
-        raise UserError(f"a key appended with '+' does not exist: {error}; --help lists the groups and keys") from error
-    assert isinstance(config, Config)
-    overrides = HydraConfig.get().overrides.task
-    without_effect = [override for override in overrides if re.split(r"[.=]", override)[0] in config.unread]
-    if without_effect:
-        other = "method=reassembly" if config.method.name == "cloning" else "method=cloning"
-        raise UserError(
-            f"{without_effect[0]} has no effect with method={config.method.name}: leave it out, or type {other}"
-        )
-    if config.resume is not None:
-        from launch.resume import resumed  # heavy
-
-        return resumed(config, overrides)
-    return config
 
 
 def _refuse_launching_strategy(config: Config) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from zoo.errors import UserError
+from zoo.limits import shown
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -35,25 +37,27 @@ def explain(error: BaseException, keys: Iterable[str]) -> str:
     """Returns the one line of ``error``."""
     root = _root(error)
     if isinstance(root, UserError):
-        return _join(str(root))
-    if isinstance(root, OverrideParseException):
-        return (
-            f"cannot read {root.override!r}: {_join(str(root).splitlines()[0])}; write key=value, quoted for the shell"
-        )
+        return _shorten(_join(str(root)))
     if isinstance(root, (HydraException, OmegaConfBaseException)):
-        return _explain_composition(root, list(keys))
-    return f"{type(root).__name__}: {_join(str(root))} (HYDRA_FULL_ERROR=1 shows where)"
+        return _shorten(_join(_explain_composition(root, list(keys))))
+    return f"{type(root).__name__}: {_shorten(_join(str(root)))} (HYDRA_FULL_ERROR=1 shows where)"
 
 
 def _explain_composition(error: BaseException, keys: list[str]) -> str:
     message = str(error)
-    if option := re.search(r"Could not find '([^'/]+)/([^']*)'", message):
+    if option := re.search(r"Could not find '((?:hydra/)?[^'/]+)/([^']*)'", message):
         group, given = option.groups()
-        options = sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
-        return f"{group}={given} is not an option: type {group}= one of {', '.join(options)}"
+        if not (known := options(group)):
+            return f"{group}={shown(given)} is not installed: leave it out"
+        return f"{group}={shown(given)} is not an option: type {group}= one of {', '.join(known)}"
     if unknown := re.search(r"Could not override '([^']+)'", message):
-        given = unknown.group(1)
+        given = shown(unknown.group(1))
         return f"there is no key '{given}': {_neighbours(given, keys)}"
+    if several := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", message):
+        key, given = several.groups()
+        return (
+            f"{key}={shown(given)} are several values: type -m for a job of each, or {key}=[{shown(given)}] for a list"
+        )
     if isinstance(error, MissingMandatoryValue) and (missing := re.search(r"full_key: (\S+)", message)):
         return f"{missing.group(1)} is not given: type {missing.group(1)}=..."
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
@@ -61,12 +65,35 @@ def _explain_composition(error: BaseException, keys: list[str]) -> str:
         key, given = wrong.groups()
         kind = re.search(r"could not be converted to (\w+)", str(cause))
         allowed = f"allowed is {_KINDS.get(kind.group(1), kind.group(1))}" if kind else _first_line(cause)
-        return f"{key}={given}: {allowed}; type {key}=... or leave it out for its default"
+        typed = _whole(given) if kind and kind.group(1) == "Integer" else "..."
+        if "is not a ListConfig" in allowed:
+            allowed, typed = "allowed is a list", f"[{shown(given)}]"
+        if "is not Optional" in allowed:
+            allowed = "it cannot be null"
+        return f"{key}={shown(given)}: {allowed}; type {key}={typed} or leave it out for its default"
+    if place := re.search(r"full_key: (\S+)", message):
+        return f"{place.group(1)}: {_first_line(error)}"
     reason = f": {_first_line(cause)}" if cause is not error else ""
     return _join(message.partition("\nConfig search path")[0]) + reason
 
 
+_MAX_LINE = 2000
 _KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+
+
+def options(group: str) -> list[str]:
+    """Returns the names of the options of a group; none of what is no group."""
+    folder = CONF / group
+    is_name = re.fullmatch(r"\w+(/\w+)*", group) is not None
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")) if is_name else []
+
+
+def _whole(given: str) -> str:
+    """What to type for a number like ``1e3`` where an integer belongs."""
+    with contextlib.suppress(ValueError, OverflowError):
+        if float(given).is_integer() and abs(float(given)) < 2**63:
+            return str(int(float(given)))
+    return "..."
 
 
 def _neighbours(given: str, keys: list[str]) -> str:
@@ -76,6 +103,7 @@ def _neighbours(given: str, keys: list[str]) -> str:
     last = given.rpartition(".")[2]
     close = difflib.get_close_matches(given, known, n=3, cutoff=0.6)
     close += [key for key in known if difflib.SequenceMatcher(None, key.rpartition(".")[2], last).ratio() > 0.8]
+    close.sort(key=lambda key: key != last)
     close = list(dict.fromkeys(close))[:4]
     return f"did you mean {' or '.join(close)}?" if close else "--help lists the groups and keys"
 
@@ -89,6 +117,12 @@ def _root(error: BaseException) -> BaseException:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
+
+
+def _shorten(line: str) -> str:
+    """Shows the ends alone of what nobody reads: a word or a line of thousands of characters."""
+    line = re.sub(r"\S{400,}", lambda match: f"{match[0][:100]}...{match[0][-100:]}", line)
+    return line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}..."
 
 
 def _join(message: str) -> str:

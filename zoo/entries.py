@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from zoo.errors import UserError
+from zoo.limits import at_least, declared, require
 from zoo.weights import Weights
 
 
@@ -18,16 +19,16 @@ from zoo.weights import Weights
 class InputSpec:
     """The images a network takes: float32 (N, channels, height, width), in [0, 1] before `(x - mean) / std`."""
 
-    channels: int
-    height: int
-    width: int
+    channels: Annotated[int, at_least(1, 1024)]
+    height: Annotated[int, at_least(1, 8192)]
+    width: Annotated[int, at_least(1, 8192)]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
 
     def __post_init__(self) -> None:
-        if min(self.channels, self.height, self.width) < 1:
-            raise UserError(f"input: {self.channels} x {self.height} x {self.width} pixels, expected at least 1 each")
+        for name in ("channels", "height", "width"):
+            require(f"input.{name}", getattr(self, name), declared(InputSpec, name)[1][0], is_whole=True)
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise UserError(f"input.{name}: got {len(values)} values for {self.channels} channels")

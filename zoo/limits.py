@@ -7,7 +7,6 @@ One declaration serves every place where a value comes in: ``check`` in the ``__
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -22,7 +21,7 @@ MAX_INTEGER = 2**63 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Within:
-    """A range of finite numbers; an open end does not belong to it."""
+    """A range of finite numbers, in which NaN and infinities are not; an open end does not belong to it."""
 
     low: float
     high: float
@@ -118,7 +117,7 @@ def require(
     if isinstance(value, bool) or not isinstance(value, int if is_whole else (int, float)):
         kind = "a whole number" if is_whole else "a number"
         raise UserError(f"{name}={shown(value)} is not {kind}; allowed: {limit}{advice}")
-    if not (isinstance(value, int) or math.isfinite(value)) or value not in limit:
+    if value not in limit:
         raise UserError(f"{name}={shown(value)} is out of range; allowed: {limit}{advice}")
 
 

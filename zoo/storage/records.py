@@ -11,10 +11,11 @@ import dataclasses
 import difflib
 import reprlib
 import types
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from zoo.errors import UserError
+from zoo.limits import OneOf, Within
 
 Record = TypeVar("Record")
 
@@ -36,7 +37,7 @@ def from_plain(kind: type[Record], value: Any, where: str) -> Record:
     """Build the dataclass ``kind`` from plain data, recursively.
 
     Understands str, int, float, bool, None, ``Any``, ``Literal``, unions, ``tuple[X, ...]``, ``tuple[X, Y]``,
-    ``Mapping[str, X]`` and dataclasses.
+    ``Sequence[X]``, ``Mapping[str, X]`` and dataclasses, and the limits of ``Annotated`` (``zoo.limits``).
 
     Args:
         kind: the dataclass to build; its own ``__post_init__`` may check further.
@@ -50,6 +51,15 @@ def from_plain(kind: type[Record], value: Any, where: str) -> Record:
         return _convert(kind, value, "")
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def convert(kind: Any, value: Any, place: str) -> Any:
+    """Returns plain data as the annotation ``kind`` wants it, strictly; see ``from_plain``.
+
+    Raises:
+        UserError: one line that begins with ``place``.
+    """
+    return _convert(kind, value, place)
 
 
 def neighbours(name: str, known: Iterable[str]) -> str:
@@ -79,8 +89,16 @@ def _convert(kind: Any, value: Any, place: str) -> Any:
         if not any(value == choice and type(value) is type(choice) for choice in arguments):
             raise _refusal(place, value, " or ".join(str(choice) for choice in arguments))
         return value
+    if origin is Annotated:
+        converted = _convert(arguments[0], value, place)
+        for limit in kind.__metadata__:
+            if isinstance(limit, (Within, OneOf)) and converted is not None and converted not in limit:
+                raise _refusal(place, value, str(limit))
+        return converted
     if origin is tuple:
         return _convert_tuple(arguments, value, place)
+    if origin in (list, Sequence):
+        return list(_convert_tuple((arguments[0], ...), value, place))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise _refusal(place, value, "a mapping of names")
@@ -107,7 +125,7 @@ def _convert_record(kind: Any, value: Any, place: str) -> Any:
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in value:
             raise UserError(f"missing field {_join(place, name)!r}")
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     return kind(**{name: _convert(hints[name], value[name], _join(place, name)) for name in value})
 
 

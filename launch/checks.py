@@ -1,0 +1,278 @@
+"""Everything that can be known to be wrong before anything is computed, read or written, told by key.
+
+The order of a command is: its words are made readable (``launch.command_line``), Hydra composes them, ``configured``
+gives the settings, whose constructors check their values, ``check`` holds them against the machine, the data module,
+the file system and the zoo; only then the job opens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import os
+import pkgutil
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+
+from launch.schema import Config
+from zoo.errors import UserError
+from zoo.limits import MAX_INTEGER, plain, shown
+from zoo.storage.records import convert, neighbours
+
+
+def configured(cfg: DictConfig, overrides: Sequence[str], command: str) -> Config:
+    """Returns the composed configuration as our dataclasses.
+
+    Args:
+        overrides: those of the command line.
+        command: ``search`` or ``train``.
+
+    Raises:
+        UserError: a value out of its limits, a key appended with ``+`` that does not exist, a key that the method or
+            the command does not read, a wrong ``resume``.
+    """
+    try:
+        config = OmegaConf.to_object(cfg)
+    except dataclasses.FrozenInstanceError as error:
+        raise UserError(f"a key appended with '+' does not exist: {error}; --help lists the groups and keys") from error
+    assert isinstance(config, Config)
+    _require_effect(config, overrides, command)
+    if config.resume is None:
+        return config
+    from launch.resume import resumed  # heavy
+
+    return resumed(config, overrides)
+
+
+def check(config: Config) -> None:
+    """Holds a configuration against the machine, the data module, the file system and the zoo.
+
+    Raises:
+        UserError: what cannot be, by its key.
+    """
+    _check_paths(config)
+    _check_dataset(config.dataset)
+    _check_machine(config)
+    _check_zoo(config)
+
+
+def _require_effect(config: Config, overrides: Sequence[str], command: str) -> None:
+    """Refuses overrides that nothing would read."""
+    if command == "search":
+        for key in ("resume", "blueprint"):
+            if getattr(config, key) is not None:
+                raise UserError(f"{key}={getattr(config, key)} belongs to train.py: leave it out, or run train.py")
+        if config.method.name == "baseline":
+            raise UserError(
+                "method=baseline has nothing to search for: type `python train.py method=baseline`, which ranks the "
+                "whole networks and tunes the best, or leave it out, for they are candidates of every search"
+            )
+    for override in overrides:
+        if re.split(r"[.=@]", override.lstrip("+~"))[0] in config.unread:
+            other = "method=reassembly" if config.method.name == "cloning" else "method=cloning"
+            raise UserError(
+                f"{shown(override)} has no effect with method={config.method.name}: leave it out, or type {other}"
+            )
+
+
+def _check_machine(config: Config) -> None:
+    """Refuses a device, precision or strategy that this machine or the installed Lightning does not have."""
+    import pytorch_lightning as pl
+    import torch
+    from pytorch_lightning.strategies import StrategyRegistry
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    from tuning.trainer import quiet
+
+    trainer = config.trainer
+    available = {"cpu": os.cpu_count() or 1, "gpu": torch.cuda.device_count() if torch.cuda.is_available() else 0}
+    available["mps"] = int(torch.backends.mps.is_available())
+    kind = trainer.accelerator
+    if kind == "auto":
+        kind = "gpu" if available["gpu"] else "mps" if available["mps"] else "cpu"
+    if not available[kind]:
+        raise UserError(f"trainer.accelerator={kind}: torch finds no such device on this machine; type trainer=cpu")
+    if kind != "cpu" and trainer.devices > available[kind]:
+        raise UserError(
+            f"trainer.devices={trainer.devices}: this machine has {available[kind]} of trainer.accelerator={kind}; "
+            f"type trainer.devices={available[kind]}"
+        )
+    if kind == "cpu" and trainer.devices > max(available["cpu"], 16):
+        raise UserError(
+            f"trainer.devices={trainer.devices}: this machine has {available['cpu']} processors; type "
+            f"trainer.devices={available['cpu']}"
+        )
+    if kind == "cpu" and trainer.precision == "16-mixed":
+        raise UserError(
+            "trainer.precision=16-mixed needs a GPU; type trainer.precision=bf16-mixed or trainer.precision=32-true"
+        )
+    strategies = ["auto", *StrategyRegistry.available_strategies()]
+    if trainer.strategy not in strategies:
+        raise UserError(
+            f"trainer.strategy={shown(trainer.strategy)} is unknown; allowed are auto, ddp, ddp_spawn, fsdp, deepspeed "
+            "and the variants of them that Lightning lists; type trainer.strategy=auto"
+        )
+    try:
+        with quiet():
+            pl.Trainer(
+                accelerator=trainer.accelerator,
+                devices=trainer.devices,
+                strategy=trainer.strategy,
+                precision=trainer.precision,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+    except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"trainer.strategy={trainer.strategy} with trainer.accelerator={kind} and trainer.precision="
+            f"{trainer.precision} cannot be used here: {str(error).rstrip('.')}; type trainer=cpu, gpu or ddp"
+        ) from error
+
+
+def _check_dataset(dataset: Mapping[str, Any]) -> None:
+    """Refuses arguments that the data module does not take, by the annotations of its constructors."""
+    target = _find_target(dataset.get("_target_"))
+    arguments = _arguments(target)
+    if "seed" not in arguments:
+        raise UserError(f"dataset._target_={dataset['_target_']}: a data module takes a seed, which this does not")
+    taken = sorted(arguments.keys() - {"seed"})
+    for key, value in dataset.items():
+        if key == "_target_":
+            continue
+        if key not in taken:
+            reason = (
+                "is the job's own seed: type seed=..." if key == "seed" else f"is not taken: {neighbours(key, taken)}"
+            )
+            raise UserError(f"dataset.{key}={shown(value)} {reason}")
+        _check_argument(f"dataset.{key}", value, *arguments[key])
+    for key in taken:
+        if key not in dataset and arguments[key][1] is inspect.Parameter.empty:
+            raise UserError(f"dataset.{key} is not given: type dataset.{key}=...")
+
+
+def _find_target(name: Any) -> Callable[..., Any]:
+    from datamodules import ImageDataModule
+
+    if not isinstance(name, str) or not name:
+        raise UserError(f"dataset._target_={shown(name)}: expected the name of a data module; type dataset=digits")
+    try:
+        target = pkgutil.resolve_name(name)
+    except Exception as error:
+        raise UserError(
+            f"dataset._target_={shown(name)} cannot be imported: {error}; type dataset=digits, or the dotted name of a "
+            "subclass of datamodules.ImageDataModule"
+        ) from error
+    if not callable(target) or (inspect.isclass(target) and not issubclass(target, ImageDataModule)):
+        raise UserError(f"dataset._target_={shown(name)} is no subclass of datamodules.ImageDataModule")
+    return target
+
+
+def _arguments(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """The arguments of a data module by name, as (annotation, default), with those that it hands on to its bases."""
+    if not inspect.isclass(target):
+        makers = [target]
+    else:
+        makers = [vars(base)["__init__"] for base in target.__mro__ if "__init__" in vars(base)]
+    found: dict[str, tuple[Any, Any]] = {}
+    for maker in makers:
+        hints = get_type_hints(maker, include_extras=True)
+        parameters = list(inspect.signature(maker).parameters.values())
+        for parameter in parameters:
+            is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            is_own = maker is makers[0] or parameter.name not in _GIVEN_TO_BASE
+            if is_named and is_own and parameter.name != "self":
+                found.setdefault(parameter.name, (hints.get(parameter.name, Any), parameter.default))
+        if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
+
+
+def _check_argument(key: str, value: Any, kind: Any, default: Any) -> None:
+    try:
+        if not all(math.isfinite(number) and abs(number) <= MAX_INTEGER for number in _numbers(value)):
+            raise UserError(f"{key}: got {shown(value)}, expected finite numbers of 64 bits")
+        convert(kind, value, key)
+    except UserError as error:
+        typed = default
+        if isinstance(value, float) and value.is_integer():
+            typed = int(value)  # 1e3
+        elif kind is str and isinstance(value, (int, float)):
+            typed = f"'\"{plain(value)}\"'"
+        advice = "" if typed is inspect.Parameter.empty else f"; type {key}={plain(typed)}"
+        raise UserError(f"{error}{advice}") from error
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, Mapping):
+        return [number for item in value.values() for number in _numbers(item)]
+    if isinstance(value, (list, tuple)):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, (int, float)) else []
+
+
+def _check_paths(config: Config) -> None:
+    """Refuses places where files go that are no directories or cannot be made or written, and missing inputs."""
+    written = {"output_dir": config.output_dir}
+    if config.output_dir is None and config.resume is None:
+        written = {"runs_dir": config.runs_dir}
+    for key, place in {**written, "cache.root": config.cache.root}.items():
+        if place is not None:
+            _require_directory(key, place)
+    if config.blueprint is not None:
+        try:
+            if not Path(config.blueprint).exists():
+                told = f"blueprint={shown(config.blueprint, 200)}"
+                raise UserError(f"{told} does not exist: give a blueprint.yaml, or the directory of a bundle")
+        except OSError as error:
+            raise UserError(f"blueprint={shown(config.blueprint)}: {error.strerror}") from error
+
+
+def _require_directory(key: str, place: str) -> None:
+    """Refuses a directory that is none, or does not exist and cannot be made; nothing is left behind.
+
+    An existing cache may be read-only: what it holds is used.
+    """
+    told = f"{key}={shown(place, 200)}"
+    if not place.strip():
+        raise UserError(f"{key} is empty: type {key}=PATH, or leave it out")
+    try:
+        path = Path(place).absolute()
+        nearest = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+        if not nearest.is_dir():
+            kind = "is a file" if nearest.exists() else "is a link that leads nowhere"
+            raise UserError(f"{told}: {nearest} {kind}, not a directory; type {key}= another path")
+        if nearest == path and key == "cache.root":
+            return
+        for name in path.relative_to(nearest).parts:  # which may be too long for the file system
+            with suppress(FileNotFoundError):
+                (nearest / name).lstat()
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{told} cannot be made or written ({reason}): type {key}= another path") from error
+
+
+def _check_zoo(config: Config) -> None:
+    """Refuses a zoo that cannot be read, and networks that it lacks."""
+    from zoo.registry import read_zoo
+
+    zoo = read_zoo(config.zoo)
+    named = {"method.network": [config.method.network], "task.target": [config.task.target]}
+    for key, names in {**named, "task.sources": config.task.sources}.items():
+        for name in names:
+            if name is not None and name not in zoo:
+                raise UserError(f"{key}={shown(name)}: zoo {zoo.name} has no such network: {neighbours(name, zoo)}")
+
+
+_GIVEN_TO_BASE = {"name", "source", "splits", "class_names", "split_rule"}
+"""What a subclass of ``ImageDataModule`` tells its base itself."""
