@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from launch.entry import _checked
+from launch.checks import configured
 from launch.job import Job, open_job
 from launch.schema import Config, register
 
@@ -38,7 +38,7 @@ def checked(command: str, *overrides: str) -> Config:
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
-    return _checked(config)
+    return configured(config, overrides, command)
 
 
 def perform(command: str, stages: Callable[[Job], Mapping[str, Any]], *overrides: str) -> Mapping[str, Any]:
