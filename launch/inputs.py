@@ -22,6 +22,7 @@ from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.registry import Zoo, read_zoo
 from zoo.storage.sources import module_digest
+from zoo.weights import weights_sha256
 
 # Where a job is computed and logged, and how its directory is treated, changes no result.
 ELSEWHERE = ("output_dir", "runs_dir", "cache", "logger", "trainer", "resume", "skip_completed")
@@ -108,9 +109,7 @@ def _blueprint(config: Config) -> GivenBlueprint | None:
 
 def _weights_digest(entry: ZooEntry) -> str | None:
     """Of a file of weights; what a hub's tag names does not change, and a missing file is told where it is loaded."""
-    if entry.weights is None or entry.weights.file is None or not entry.weights.path.is_file():
-        return None
-    return file_sha256(entry.weights.path)
+    return weights_sha256(entry.weights) if entry.weights is not None else None
 
 
 def _modules(config: Config, zoo: Zoo) -> list[str]:

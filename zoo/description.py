@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.chain import Chain, Costs, Node, Signal
-from zoo.digests import digest, file_sha256
+from zoo.digests import digest
 from zoo.entries import ZooEntry
 from zoo.storage.records import to_plain
 from zoo.storage.sources import module_digest
+from zoo.weights import weights_sha256
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,6 @@ def identity(entry: ZooEntry) -> dict[str, Any]:
         fields["code"] = module_digest(entry.source.partition(":")[0])
     if entry.weights is None:
         fields["name"] = entry.name
-    elif entry.weights.file is not None and entry.weights.path.is_file():
-        fields["weights"] = {**fields["weights"], "file": file_sha256(entry.weights.path)}
+    elif (sha256 := weights_sha256(entry.weights)) is not None:
+        fields["weights"] = {**fields["weights"], "file": sha256}
     return fields

