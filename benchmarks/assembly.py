@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from itertools import pairwise, product
 
 import numpy as np
 import torch
 
-from launch.errors import CONF
+from benchmarks.common import embedded_zoo, timed
 from reassembly.assembly import Candidate, partition_blocks
 from reassembly.block_cache import BlockCache
 from reassembly.enumeration import PathCosts, feasible_paths
@@ -31,7 +30,6 @@ from reassembly.proxies import ProxySettings
 from zoo.blueprint import AdapterSpec, HeadSpec, ReassemblyBlueprint
 from zoo.digests import digest
 from zoo.loading import load_chain, load_network
-from zoo.registry import read_zoo
 
 NUM_CLASSES = 10
 
@@ -77,7 +75,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    zoo = read_zoo(CONF / "zoo" / "embedded.yaml")
+    zoo = embedded_zoo()
     chains = {name: load_chain(entry) for name, entry in zoo.items()}
     digests = {name: digest(chain.network) for name, chain in chains.items()}
     generator = torch.Generator().manual_seed(0)
@@ -94,15 +92,14 @@ def main() -> None:
     for _ in range(arguments.repeats):
         home = HomeFeatures(BlockCache(chains), data.images_for, AdapterSpec().kind, settings.batch_size)
         tree = PrefixTree(candidates, data, home, settings, AdapterSpec(), seed=0)
-        start = time.perf_counter()
-        scores = {entry.candidate: entry.scores["ridge"] for entry in tree.scores()}
-        per_candidate = (time.perf_counter() - start) / len(candidates)
+        seconds, scored = timed(lambda tree=tree: list(tree.scores()))
+        scores = {entry.candidate: entry.scores["ridge"] for entry in scored}
+        per_candidate = seconds / len(candidates)
         spent = {"rebuild": 0.0, "swap": 0.0}
         for candidate in sample:
             for name, alone, more in (("rebuild", rebuild, (zoo, digests)), ("swap", swap, ())):
-                start = time.perf_counter()
-                score = alone(tree, candidate, *more)
-                spent[name] += time.perf_counter() - start
+                seconds, score = timed(alone, tree, candidate, *more)
+                spent[name] += seconds
                 assert score == scores[candidate], "all ways give the same score"
         for name, total in spent.items():
             ratios[name].append(total / len(sample) / per_candidate)
@@ -124,11 +121,11 @@ def enumeration(networks: int = 30, stages: int = 4) -> None:
     costs = PathCosts(unary, pairwise_costs, tail)
     high = np.full(2, int(unary.mean() * stages + pairwise_costs.mean() * (stages - 1) + tail.mean()))
     for name, limit in (("half", high), ("tight", high // 3)):
-        start = time.perf_counter()
         lengths = range(1, stages + 1)
-        fit = sum(len(paths) for m in lengths for paths in feasible_paths(costs, np.zeros(2, int), limit, m))
+        paths = (part for m in lengths for part in feasible_paths(costs, np.zeros(2, int), limit, m))
+        seconds, fit = timed(lambda paths=paths: sum(map(len, paths)))
         total = sum(networks**m for m in lengths)
-        print(f"  {name} budget: {fit:,} of {total:,} compositions fit, {time.perf_counter() - start:.2f} s")
+        print(f"  {name} budget: {fit:,} of {total:,} compositions fit, {seconds:.2f} s")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.cloning_zoo import trained_entry
+from benchmarks.common import embedded_zoo
 from cloning.measures import num_bytes
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSettings
@@ -37,9 +38,8 @@ from cloning.settings import CorrectionSettings, TaskSettings
 from cloning.tuning import correction_samples, tune_cloned
 from datamodules import MNIST5k
 from datamodules.correction import CorrectionData
-from launch.errors import CONF
 from tuning.settings import TuningSettings
-from zoo.registry import Zoo, read_zoo
+from zoo.registry import Zoo
 from zoo.storage.files import write_json, write_text
 from zoo.storage.records import to_plain
 from zoo.storage.store import Store
@@ -71,7 +71,7 @@ class Scenario:
     def zoo(self, seed: int, store: Store) -> Zoo:
         """The embedded zoo and the networks trained here, which are other ones with another seed."""
         trained = [trained_entry(*item, seed=seed, store=store) for item in self.networks.items()]
-        return Zoo("benchmark", [*trained, *read_zoo(CONF / "zoo" / "embedded.yaml").values()])
+        return Zoo("benchmark", [*trained, *embedded_zoo().values()])
 
 
 RESNETS = {"0-4": "01234", "5-9": "56789"}

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import time
 
 import numpy as np
 import torch
 
+from benchmarks.common import timed
 from benchmarks.synthetic import residual_features
 from reassembly.partition import PartitionSettings, find_partition, longest_block
 from reassembly.similarity import linear_cka
@@ -100,15 +100,12 @@ def main() -> None:
         for kind, similarity in (("cka", cka), ("random", np.maximum(noise, noise.T))):
             settings = PartitionSettings(num_blocks=num_blocks)
             even = find_partition(similarity, features, names, PartitionSettings(num_blocks=num_blocks, mode="even"))
-            start = time.perf_counter()
             swaps = SwapSearch(similarity, features, num_blocks, settings.size_slack, seed=0)
-            swapped = max(swaps.trial() for _ in range(arguments.trials))
-            middle = time.perf_counter()
-            ours = find_partition(similarity, features, names, settings)
-            end = time.perf_counter()
+            their_seconds, swapped = timed(lambda s=swaps: max(s.trial() for _ in range(arguments.trials)))
+            our_seconds, ours = timed(find_partition, similarity, features, names, settings)
             print(
                 f"{num_networks:3d} {sum(lengths):4d} {num_blocks} {kind:6s} | {even.objective:7.2f} | {swapped:7.2f}, "
-                f"{middle - start:5.1f} | {ours.objective:7.2f}, {end - middle:4.1f} | {ours.upper_bound:7.2f}, "
+                f"{their_seconds:5.1f} | {ours.objective:7.2f}, {our_seconds:4.1f} | {ours.upper_bound:7.2f}, "
                 f"{'proven' if ours.proven else f'{ours.gap:.1%}'} | {ours.objective / swapped:.3f}"
             )
 

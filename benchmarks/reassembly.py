@@ -19,8 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import embedded_zoo
 from datamodules import ClutteredMNIST, Digits, ImageDataModule
-from launch.errors import CONF
 from reassembly.assembly import Budget
 from reassembly.partition import PartitionSettings
 from reassembly.pipeline import Search, SearchResult
@@ -29,7 +29,6 @@ from reassembly.settings import SearchSettings
 from tuning.fit import TuningResult, tune
 from tuning.settings import TuningSettings
 from zoo.blueprint import ReassemblyBlueprint
-from zoo.registry import read_zoo
 from zoo.storage.files import write_json
 from zoo.storage.store import Store
 
@@ -79,7 +78,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     accuracies: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     picks: dict[str, list[str]] = defaultdict(list)
-    zoo = read_zoo(CONF / "zoo" / "embedded.yaml")
+    zoo = embedded_zoo()
     for name in arguments.data:
         for seed in range(arguments.splits):
             data = DATA[name](seed=seed)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-import time
 
 import torch
 from torch import Tensor
 
+from benchmarks.common import timed
 from benchmarks.synthetic import residual_features
 from reassembly.similarity import linear_cka
 
@@ -33,12 +33,6 @@ def pairwise_cka(x: Tensor, y: Tensor, batch_size: int) -> float:
     return statistics.mean(values)
 
 
-def seconds(function, *arguments, **settings):
-    start = time.perf_counter()
-    result = function(*arguments, **settings)
-    return time.perf_counter() - start, result
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, default=60)
@@ -54,9 +48,9 @@ def main() -> None:
 
     ratios = {"batches": [], "all images at once": []}
     for _ in range(arguments.repeats):
-        ours, matrix = seconds(linear_cka, nodes, batch_size=arguments.batch)
+        ours, matrix = timed(linear_cka, nodes, batch_size=arguments.batch)
         for name, batch in (("batches", arguments.batch), ("all images at once", arguments.images)):
-            pairwise, values = seconds(lambda b: [pairwise_cka(nodes[i], nodes[j], b) for i, j in chosen], batch)
+            pairwise, values = timed(lambda b: [pairwise_cka(nodes[i], nodes[j], b) for i, j in chosen], batch)
             ratios[name].append(pairwise / len(chosen) * len(all_pairs) / ours)
             if name == "batches":
                 biased = torch.tensor(values, dtype=torch.float64)

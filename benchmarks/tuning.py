@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.common import embedded_zoo
 from datamodules import Digits
-from launch.errors import CONF
 from reassembly.network import AssembledNetwork
 from reassembly.stitch import assemble_stitched
 from tuning.fit import tune
@@ -23,7 +23,6 @@ from tuning.settings import HeadSettings, TuningSettings
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.digests import digest
 from zoo.loading import load_chain
-from zoo.registry import read_zoo
 
 WAYS = {
     "full": {"mode": "full"},
@@ -58,7 +57,7 @@ def main() -> None:
 
 def assembly(data: Digits) -> AssembledNetwork:
     """Two thirds of the ResNeXt and the last third of the ResNet, joined by a closed-form adapter."""
-    zoo = read_zoo(CONF / "zoo" / "embedded.yaml")
+    zoo = embedded_zoo()
     names = ("resnext_low", "resnet_digits")
     chains = {name: load_chain(zoo[name]) for name in names}
     first, second = (len(chains[name]) - 1 for name in names)

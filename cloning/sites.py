@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from cloning.gates import GateSite
 from zoo.chain import Chain
 from zoo.chain.modes import meta_copy
-from zoo.chain.observe import FlowRecorder, Value, flow, tensors
+from zoo.chain.observe import FlowRecorder, Op, Value, flow, tensors
 
 AVERAGES = ("aten.mean", "aten.adaptive_avg_pool2d", "aten._adaptive_avg_pool2d")
 
@@ -32,11 +32,11 @@ def find_sites(chain: Chain) -> tuple[GateSite, ...]:
     The site moves from the layer to the normalisations and activations behind it that nothing else reads; a module
     that runs more than once (one ReLU object for several places) is not moved to, its input is gated instead.
     """
-    records = [(node.index, _watch(chain, node.index)) for node in chain.nodes if node.kind == "block"]
-    times_called = Counter(call.path for _, record in records for call in record.calls)
+    nodes = [(node.index, _watch(chain, node.index)) for node in chain.nodes if node.kind == "block"]
+    times_called = Counter(call.path for _, node in nodes for call in node.calls)
     sites = []
-    for index, record in records:
-        sites += record.sites(index, times_called)
+    for index, node in nodes:
+        sites += node.sites(index, times_called)
     return tuple(dict.fromkeys(sites))
 
 
@@ -61,7 +61,7 @@ class _Call:
         return self.start <= other.start and other.stop <= self.stop and self is not other
 
 
-def _watch(chain: Chain, index: int) -> _Record:
+def _watch(chain: Chain, index: int) -> _ObservedNode:
     """One forward of a node on the meta device, with all calls of its modules."""
     node = meta_copy(chain.block(index, index + 1)).eval()
     recorder = FlowRecorder()
@@ -85,50 +85,77 @@ def _watch(chain: Chain, index: int) -> _Record:
     with torch.no_grad(), torch.device("meta"), recorder:
         source = recorder.value_of(x)
         sink = recorder.value_of(node(x))
-    return _Record(calls, recorder, source, sink)
+    return _ObservedNode(calls, recorder, source, sink)
 
 
-class _Record:
+@dataclass(frozen=True)
+class _Step:
+    """An operation, or all those of one layer together."""
+
+    name: str
+    inputs: Iterable[Value]
+    outputs: Iterable[Value]
+    num_layers: int = 0
+
+
+def _steps(ops: Sequence[Op], layers: Sequence[_Call]) -> Iterator[_Step]:
+    inside = {i: layer for layer in layers for i in range(layer.start, layer.stop)}
+    for i, op in enumerate(ops):
+        layer = inside.get(i)
+        if layer is None:
+            yield _Step(op.name, op.inputs, op.outputs)
+        elif i == layer.stop - 1:
+            yield _Step("layer", layer.inputs, layer.outputs, 1)
+
+
+def _layers_before(steps: Sequence[_Step], source: Value) -> dict[Value, int]:
+    """For each value, how many layers stand between the source and it, on the longest way."""
+    counts = {source: 0}
+    for step in steps:
+        known = [counts[value] for value in step.inputs if value in counts]
+        counts |= dict.fromkeys(step.outputs, max(known) + step.num_layers) if known else {}
+    return counts
+
+
+def _layers_after(steps: Sequence[_Step], sink: Value) -> dict[Value, int]:
+    """For each value, how many layers stand between it and the sink, on the longest way."""
+    counts = {sink: 0}
+    for step in reversed(steps):
+        known = [counts[value] for value in step.outputs if value in counts]
+        for value in step.inputs if known else ():
+            counts[value] = max(counts.get(value, 0), max(known) + step.num_layers)
+    return counts
+
+
+class _ObservedNode:
     """Questions about one observed node."""
 
     def __init__(self, calls: list[_Call], recorder: FlowRecorder, source: Value, sink: Value) -> None:
         self.reached = flow([(op.inputs, op.outputs) for op in recorder.ops], source, sink).reached
         self.calls = [call for call in calls if call.inputs[:1] and call.inputs[0] in self.reached]
         self.layers = [call for call in self.calls if call.is_layer]
-        self.ops, self.sink = recorder.ops, sink
+        self.ops = recorder.ops
         self.shapes = {value: torch.Size(shape) for value, shape in recorder.shapes.items()}
         self.readers: dict[Value, list[int]] = {}
         for i, op in enumerate(self.ops):
             for value in op.inputs:
                 self.readers.setdefault(value, []).append(i)
-        self._count_layers(source)
+        steps = list(_steps(self.ops, self.layers))
+        before, after = _layers_before(steps, source), _layers_after(steps, sink)
+        self.before = {layer.path: before[layer.inputs[0]] for layer in self.layers}
+        self.after = {layer.path: after[layer.outputs[0]] for layer in self.layers if layer.outputs[0] in after}
+        self.depth = before[sink]
+        self.squeezed = self._find_squeezed(steps)
 
-    def _count_layers(self, source: Value) -> None:
-        """For each layer, how many layers stand before and after it on the longest way through the node."""
-        inside = {i: layer for layer in self.layers for i in range(layer.start, layer.stop)}
-        steps = []
-        for i, op in enumerate(self.ops):
-            layer = inside.get(i)
-            if layer is None:
-                steps.append((op.name, op.inputs, op.outputs, 0))
-            elif i == layer.stop - 1:
-                steps.append(("layer", layer.inputs, layer.outputs, 1))
-        behind, ahead = {source: 0}, {self.sink: 0}
-        self.squeezed = set()
-        for name, inputs, outputs, length in steps:
-            known = self.reached.intersection(inputs)
-            if known and (known <= self.squeezed or (name in AVERAGES and all(map(self._is_vector, outputs)))):
-                self.squeezed.update(outputs)
-            known = [behind[value] for value in inputs if value in behind]
-            for value in outputs if known else ():
-                behind[value] = max(known) + length
-        for _, inputs, outputs, length in reversed(steps):
-            known = [ahead[value] for value in outputs if value in ahead]
-            for value in inputs if known else ():
-                ahead[value] = max(ahead.get(value, 0), max(known) + length)
-        self.before = {layer.path: behind[layer.inputs[0]] for layer in self.layers}
-        self.after = {layer.path: ahead[layer.outputs[0]] for layer in self.layers if layer.outputs[0] in ahead}
-        self.depth = behind[self.sink]
+    def _find_squeezed(self, steps: Sequence[_Step]) -> set[Value]:
+        """The values that come from nothing but averages over the whole grid."""
+        squeezed: set[Value] = set()
+        for step in steps:
+            known = self.reached.intersection(step.inputs)
+            is_average = step.name in AVERAGES and all(map(self._is_vector, step.outputs))
+            if known and (known <= squeezed or is_average):
+                squeezed.update(step.outputs)
+        return squeezed
 
     def _is_vector(self, value: Value) -> bool:
         """Whether the value has one number per image and channel."""

@@ -187,7 +187,11 @@ class Search:
 
         def compute() -> StageResult:
             features = [tensor for network in networks for tensor in network.features]
-            return StageResult({"similarity": similarity_matrix(features, measure, **options)})
+            nodes = [
+                (network.description.name, node) for network in networks for node in network.description.nodes[:-1]
+            ]
+            names = [f"node {node.index} ({node.name}) of {network!r}" for network, node in nodes]
+            return StageResult({"similarity": similarity_matrix(features, measure, names=names, **options)})
 
         inputs = {"measure": [measure, options], "features": [network.key for network in networks]}
         return self.store.fetch("similarity", inputs, compute).tensors["similarity"]

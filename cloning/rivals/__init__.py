@@ -10,9 +10,8 @@ from collections.abc import Mapping
 
 from cloning.rivals.ensemble import ensemble_logits, ensemble_softmax
 from cloning.rivals.ewc import ewc
-from cloning.rivals.fine_tune import fine_tune
+from cloning.rivals.fine_tune import fine_tune, joint
 from cloning.rivals.full_cloning import full_cloning
-from cloning.rivals.joint import joint
 from cloning.rivals.lwf import lwf
 from cloning.rivals.training import Rival
 

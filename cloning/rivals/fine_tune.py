@@ -1,4 +1,7 @@
-"""Fine-tuning: the target's copy with more outputs, all of it trained on the weak data, nothing against forgetting."""
+"""The target's copy with more outputs, all of it trained, with nothing against forgetting.
+
+Fine-tuning trains on the weak data; joint training, the upper bound, on all training images of all classes.
+"""
 
 from __future__ import annotations
 
@@ -11,3 +14,8 @@ from cloning.rivals.training import ExpandedNetwork, RivalSettings, train
 def fine_tune(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
     """Class-balanced cross-entropy on the correction samples; the sources are not used."""
     return train(ExpandedNetwork(problem, seed=seed), problem.correction, settings, seed=seed)
+
+
+def joint(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
+    """The same on ``problem.complete`` instead of the weak data."""
+    return train(ExpandedNetwork(problem, seed=seed), problem.complete, settings, seed=seed)

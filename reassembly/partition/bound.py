@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,35 @@ class _Part:
     multipliers: np.ndarray
 
 
+class _Descent:
+    """Deflected subgradient steps that lower a bound; halved, from the best multipliers on, where they stall."""
+
+    def __init__(self, multipliers: np.ndarray) -> None:
+        self.multipliers = self.best_multipliers = multipliers
+        self.best: float = np.inf
+        self._direction: np.ndarray | float = 0.0
+        self._length, self._stale = FIRST_LENGTH, 0
+
+    def record(self, bound: float, objective: float) -> None:
+        """Takes note of the bound that the multipliers give."""
+        clearly_better = bound < self.best - 1e-3 * (self.best - objective)
+        self._stale = 0 if clearly_better else self._stale + 1
+        if bound < self.best:
+            self.best, self.best_multipliers = bound, self.multipliers
+
+    def step(self, bound: float, gradient: np.ndarray, objective: float) -> bool:
+        """Moves the multipliers; False where steps have become too short."""
+        if self._stale >= PATIENCE:
+            self._length, self._stale = self._length / 2, 0
+            if self._length < MIN_LENGTH:
+                return False
+            self.multipliers = self.best_multipliers
+        self._direction = gradient + DEFLECTION * self._direction
+        step = self._length * (bound - objective) / max(float(self._direction @ self._direction), 1e-12)
+        self.multipliers = self.multipliers - step * self._direction
+        return True
+
+
 class _Search:
     def __init__(self, problem: PartitionProblem, centres: list[int], max_steps: int):
         self.problem, self.steps_left = problem, max_steps
@@ -87,39 +117,30 @@ class _Search:
 
     def _solve(self, part: _Part, max_steps: int) -> list[_Part]:
         """Tightens the bound of a part; what is left of it as smaller parts, none if it holds nothing better."""
-        candidates, multipliers = list(part.candidates), part.multipliers
+        candidates, descent = list(part.candidates), _Descent(part.multipliers)
         columns = [arcs.similarity[:, c] for arcs, c in zip(self.problem.sets, candidates, strict=True)]
-        best, best_multipliers = np.inf, multipliers
-        direction, length, stale = 0.0, FIRST_LENGTH, 0
         for _ in range(max(1, min(max_steps, self.steps_left))):
             self.steps_left -= 1
-            values, gradient = self._relax(multipliers, candidates, columns)
-            bound = sum(v.max() for v in values) + self._constant(multipliers)
+            values, gradient = self._relax(descent.multipliers, candidates, columns)
+            bound = sum(v.max() for v in values) + self._constant(descent.multipliers)
             self._try([int(c[np.argmax(v)]) for c, v in zip(candidates, values, strict=True)])
-            if bound < best:
-                stale = 0 if bound < best - 1e-3 * (best - self.objective) else stale + 1
-                best, best_multipliers = bound, multipliers
-            else:
-                stale += 1
+            descent.record(bound, self.objective)
             for k, value in enumerate(values):
                 kept = bound - value.max() + value > self.target
-                if not kept.all():
-                    candidates[k], columns[k] = candidates[k][kept], columns[k][:, kept]
-            if best <= self.target or any(len(c) == 0 for c in candidates):
+                candidates[k], columns[k] = candidates[k][kept], columns[k][:, kept]
+            if descent.best <= self.target or self._exhausted(candidates):
                 return []
-            if np.prod([float(len(c)) for c in candidates]) <= ENUMERATED:
-                for centres in itertools.product(*candidates):
-                    self._try([int(c) for c in centres])
-                return []
-            if stale >= PATIENCE:
-                length, stale = length / 2, 0
-                if length < MIN_LENGTH:
-                    break
-                multipliers = best_multipliers
-            direction = gradient + DEFLECTION * direction
-            step = length * (bound - self.objective) / max(float(direction @ direction), 1e-12)
-            multipliers = multipliers - step * direction
-        return self._halve(min(best, part.bound), candidates, columns, best_multipliers)
+            if not descent.step(bound, gradient, self.objective):
+                break
+        return self._halve(min(descent.best, part.bound), candidates, columns, descent.best_multipliers)
+
+    def _exhausted(self, candidates: Sequence[np.ndarray]) -> bool:
+        """Whether a set has no candidate left, or so few combinations are left that all are tried here."""
+        if np.prod([float(len(c)) for c in candidates]) > ENUMERATED:
+            return False
+        for centres in itertools.product(*candidates):
+            self._try([int(c) for c in centres])
+        return True
 
     def _constant(self, multipliers: np.ndarray) -> float:
         return float(multipliers[self.problem.goals].sum() - multipliers[self.problem.roots].sum())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from reassembly.similarity.checks import NodeError
 from reassembly.similarity.cka import KernelAlignment, linear_cka, rbf_cka
 from reassembly.similarity.subspace import linear_regression, svcca
 from zoo.errors import UserError
@@ -33,12 +34,15 @@ SIMILARITIES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def similarity_matrix(features: Sequence[Tensor], measure: str = "linear_cka", **settings) -> Tensor:
+def similarity_matrix(
+    features: Sequence[Tensor], measure: str = "linear_cka", *, names: Sequence[str] | None = None, **settings
+) -> Tensor:
     """Similarity of all pairs of M nodes by the measure of that name.
 
     Args:
         features: M tensors ``(n, d_m)`` on the same n probe images.
         measure: A key of ``SIMILARITIES``.
+        names: Of the M nodes, for messages.
         **settings: Keyword arguments of that measure.
 
     Returns:
@@ -49,4 +53,7 @@ def similarity_matrix(features: Sequence[Tensor], measure: str = "linear_cka", *
     """
     if measure not in SIMILARITIES:
         raise UserError(f"unknown similarity {measure!r}: choose similarity.measure={' | '.join(SIMILARITIES)}")
-    return SIMILARITIES[measure](features, **settings)
+    try:
+        return SIMILARITIES[measure](features, **settings)
+    except NodeError as error:
+        raise (NodeError(error.index, error.fault, names[error.index]) if names else error) from None

@@ -16,11 +16,26 @@ The rounding of float32 features is a share of about 1e-14.
 """
 
 
+class NodeError(UserError):
+    """Features of one node that a measure cannot take.
+
+    Args:
+        index: Of the node among all features.
+        fault: What is wrong with them and what to do, as the end of a sentence.
+        name: Of the node, for the message.
+    """
+
+    def __init__(self, index: int, fault: str, name: str | None = None) -> None:
+        super().__init__(f"features of {name or f'node {index}'} {fault}")
+        self.index, self.fault = index, fault
+
+
 def check_features(features: Sequence[Tensor], min_samples: int) -> int:
     """The common number of probe images n of ``features``.
 
     Raises:
-        UserError: Fewer than ``min_samples`` images, or a node whose features are not finite.
+        UserError: Fewer than ``min_samples`` images.
+        NodeError: A node's features are not finite.
     """
     assert features, "similarity of no nodes"
     num_samples = len(features[0])
@@ -32,10 +47,7 @@ def check_features(features: Sequence[Tensor], min_samples: int) -> int:
         )
     for index, x in enumerate(features):
         if not torch.isfinite(x).all():
-            raise UserError(
-                f"features of node {index} (of {len(features)}, counted over all networks) hold NaN or infinity: "
-                "take that network out of the zoo or repair its weights"
-            )
+            raise NodeError(index, "hold NaN or infinity: take that network out of the zoo or repair its weights")
     return num_samples
 
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reassembly.similarity.checks import DEAD_VARIANCE, centre, check_features
-from zoo.errors import UserError
+from reassembly.similarity.checks import DEAD_VARIANCE, NodeError, centre, check_features
 
 STRIP_NUMBERS = 2**25  # numbers of the two (M, rows, n) strips that are held at a time (256 MiB)
 
@@ -33,7 +32,7 @@ def linear_regression(features: Sequence[Tensor], *, ridge: float = 0.0) -> Tens
         ``(M, M)`` float64 in [0, 1].
 
     Raises:
-        UserError: With ``ridge=0``, a node whose features span n - 1 dimensions.
+        NodeError: With ``ridge=0``, a node whose features span n - 1 dimensions.
     """
     num_samples = check_features(features, 4)
     operators, targets = [], []
@@ -68,7 +67,7 @@ def svcca(features: Sequence[Tensor], *, explained_variance: float = 0.99) -> Te
         ``(M, M)`` float64 in [0, 1], symmetric; the mean runs over the smaller of the two numbers of components.
 
     Raises:
-        UserError: A node whose kept components span n - 1 dimensions.
+        NodeError: A node whose kept components span n - 1 dimensions.
     """
     num_samples = check_features(features, 4)
     bases = []
@@ -103,9 +102,10 @@ def _decompose(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _require_samples(index: int, rank: int, num_samples: int) -> None:
     if rank >= num_samples - 1:
-        raise UserError(
-            f"features of node {index} span all {rank} dimensions that {num_samples} probe images can have, so they "
-            "would predict anything: raise similarity.num_probe_images or type similarity.measure=linear_cka"
+        raise NodeError(
+            index,
+            f"span all {rank} dimensions that {num_samples} probe images can have, so they "
+            "would predict anything: raise similarity.num_probe_images or type similarity.measure=linear_cka",
         )
 
 

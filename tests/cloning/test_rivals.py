@@ -12,8 +12,7 @@ from cloning.measures import measure_accuracies
 from cloning.rivals import RIVALS
 from cloning.rivals.ensemble import Ensemble
 from cloning.rivals.ewc import ewc, fisher
-from cloning.rivals.fine_tune import fine_tune
-from cloning.rivals.joint import joint
+from cloning.rivals.fine_tune import fine_tune, joint
 from cloning.rivals.lwf import distillation
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import ExpandedNetwork, RivalSettings

@@ -218,8 +218,10 @@ def test_features_that_fire_on_one_image_stay_finite(name):
 def test_bad_features_are_refused_by_node(name):
     features = random_features(14, 40, 5, 6)
     features[1][3, 2] = float("nan")
-    with pytest.raises(UserError, match=r"features of node 1 .* hold NaN or infinity"):
+    with pytest.raises(UserError, match="features of node 1 hold NaN or infinity"):
         similarity_matrix(features, name)
+    with pytest.raises(UserError, match="features of the stem of 'b' hold NaN or infinity"):
+        similarity_matrix(features, name, names=["the stem of 'a'", "the stem of 'b'"])
     with pytest.raises(UserError, match="similarity on 3 probe images: this measure needs at least 4"):
         similarity_matrix(random_features(0, 3, 2), name)
 
