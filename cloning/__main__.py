@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from cloning.blueprint import CloningBlueprint
-from cloning.bundle import Unpacked, from_bundle, pack, repair, to_bundle, unpack
+from cloning.bundle import MAGIC, TOLERANCES, Unpacked, from_bundle, pack, repair, to_bundle, unpack
 from cloning.frozen import FrozenNetworks
 from cloning.measures import size_share
+from cloning.network import ClonedNetwork
 from cloning.samples import Samples
 from datamodules.images import normalise
 from zoo.blueprint import WEIGHTS_FILE, read_bundle, write_bundle
 from zoo.errors import UserError
 from zoo.registry import read_zoo
 from zoo.storage.files import read_safetensors
+from zoo.storage.records import neighbours, short_repr
 
 ZOOS = Path(__file__).resolve().parents[1] / "conf" / "zoo"
 
@@ -32,6 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unpacking = commands.add_parser("unpack", help="rebuild the network of a file out of the receiver's zoo")
     unpacking.add_argument("file", type=Path)
     unpacking.add_argument("--output", type=Path, help="write it as a bundle, for train.py blueprint=PATH")
+    allowed = ", ".join(f"{share:g} of {dtype}" for dtype, share in TOLERANCES.items())
+    unpacking.add_argument(
+        "--tolerance",
+        type=float,
+        help=f"how far logits may be from the sender's, as a share of the largest; by default {allowed}",
+    )
     repairing = commands.add_parser("repair", help="fit the damaged adapters or head of a file anew")
     repairing.add_argument("file", type=Path)
     repairing.add_argument("repaired", type=Path, help="the file to write")
@@ -49,10 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 
 def _pack(options: argparse.Namespace) -> str:
+    _require_free(options.file)
     directory = next((d for d in (options.run_dir, options.run_dir / "bundle") if (d / WEIGHTS_FILE).exists()), None)
     if directory is None:
         raise UserError(f"{options.run_dir} holds no bundle: give a directory of train.py method=cloning")
@@ -63,35 +79,84 @@ def _pack(options: argparse.Namespace) -> str:
 
 
 def _unpack(options: argparse.Namespace) -> str:
-    found = unpack(options.file, _networks(options.zoo))
+    if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
+        raise UserError(f"--tolerance={options.tolerance}: expected a share of the largest logit, 0 or more")
+    if options.output:
+        _require_bundle_place(options.output)
+    found = unpack(options.file, _networks(options.zoo), tolerance=options.tolerance)
     if options.output:
         write_bundle(options.output, to_bundle(found.network))
     return _report(found)
 
 
 def _repair(options: argparse.Namespace) -> str:
-    networks = _networks(options.zoo)
+    _require_free(options.repaired)
     tensors, _ = read_safetensors(options.samples)
+    found = repair(options.file, _networks(options.zoo), lambda network: _samples(options.samples, tensors, network))
+    size = pack(found.network, options.repaired)
+    fitted = ", ".join(found.repaired) or "nothing, all was intact"
+    return f"{options.repaired}: {size:,} bytes; fitted anew: {fitted}; {_report(found)}"
+
+
+def _samples(path: Path, tensors: Mapping[str, Tensor], network: ClonedNetwork) -> Samples:
+    """The samples of a file, checked against what the network takes and gives."""
     if set(tensors) != {"images", "labels"}:
-        raise UserError(f"{options.samples}: holds {', '.join(sorted(tensors))}; expected images and labels")
-    images, labels = tensors["images"].float(), tensors["labels"].long()
-    found = repair(options.file, networks, lambda spec: Samples(normalise(images, spec), labels))
-    pack(found.network, options.repaired)
-    return f"fitted anew: {', '.join(found.repaired) or 'nothing, all was intact'}; {_report(found)}"
+        raise UserError(f"{path}: holds {short_repr(sorted(tensors))}; expected images and labels")
+    images, labels, spec = tensors["images"], tensors["labels"], network.target.input
+    shape = (spec.channels, spec.height, spec.width)
+    if not images.is_floating_point() or images.ndim != 4 or tuple(images.shape[1:]) != shape or not len(images):
+        given = f"{images.dtype} {list(images.shape)}"
+        raise UserError(f"{path}: images are {given}; expected floats (n, {', '.join(map(str, shape))})")
+    images = images.float()
+    if not ((images >= 0) & (images <= 1)).all():
+        raise UserError(f"{path}: images hold values outside of [0, 1], in which they are before mean and std")
+    if labels.dtype not in _INTEGERS or tuple(labels.shape) != (len(images),):
+        raise UserError(
+            f"{path}: labels are {labels.dtype} {list(labels.shape)}; expected ({len(images)},) whole numbers"
+        )
+    if labels.min() < 0 or labels.max() >= len(network.classes):
+        raise UserError(
+            f"{path}: labels go from {labels.min()} to {labels.max()}; expected 0 to {len(network.classes) - 1}, "
+            f"the numbers of {', '.join(network.classes)}"
+        )
+    return Samples(normalise(images, spec), labels.long())
+
+
+def _require_free(path: Path) -> None:
+    """Refuse to write over a file that is no packed clone."""
+    if path.is_dir() or (path.exists() and not _begins_with(path, MAGIC)):
+        raise UserError(f"{path} is there and no packed clone: give another path to write to")
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def _require_bundle_place(path: Path) -> None:
+    """Refuse to write a bundle into a directory of other things."""
+    if path.exists() and not (path.is_dir() and ((path / WEIGHTS_FILE).exists() or not any(path.iterdir()))):
+        raise UserError(f"--output={path} is there and no bundle: give another directory")
 
 
 def _report(found: Unpacked) -> str:
     network = found.network
     grafts = "; ".join(f"{c.source.name} gives {','.join(c.classes)} at {c.position}" for c in network.clones)
     equal = "bit-equal" if found.difference == 0 else f"up to {found.difference:.2g} apart"
+    if math.isnan(found.difference):
+        equal = "not compared, as what the sender found is damaged"
     return f"{network.target.name} with {grafts}; logits of sender and receiver are {equal}"
 
 
 def _networks(zoo: str) -> FrozenNetworks:
     path = Path(zoo) if Path(zoo).suffix else ZOOS / f"{zoo}.yaml"
+    if path.parent == ZOOS and not path.exists():
+        known = neighbours(zoo, [other.stem for other in ZOOS.glob("*.yaml")])
+        raise UserError(f"--zoo={zoo}: there is no {path.name}: {known}; or give the path of a YAML file")
     return FrozenNetworks(read_zoo(path))
 
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _COMMANDS = {"pack": _pack, "unpack": _unpack, "repair": _repair}
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ from cloning.clone import Clone, source_position
 from cloning.frozen import FrozenNetwork
 from cloning.gates import num_gates, pack_gates, unpack_gates
 from cloning.network import ClonedNetwork
-from zoo.blueprint import Provenance, check_digest, check_networks
+from zoo.blueprint import MAX_CLASSES, Provenance, check_digest, check_networks
 from zoo.errors import UserError
 from zoo.stitching.adapters import Adapter
+
+MAX_CLONES = 1000
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class CloningBlueprint:
     method: Literal["cloning"] = "cloning"
 
     def __post_init__(self) -> None:
+        if not 1 <= len(self.classes) <= MAX_CLASSES:
+            raise UserError(f"classes: got {len(self.classes)}, expected at least one and at most {MAX_CLASSES:,}")
+        if len(set(self.classes)) < len(self.classes):
+            raise UserError("classes: the names of the outputs must differ")
+        if len(self.clones) > MAX_CLONES:
+            raise UserError(f"clones: got {len(self.clones)}, expected at most {MAX_CLONES:,}")
         check_networks({self.target, *(clone.network for clone in self.clones)}, self.networks)
 
     @property

@@ -6,20 +6,24 @@
 
 The receiver builds target and sources out of its own zoo, checks their digests, and fills in adapters and head. Every
 section has its checksum: a file cut short or with a flipped bit is refused, and what is damaged in adapters or head can
-be fitted anew from a few samples. The probe holds the sender's logits on fixed noise, to compare with the receiver's.
+be fitted anew from a few samples. The probe holds the sender's logits on fixed noise: a receiver whose logits are too
+far from them refuses the file. A file may come from a stranger: whatever stands in it is checked and bounded, and a
+good checksum is no reason to believe it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -29,17 +33,22 @@ from cloning.fitting import solve_network_head, with_fitted_adapters
 from cloning.frozen import FrozenNetwork
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
-from zoo.blueprint import FORMAT as BLUEPRINT_FORMAT
-from zoo.blueprint import Bundle, to_text
-from zoo.entries import InputSpec
+from zoo.blueprint import Bundle, check_tensors, parse_blueprint, to_text
 from zoo.errors import UserError
-from zoo.storage.files import write_bytes
-from zoo.storage.records import from_plain
+from zoo.storage.files import read_bytes, write_bytes
+from zoo.storage.plain import MAX_BYTES, inflate, one_line, parse_json
+from zoo.storage.records import from_plain, short_repr
 
 MAGIC = b"huozi-clone/1"
 LEARNT = ("adapters", "head")
+SECTIONS = ("blueprint", *LEARNT, "probe")
 NUM_PROBES = 4
+MAX_FILE_BYTES = 2**31
+MAX_HEADER_BYTES = 2**12
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
+TOLERANCES = {"float32": 1e-3, "float16": 2e-2}
+"""How far logits may be from the sender's, as a share of the largest: other hardware and libraries round in another
+way, and half precision rounds what was sent."""
 
 Load = Callable[[str], FrozenNetwork]
 
@@ -75,7 +84,7 @@ def from_bundle(bundle: Bundle, load_network: Load) -> ClonedNetwork:
     """
     network = build(bundle.blueprint, load_network)
     network = network.thawed() if bundle.complete else network
-    _fill(network, bundle.tensors)
+    _fill(network, bundle.tensors, "bundle")
     return network.eval()
 
 
@@ -88,7 +97,7 @@ def pack(network: ClonedNetwork, path: str | Path, *, dtype: str = "float32") ->
         dtype: ``float32`` (bit-equal at the other end) or ``float16`` (half the size).
 
     Raises:
-        UserError: Unknown dtype, tuned copies.
+        UserError: Unknown dtype, tuned copies, tensors or logits that are NaN or infinite.
     """
     if dtype not in _DTYPES:
         raise UserError(f"dtype {dtype!r} is unknown; allowed are {', '.join(_DTYPES)}")
@@ -97,9 +106,15 @@ def pack(network: ClonedNetwork, path: str | Path, *, dtype: str = "float32") ->
     state = network.state_dict()
     sections = {"blueprint": zlib.compress(to_text(describe(network)).encode(), 9)}
     for part in LEARNT:
-        tensors = {name: tensor for name, tensor in state.items() if name.startswith(f"{part}.")}
-        sections[part] = save({name: tensor.to(_DTYPES[dtype]).contiguous() for name, tensor in tensors.items()})
-    sections["probe"] = save({"logits": _probe_logits(network)})
+        tensors = {n: t.to(_DTYPES[dtype]).contiguous() for n, t in state.items() if n.startswith(f"{part}.")}
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise UserError(f"{path}: not written: tensor {name!r} is NaN, infinite or too large for {dtype}")
+        sections[part] = save(tensors)
+    logits = _probe_logits(network)
+    if not logits.isfinite().all():
+        raise UserError(f"{path}: not written: the network's logits are NaN or infinite")
+    sections["probe"] = save({"logits": logits})
     table = [[name, len(content), hashlib.sha256(content).hexdigest()] for name, content in sections.items()]
     header = json.dumps({"dtype": dtype, "sections": table}, separators=(",", ":")).encode()
     checksum = hashlib.sha256(header).hexdigest().encode()
@@ -108,101 +123,171 @@ def pack(network: ClonedNetwork, path: str | Path, *, dtype: str = "float32") ->
     return len(content)
 
 
-def unpack(path: str | Path, load_network: Load) -> Unpacked:
+def unpack(path: str | Path, load_network: Load, *, tolerance: float | None = None) -> Unpacked:
     """Rebuilds the network of a file.
+
+    Args:
+        path: The file.
+        load_network: Gives a network of the zoo by name.
+        tolerance: How far its logits may be from the sender's, as a share of the largest; ``None`` takes that of
+            ``TOLERANCES``.
 
     Raises:
         UserError: Not such a file, damaged (with the name of the damaged section), a network the zoo lacks or has with
-            other weights.
+            other weights, tensors that do not fit, logits that are NaN or further from the sender's.
     """
-    sections, damaged = _read(path)
+    header, sections, damaged = _read(path)
     if damaged:
         raise UserError(
             f"{path}: damaged in {', '.join(damaged)} (cut short, or a bit has flipped): have it sent again"
             + (", or fit anew with python -m cloning repair" if set(damaged) <= set(LEARNT) else "")
         )
     network = build(_blueprint(path, sections), load_network)
-    _fill(network, {name: tensor for part in LEARNT for name, tensor in load(sections[part]).items()})
-    return Unpacked(network, *_compare(network, sections))
+    _fill(network, _learnt(path, network, header, sections, LEARNT), str(path))
+    return _compared(path, network, header, sections, tolerance)
 
 
-def repair(path: str | Path, load_network: Load, samples: Callable[[InputSpec], Samples], *, seed: int = 0) -> Unpacked:
+def repair(
+    path: str | Path, load_network: Load, samples: Callable[[ClonedNetwork], Samples], *, seed: int = 0
+) -> Unpacked:
     """Rebuilds the network of a file and fits damaged adapters or a damaged head to a few samples.
 
     Args:
         path: A file whose blueprint is intact.
         load_network: Gives a network of the zoo by name.
-        samples: Gives images preprocessed for the target, labelled by the cloned network's classes.
+        samples: Gives images preprocessed for the network's target, labelled by its classes.
         seed: Of the folds of the adapters' fit.
 
     Raises:
         UserError: As ``unpack``, if the damage is elsewhere.
     """
-    sections, damaged = _read(path)
+    header, sections, damaged = _read(path)
     if "blueprint" in damaged:
         raise UserError(f"{path}: damaged in its blueprint, which no fit can bring back: have it sent again")
     network = build(_blueprint(path, sections), load_network)
-    few = samples(network.target.input)
+    few = samples(network)
     if "adapters" in damaged:
         network = with_fitted_adapters(network, few.images, seed=seed)
-    _fill(network, {n: t for part in LEARNT if part not in damaged for n, t in load(sections[part]).items()}, damaged)
+    intact = [part for part in LEARNT if part not in damaged]
+    _fill(network, _learnt(path, network, header, sections, intact), str(path), damaged)
     if "head" in damaged:
         solve_network_head(network, few)
-    difference = _compare(network, sections) if "probe" not in damaged else (float("nan"), float("nan"))
-    return Unpacked(network, *difference, tuple(name for name in LEARNT if name in damaged))
+    repaired = tuple(name for name in LEARNT if name in damaged)
+    if not damaged:
+        return _compared(path, network, header, sections, None)
+    if "probe" in damaged:
+        return Unpacked(network, math.nan, math.nan, repaired)
+    return Unpacked(network, *_differences(_sent_logits(path, network, sections), _probe_logits(network)), repaired)
 
 
-def _read(path: str | Path) -> tuple[dict[str, bytes], list[str]]:
-    """The sections of a file, and the names of the damaged ones."""
-    if not Path(path).is_file():
-        raise UserError(
-            f"{path}: expected a file, but it {'is a directory' if Path(path).is_dir() else 'does not exist'}"
-        )
-    content = Path(path).read_bytes()
-    first, _, rest = content.partition(b"\n")
-    header, _, payload = rest.partition(b"\n")
+@dataclass(frozen=True)
+class _Header:
+    """The second line of a file: the transported precision, and name, size in bytes and sha256 of every section."""
+
+    dtype: Literal["float32", "float16"]
+    sections: tuple[tuple[str, int, str], ...]
+
+    def __post_init__(self) -> None:
+        names = tuple(name for name, _, _ in self.sections)
+        if names != SECTIONS:
+            raise UserError(f"sections: got {short_repr(names)}, expected {', '.join(SECTIONS)}, each once")
+        for name, size, checksum in self.sections:
+            if size < 0 or not re.fullmatch("[0-9a-f]{64}", checksum):
+                raise UserError(f"section {name}: its size or its sha256 is none")
+
+
+def _read(path: str | Path) -> tuple[_Header, dict[str, bytes], list[str]]:
+    """The header and the sections of a file, and the names of the damaged ones."""
+    content = read_bytes(path, MAX_FILE_BYTES)
+    first, _, rest = content[: 2 * MAX_HEADER_BYTES].partition(b"\n")
+    text, end, _ = rest.partition(b"\n")
     if not first.startswith(MAGIC):
         raise UserError(f"{path}: no packed clone: it does not begin with {MAGIC.decode()}")
-    if first != MAGIC + b" " + hashlib.sha256(header).hexdigest().encode():
+    if not end or first != MAGIC + b" " + hashlib.sha256(text).hexdigest().encode():
         raise UserError(f"{path}: damaged in its header (cut short, or a bit has flipped): have it sent again")
-    sections, damaged, start = {}, [], 0
-    for name, size, checksum in json.loads(header)["sections"]:
-        sections[name] = payload[start : start + size]
+    header = from_plain(_Header, parse_json(text, f"{path}: its header"), f"{path}: its header")
+    sections, damaged, start = {}, [], len(first) + len(text) + 2
+    for name, size, checksum in header.sections:
+        sections[name] = content[start : start + size]
         if hashlib.sha256(sections[name]).hexdigest() != checksum:
             damaged.append(name)
         start += size
-    if len(payload) != start and not damaged:
-        raise UserError(f"{path}: {abs(len(payload) - start)} bytes too many: have it sent again")
-    return sections, damaged
+    if len(content) > start and not damaged:
+        raise UserError(f"{path}: {len(content) - start} bytes too many: have it sent again")
+    return header, sections, damaged
 
 
 def _blueprint(path: str | Path, sections: Mapping[str, bytes]) -> CloningBlueprint:
-    plain = yaml.safe_load(zlib.decompress(sections["blueprint"]))
-    if plain.pop("format", None) != BLUEPRINT_FORMAT:
-        raise UserError(f"{path}: its blueprint has another format than {BLUEPRINT_FORMAT}; pack it anew")
-    return from_plain(CloningBlueprint, plain, str(path))
+    where = f"{path}: its blueprint"
+    try:
+        text = inflate(sections["blueprint"], MAX_BYTES, where).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: no text: {one_line(error)}") from error
+    return parse_blueprint(text, where, CloningBlueprint)
+
+
+def _learnt(
+    path: str | Path, network: ClonedNetwork, header: _Header, sections: Mapping[str, bytes], parts: Sequence[str]
+) -> dict[str, Tensor]:
+    """The tensors of some sections by their names in the network, in the precision that it has."""
+    found, state = {}, network.state_dict()
+    for part in parts:
+        for name, tensor in _tensors(path, sections, part).items():
+            if not name.startswith(f"{part}.") or tensor.dtype != _DTYPES[header.dtype]:
+                raise UserError(
+                    f"{path}: its section {part} holds {name[:100]!r}, {tensor.dtype}; expected {part}... "
+                    f"of {header.dtype}"
+                )
+            found[name] = tensor.to(state[name].dtype) if name in state else tensor
+    return found
+
+
+def _tensors(path: str | Path, sections: Mapping[str, bytes], part: str) -> dict[str, Tensor]:
+    try:
+        return load(sections[part])
+    except SafetensorError as error:
+        raise UserError(f"{path}: its section {part} cannot be read: {one_line(error)}") from error
 
 
 @torch.no_grad()
-def _fill(network: ClonedNetwork, tensors: Mapping[str, Tensor], damaged: list[str] | tuple[str, ...] = ()) -> None:
+def _fill(network: ClonedNetwork, tensors: Mapping[str, Tensor], where: str, damaged: Sequence[str] = ()) -> None:
     state = network.state_dict()
-    for name, tensor in tensors.items():
-        if name not in state or tensor.shape != state[name].shape:
-            expected = list(state[name].shape) if name in state else "no such tensor"
-            raise UserError(f"tensor {name!r} has shape {list(tensor.shape)}, the blueprint expects {expected}")
-    missing = [name for name in state if name not in tensors and not name.startswith(tuple(damaged))]
-    if missing:
-        raise UserError(f"tensor {missing[0]!r} is missing")
+    check_tensors(tensors, state, is_required=lambda name: not name.startswith(tuple(damaged)), where=where)
     for name, tensor in tensors.items():
         state[name].copy_(tensor)
 
 
-def _compare(network: ClonedNetwork, sections: Mapping[str, bytes]) -> tuple[float, float]:
-    try:
-        sent = load(sections["probe"])["logits"]
-    except SafetensorError as error:
-        raise UserError(f"the probe cannot be read: {error}") from error
+def _compared(
+    path: str | Path,
+    network: ClonedNetwork,
+    header: _Header,
+    sections: Mapping[str, bytes],
+    tolerance: float | None,
+) -> Unpacked:
+    """The network, unless its logits are further from the sender's than allowed."""
+    tolerance = TOLERANCES[header.dtype] if tolerance is None else tolerance
     found = _probe_logits(network)
+    difference, agreement = _differences(_sent_logits(path, network, sections), found)
+    scale = found.abs().max().item()
+    if not difference <= tolerance * scale:  # NaN is not
+        raise UserError(
+            f"{path}: logits of sender and receiver are up to {difference:.3g} apart, more than {tolerance:g} of the "
+            f"largest ({scale:.3g}): have it packed anew, or allow more with --tolerance"
+        )
+    return Unpacked(network, difference, agreement)
+
+
+def _sent_logits(path: str | Path, network: ClonedNetwork, sections: Mapping[str, bytes]) -> Tensor:
+    tensors = _tensors(path, sections, "probe")
+    expected = (NUM_PROBES, len(network.classes))
+    logits = tensors.get("logits")
+    if len(tensors) != 1 or logits is None or tuple(logits.shape) != expected or logits.dtype != torch.float32:
+        raise UserError(f"{path}: its section probe holds no logits of {expected[0]} images and {expected[1]} classes")
+    return logits
+
+
+def _differences(sent: Tensor, found: Tensor) -> tuple[float, float]:
+    """Largest difference of logits, and the share of images that both name alike."""
     agreement = (sent.argmax(1) == found.argmax(1)).double().mean().item()
     return (sent - found).abs().max().item(), agreement
 
@@ -212,4 +297,4 @@ def _probe_logits(network: ClonedNetwork) -> Tensor:
     spec = network.target.input
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(NUM_PROBES, spec.channels, spec.height, spec.width, generator=generator)
-    return network(images)
+    return network(images).float()

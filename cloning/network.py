@@ -9,6 +9,7 @@ network's parameters are its adapters A_p and its head F_c.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -188,10 +189,10 @@ def _check(target: FrozenNetwork, classes: Sequence[str], clones: Sequence[Clone
         if unknown or not clone.classes:
             raise UserError(f"{clone.source.name!r} cannot give the classes {', '.join(unknown) or '(none named)'}")
     for names, reason in (
-        ([name for name in owned if owned.count(name) > 1], "have two owners"),
-        ([name for name in classes if list(classes).count(name) > 1], "are named twice"),
+        ([name for name, count in Counter(owned).items() if count > 1], "have two owners"),
+        ([name for name, count in Counter(classes).items() if count > 1], "are named twice"),
         ([name for name in classes if name not in known], "have no owner"),
-        ([name for name in owned if name not in classes], "are cloned but not wanted"),
+        ([name for name in owned if name not in set(classes)], "are cloned but not wanted"),
     ):
         if names:
             raise UserError(f"classes {', '.join(dict.fromkeys(names))} {reason}; give each class to one network")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from cloning_stand_ins import adapter, clone
 
+from cloning import bundle
 from cloning.__main__ import main
 from cloning.blueprint import CloningBlueprint
 from cloning.bundle import to_bundle
@@ -87,7 +88,7 @@ def test_mistakes_are_one_line_and_exit_code_2(run: Path, capsys: pytest.Capture
         (["pack", run / "nothing", run / "new"], "holds no bundle"),
         (["unpack", run / "cut", "--zoo", run / "zoo.yaml"], "damaged in head"),
         (["unpack", run / "clone", "--zoo", other], "has no network 'high'"),
-        (["unpack", run / "clone", "--zoo", "nowhere"], "nowhere.yaml"),
+        (["unpack", run / "clone", "--zoo", "nowhere"], "--zoo=nowhere: there is no nowhere.yaml: known: cnn"),
     ):
         assert call(*arguments) == 2
         printed = capsys.readouterr()
@@ -102,3 +103,76 @@ def test_the_command_itself_reports_a_mistake_in_one_line(tmp_path: Path) -> Non
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"{tmp_path / 'file'}: no packed clone: it does not begin with huozi-clone/1\n"
+
+
+def test_what_is_there_and_something_else_is_not_written_over(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    zoo = ("--zoo", run / "zoo.yaml")
+    assert call("pack", run, run / "clone", *zoo) == 0
+    assert call("pack", run, run / "clone", *zoo) == 0  # an older clone
+    (run / "notes").mkdir()
+    (run / "notes" / "letter.txt").write_text("dear")
+    capsys.readouterr()
+    for arguments in (
+        ("pack", run, run / "notes" / "letter.txt"),
+        ("pack", run, run / "notes"),
+        ("unpack", run / "clone", "--output", run / "notes"),
+        ("unpack", run / "clone", "--output", run / "notes" / "letter.txt"),
+        ("repair", run / "clone", run / "notes" / "letter.txt", "--samples", run / "none"),
+    ):
+        assert call(*arguments, *zoo) == 2
+        assert "is there and no" in capsys.readouterr().err
+    assert [path.read_text() for path in (run / "notes").iterdir()] == ["dear"]
+
+
+def test_a_directory_that_is_missing_is_made_and_one_that_cannot_be_is_told(run: Path, capsys) -> None:
+    zoo = ("--zoo", run / "zoo.yaml")
+    assert call("pack", run, run / "new" / "deep" / "clone", *zoo) == 0
+    capsys.readouterr()
+    assert call("pack", run, run / "zoo.yaml" / "clone", *zoo) == 1
+    error = capsys.readouterr().err
+    assert str(run / "zoo.yaml" / "clone") in error
+    assert len(error.splitlines()) == 1
+
+
+def test_logits_too_far_apart_are_refused_and_nothing_is_written(run: Path, capsys, monkeypatch) -> None:
+    zoo = ("--zoo", run / "zoo.yaml")
+    call("pack", run, run / "clone", *zoo)
+    found = bundle._probe_logits
+    monkeypatch.setattr(bundle, "_probe_logits", lambda network: found(network) + 1)
+    capsys.readouterr()
+    assert call("unpack", run / "clone", "--output", run / "again", *zoo) == 2
+    assert "logits of sender and receiver are up to 1 apart" in capsys.readouterr().err
+    assert not (run / "again").exists()
+    assert call("unpack", run / "clone", "--output", run / "again", "--tolerance", 1000, *zoo) == 0
+    assert "up to 1 apart" in capsys.readouterr().out
+    for wrong in ("nan", "inf", "-1"):
+        assert call("unpack", run / "clone", f"--tolerance={wrong}", *zoo) == 2
+        assert "--tolerance" in capsys.readouterr().err
+
+
+IMAGES, LABELS = torch.full((4, 1, 32, 32), 0.5), torch.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ({"images": IMAGES}, "holds ['images']; expected images and labels"),
+        ({"images": IMAGES[:, :, :30], "labels": LABELS}, "[4, 1, 30, 32]; expected floats (n, 1, 32, 32)"),
+        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "[0, 1, 32, 32]; expected"),
+        ({"images": IMAGES.to(torch.uint8), "labels": LABELS}, "images are torch.uint8"),
+        ({"images": IMAGES * 255, "labels": LABELS}, "outside of [0, 1]"),
+        ({"images": IMAGES * float("nan"), "labels": LABELS}, "outside of [0, 1]"),
+        ({"images": IMAGES, "labels": LABELS[:3]}, "labels are torch.int64 [3]"),
+        ({"images": IMAGES, "labels": LABELS.float()}, "labels are torch.float32 [4]"),
+        ({"images": IMAGES, "labels": LABELS + 1}, "labels go from 1 to 4; expected 0 to 3, the numbers of a, b, c, d"),
+        ({"images": IMAGES, "labels": LABELS - 1}, "labels go from -1 to 2"),
+    ],
+)
+def test_samples_are_checked(run: Path, capsys: pytest.CaptureFixture[str], samples: dict, message: str) -> None:
+    zoo = ("--zoo", run / "zoo.yaml")
+    call("pack", run, run / "clone", *zoo)
+    write_safetensors(run / "samples.safetensors", samples, {})
+    capsys.readouterr()
+    assert call("repair", run / "clone", run / "whole", "--samples", run / "samples.safetensors", *zoo) == 2
+    assert message in capsys.readouterr().err
+    assert not (run / "whole").exists()

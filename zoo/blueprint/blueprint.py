@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from zoo.errors import UserError
 from zoo.storage import files, records
-from zoo.storage.plain import dump_yaml
+from zoo.storage.plain import dump_yaml, parse_yaml
 
 FORMAT = "huozi-blueprint/1"
 MAX_CLASSES = 100_000
@@ -189,18 +189,28 @@ def read_blueprint(path: str | Path, *kinds: type[Blueprint]) -> Blueprint:
         UserError: one line with the place, for an unsupported format or method, an unknown or missing field, a value of
             another type, or parts that do not fit each other.
     """
-    plain = files.read_yaml(path)
+    return _from_yaml(files.read_yaml(path), str(path), kinds)
+
+
+def parse_blueprint(text: str, where: str, *kinds: type[Blueprint]) -> Blueprint:
+    """Read the text of a blueprint as strictly as ``read_blueprint`` does a file; ``where`` begins every message."""
+    return _from_yaml(parse_yaml(text, where), where, kinds)
+
+
+def _from_yaml(plain: Any, where: str, kinds: Sequence[type[Blueprint]]) -> Blueprint:
+    if not isinstance(plain, dict):
+        raise UserError(f"{where}: expected a mapping of fields at the top, got {type(plain).__name__}")
     version = plain.pop("format", None)
     if version != FORMAT:
-        raise UserError(f"{path}: format {records.short_repr(version)} is not supported; expected {FORMAT}")
+        raise UserError(f"{where}: format {records.short_repr(version)} is not supported; expected {FORMAT}")
     by_method = {_method(kind): kind for kind in kinds or (ReassemblyBlueprint,)}
     method = plain.get("method")
     if not isinstance(method, str) or method not in by_method:
         raise UserError(
-            f"{path}: made by method={_word(method)}, expected method={' or '.join(by_method)}: "
+            f"{where}: made by method={_word(method)}, expected method={' or '.join(by_method)}: "
             "give another blueprint, or type the method that made it"
         )
-    return records.from_plain(by_method[method], plain, where=str(path))
+    return records.from_plain(by_method[method], plain, where)
 
 
 def _method(kind: type) -> str:

@@ -184,12 +184,11 @@ def read_bytes(path: str | Path, max_bytes: int) -> bytes:
     _require_file(path)
     try:
         with open(path, "rb") as file:
-            content = file.read(max_bytes + 1)
+            if os.fstat(file.fileno()).st_size > max_bytes:
+                raise UserError(f"{path}: larger than {max_bytes:,} bytes, which is the most that is read")
+            return file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(content) > max_bytes:
-        raise UserError(f"{path}: larger than {max_bytes:,} bytes, which is the most that is read")
-    return content
 
 
 def _require_file(path: str | Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,6 +79,24 @@ def parse_json(text: str | bytes, where: str) -> Any:
         raise UserError(f"{where}: not readable as JSON: {one_line(error)}") from error
     except RecursionError:
         raise UserError(f"{where}: not readable as JSON: mappings and lists are too deep inside each other") from None
+
+
+def inflate(content: bytes, max_bytes: int, where: str) -> bytes:
+    """Decompress zlib or gzip data; no more than ``max_bytes`` and a little are ever in memory.
+
+    Raises:
+        UserError: damaged, cut short, or larger than ``max_bytes`` when decompressed.
+    """
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        found = stream.decompress(content, max_bytes + 1)
+    except zlib.error as error:
+        raise UserError(f"{where}: not readable as compressed data: {one_line(error)}") from error
+    if len(found) > max_bytes:
+        raise UserError(f"{where}: more than {max_bytes:,} bytes when decompressed, which is the most that is read")
+    if not stream.eof or stream.unused_data:
+        raise UserError(f"{where}: not readable as compressed data: cut short, or followed by something else")
+    return found
 
 
 def one_line(error: BaseException) -> str:
