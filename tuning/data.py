@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from tuning.distributed import world_size
 from tuning.network import TunableNetwork
 from tuning.settings import TuningSettings
 from zoo.chain.batches import run_in_batches
@@ -127,6 +128,12 @@ class TuningInputs:
     def complete(self) -> bool:
         """Whether closed forms take all training images."""
         return len(self.labels["train"]) == self.num_train
+
+    @property
+    def smallest_share(self) -> int:
+        """Images that a process gets of the smallest batch, batches being as equal as can be."""
+        num_batches = -(-self.num_train // self.batch_size)
+        return self.num_train // num_batches // world_size()
 
     def batches(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
         """The inputs of a split, ``batch_size`` at a time; with a limit the batches that hold the first ones."""

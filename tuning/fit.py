@@ -301,8 +301,16 @@ def _resolve_loss(network: TunableNetwork, inputs: TuningInputs, tuning: TuningS
 def _resolve_norm_stats(
     network: TunableNetwork, inputs: TuningInputs, tuning: TuningSettings, loss: str, device: torch.device
 ) -> str:
-    """Resolves ``auto``; the bank of ``loo`` needs the statistics fixed."""
+    """Resolves ``auto``; the bank of ``loo`` needs the statistics fixed, and one image has none."""
     if loss == "loo" or not has_norm_stats(network, tuning.mode):
+        return "frozen"
+    if tuning.norm_stats != "frozen" and inputs.smallest_share < 2:
+        if tuning.norm_stats == "adaptive":
+            raise UserError(
+                "tuning.norm_stats=adaptive needs batches of at least 2 images for every process: raise "
+                f"dataset.batch_size={inputs.batch_size}, or type tuning.norm_stats=frozen"
+            )
+        log.info("tuning.norm_stats=auto: batches of one image have no statistics: frozen")
         return "frozen"
     if tuning.norm_stats != "auto":
         return tuning.norm_stats

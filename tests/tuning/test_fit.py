@@ -93,6 +93,16 @@ def test_auto_trains_once_by_the_rule_that_it_names(tmp_path):
     assert result.val_losses == run(result.norm_stats)[0].val_losses
 
 
+def test_a_batch_of_one_image_has_no_statistics(tmp_path):
+    def run(rule):
+        tuning = TuningSettings(mode="full", loss="cross_entropy", norm_stats=rule, num_epochs=1, head=NO_REFIT)
+        return tune(StandIn(), Blobs(num_train=6, num_val=6, batch_size=1), tuning, run_dir=tmp_path)
+
+    assert run("auto").norm_stats == "frozen"
+    with pytest.raises(UserError, match=r"norm_stats=adaptive needs batches of at least 2 .* dataset\.batch_size=1"):
+        run("adaptive")
+
+
 class Steps(pl.Callback):
     count = 0
 
