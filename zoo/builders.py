@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
+import random
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import huggingface_hub
+import numpy as np
 import timm
 import torch
 import torchvision
 from torch import nn
 
 from zoo.entries import ZooEntry
-from zoo.errors import UserError
+from zoo.errors import FOREIGN_FAULTS, UserError, reason
 from zoo.storage.records import short_repr
 
 if TYPE_CHECKING:
@@ -27,7 +32,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _PROBE_TIMEOUT_SECONDS = 5
-_REFUSALS = (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError)
 _SIZE_ARGUMENTS = {"vit_": "image_size", "maxvit_": "input_size"}  # of torchvision; its other networks take any size
 
 
@@ -166,19 +170,53 @@ def _from_torchvision(entry: ZooEntry, published: bool) -> nn.Module:
 def _from_factory(entry: ZooEntry) -> nn.Module:
     module_name, _, factory_name = entry.source.partition(":")
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{entry.name}: source {entry.source} cannot be imported: {error}") from error
-    return _attempt(entry, _arguments(entry.kwargs), lambda: factory(**entry.kwargs))
+        with seeded(module_name):
+            factory = getattr(importlib.import_module(module_name), factory_name)
+    except FOREIGN_FAULTS as error:
+        raise UserError(f"{entry.name}: source {entry.source} cannot be imported: {reason(error)}") from error
+    with seeded(entry.name):  # anew: what the import drew, it drew in the first call alone
+        network = _attempt(entry, _arguments(entry.kwargs), lambda: factory(**entry.kwargs))
+    if isinstance(network, nn.Module):
+        if network in _given:
+            raise UserError(
+                f"{entry.name}: {entry.source} returned the same module again, whose weights another network "
+                "of the zoo would share; make a new one in every call"
+            )
+        _given.add(network)
+    return network
+
+
+_given: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+@contextmanager
+def seeded(name: str) -> Iterator[None]:
+    """Inside the ``with`` all global generators start from the name; afterwards they, and what torch makes by default,
+    are as before, whatever foreign code did to them."""
+    seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
+    before = random.getstate(), np.random.get_state(), torch.get_default_dtype(), torch.is_grad_enabled()
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []):
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+            torch.set_default_dtype(before[2])
+            torch.set_grad_enabled(before[3])
 
 
 def _attempt(entry: ZooEntry, what: str, action: Callable[[], Result]) -> Result:
     try:
         return action()
-    except (OSError, *_REFUSALS) as error:
-        if isinstance(error, OSError):
-            raise UserError(f"{entry.name}: {_origin(entry)} could not be had: {_reason(error)}") from error
-        raise UserError(f"{entry.name}: {_origin(entry)} refuses {what}: {_reason(error)}") from error
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{entry.name}: {_origin(entry)} could not be had: {reason(error)}") from error
+    except FOREIGN_FAULTS as error:
+        raise UserError(f"{entry.name}: {_origin(entry)} refuses {what}: {reason(error)}") from error
 
 
 def _cached(config: PretrainedCfg) -> str | None:
@@ -192,7 +230,7 @@ def _cached(config: PretrainedCfg) -> str | None:
 
 def _require_reachable(entry: ZooEntry, address: str, *, offline: bool = False) -> None:
     """Asks for an address once: the hub's own retries take most of a minute before they give up."""
-    reason = "HF_HUB_OFFLINE is set" if offline else ""
+    told = "HF_HUB_OFFLINE is set" if offline else ""
     if not offline:
         try:
             request = urllib.request.Request(address, method="HEAD")
@@ -200,10 +238,10 @@ def _require_reachable(entry: ZooEntry, address: str, *, offline: bool = False) 
         except urllib.error.HTTPError as answer:
             answer.close()  # a server is there; what it refuses, the download will tell
         except OSError as error:
-            reason = _reason(error)
-    if reason:
+            told = reason(error)
+    if told:
         raise UserError(
-            f"{entry.name}: weights.hub={entry.hub} of {_origin(entry)} could not be had ({reason}); download them "
+            f"{entry.name}: weights.hub={entry.hub} of {_origin(entry)} could not be had ({told}); download them "
             f"from {address} and set weights: {{file: PATH}}"
         )
 
@@ -214,8 +252,3 @@ def _arguments(kwargs: Mapping[str, Any]) -> str:
 
 def _origin(entry: ZooEntry) -> str:
     return f"{entry.source} {entry.model}".strip()
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or "no reason given"
-    return f"{type(error).__name__}: {text if len(text) <= 160 else text[:157] + '...'}"

@@ -1,12 +1,12 @@
 """The one exception for mistakes of the user, and what an exception of anybody else's code says.
 
-Code of others (a factory, a forward, a reader of files) may raise anything: where it is called, `FOREIGN_FAULTS` are
-caught and become a `UserError` that tells the `reason`.
+Code of others (a factory, a forward, a reader of files) may raise anything, or call `sys.exit`: where it is called,
+`FOREIGN_FAULTS` are caught and become a `UserError` that tells the `reason`.
 """
 
 from __future__ import annotations
 
-FOREIGN_FAULTS = (Exception,)
+FOREIGN_FAULTS = (Exception, SystemExit)
 
 
 class UserError(ValueError):

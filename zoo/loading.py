@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import torch
 from torch import nn
 
-from zoo.builders import build
+from zoo.builders import build, seeded
 from zoo.chain import Chain
 from zoo.entries import ZooEntry
 from zoo.weights import load_file, require_finite
@@ -39,8 +36,7 @@ def build_network(entry: ZooEntry, *, published: bool = False) -> nn.Module:
     Raises:
         UserError: As in `load_network`.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(hashlib.sha256(entry.name.encode()).hexdigest()[:8], 16))
+    with seeded(entry.name):
         return build(entry, published=published)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import socket
 import threading
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import timm
 import torch
@@ -28,6 +30,9 @@ EMBEDDED = read_zoo(ZOOS / "embedded.yaml")
 GREY = InputSpec(1, 16, 16, (0.5,), (0.5,))
 ONE_PIXEL = {"channels": 1, "height": 1, "width": 1, "mean": [0.5], "std": [0.5]}
 FACTORIES = """
+import random, sys
+import numpy as np
+import torch
 from torch import nn
 
 def network(width=4):
@@ -35,12 +40,47 @@ def network(width=4):
 
 def number():
     return 3
+
+def needing(width):
+    return network(width)
+
+def leaving():
+    sys.exit(0)
+
+class Odd(Exception):
+    pass
+
+def odd():
+    raise Odd("two\\nlines")
+
+ONLY = network()
+
+def only():
+    return ONLY
+
+def broken():
+    made = network()
+    made[3].bias.data[1] = float("nan")
+    return made
+
+def restless():
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    drawn = random.random() + np.random.rand() + torch.rand(()).item()
+    random.seed(), np.random.seed(), torch.seed()
+    made = network().float()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.fill_(drawn)
+    return made
 """
 
 
 @pytest.fixture(autouse=True)
 def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_factories.py").write_text(FACTORIES)
+    (tmp_path / "my_script.py").write_text("raise SystemExit(0)")
+    (tmp_path / "my_mistake.py").write_text("def network(:")
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -68,6 +108,31 @@ def test_random_weights_depend_on_the_name_alone_and_leave_the_global_generator_
     assert not first.training
 
 
+def test_a_factory_draws_from_the_name_alone_and_changes_nothing_global():
+    restless = ZooEntry("x", "my_factories:restless", GREY)
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    expected = torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    first = digest(load_network(restless))
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+    assert (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()) == expected
+    assert digest(load_network(restless)) == first
+    assert digest(load_network(replace(restless, name="y"))) != first
+
+
+def test_a_factory_that_gives_one_module_to_two_networks_is_refused():
+    kept = load_network(ZooEntry("x", "my_factories:only", GREY))
+    with pytest.raises(UserError, match=r"^y: my_factories:only returned the same module again"):
+        load_network(ZooEntry("y", "my_factories:only", GREY))
+    assert kept is not None
+
+
+def test_weights_that_are_no_numbers_are_refused_whoever_made_them():
+    with pytest.raises(UserError, match=r"3.bias of x holds 1 NaN"):
+        load_network(ZooEntry("x", "my_factories:broken", GREY))
+
+
 @pytest.mark.parametrize("source", ["timm", "torchvision"])
 def test_builds_timm_and_torchvision_networks(source: str):
     network = (
@@ -92,6 +157,11 @@ def test_builds_timm_and_torchvision_networks(source: str):
         (ZooEntry("x", "no_such_module:factory", GREY), "no_such_module"),
         (ZooEntry("x", "my_factories:number", GREY), "nn.Module"),
         (ZooEntry("x", "my_factories:network", GREY, kwargs={"depth": 3}), "depth"),
+        (ZooEntry("x", "my_factories:needing", GREY), "refuses kwargs .none.: TypeError: needing.. missing .* 'width'"),
+        (ZooEntry("x", "my_factories:leaving", GREY), "SystemExit: 0"),
+        (ZooEntry("x", "my_factories:odd", GREY), "Odd: two lines"),
+        (ZooEntry("x", "my_script:network", GREY), "source my_script:network cannot be imported: SystemExit"),
+        (ZooEntry("x", "my_mistake:network", GREY), "cannot be imported: SyntaxError"),
     ],
 )
 def test_refuses_what_cannot_be_built(given: ZooEntry, told: str):
