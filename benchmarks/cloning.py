@@ -245,7 +245,7 @@ class Contest:
         )
 
 
-def run(
+def compare(
     job: tuple[Scenario, int], *, found: Sequence[Row], exemplars: Sequence[int], augmentation: str | None, root: str
 ) -> list[Row]:
     """All ways in one scenario with one seed, with the strengths that another seed found, if any."""
@@ -288,7 +288,7 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
         for seeds in ([0], range(1, arguments.seeds)):
             work = partial(
-                run,
+                compare,
                 found=tuple(rows),
                 exemplars=arguments.exemplars,
                 augmentation=arguments.augmentation,

@@ -28,7 +28,7 @@ ZOOS = Path(__file__).resolve().parents[1] / "conf" / "zoo"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code, 2 for a mistake of the user."""
+    """Runs the command; returns the exit code, 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(prog="python -m cloning", description="Cloned networks as files that travel.")
     commands = parser.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack", help="a run's cloned network into one file")

@@ -58,6 +58,11 @@ class Budget:
             np.array([UNBOUNDED if value is None else value for value in high], np.int64),
         )
 
+    def admits(self, num_params: int, macs: int) -> bool:
+        """Whether a composition of these costs fits."""
+        low, high = self.bounds()
+        return bool(((low <= (num_params, macs)) & ((num_params, macs) <= high)).all())
+
     def without(self, names: Sequence[str]) -> Budget:
         """The same budget with some limits lifted."""
         return Budget(**{name: value for name, value in self.limits().items() if name not in names})

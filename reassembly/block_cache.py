@@ -35,7 +35,7 @@ class ByteLimitedCache:
         return self._values[key][1]
 
     def put(self, key: Hashable, value: Any, num_bytes: int) -> None:
-        """Keep a value for now."""
+        """Keeps a value for now."""
         self._values[key] = (num_bytes, value)
         while sum(size for size, _ in self._values.values()) > self.max_bytes:
             del self._values[max(self._values, key=lambda key: self._values[key][0])]
@@ -58,7 +58,7 @@ class BlockCache:
         self._signals: dict[BlockSpec, tuple[Signal, Signal]] = {}
 
     def want(self, specs: Iterable[BlockSpec]) -> None:
-        """Say which blocks will be asked for, so that one visit to their network takes them all."""
+        """Says which blocks will be asked for, so that one visit to their network takes them all."""
         for spec in specs:
             self.wanted[spec.network].add(spec)
 

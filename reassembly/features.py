@@ -77,7 +77,7 @@ def node_features(chain: Chain, images: Tensor, batch_size: int = 32) -> tuple[T
 
 
 def feature_indices(networks: Sequence[NetworkFeatures]) -> list[list[int]]:
-    """Returns, per network, the rows that its features have among the features of all networks, stem first."""
+    """Per network, the rows that its features have among the features of all networks, stem first."""
     indices, start = [], 0
     for network in networks:
         num_features = len(network.description) - 1

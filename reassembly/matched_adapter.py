@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.chain.signals import Signal, to_grid
-from zoo.stitching.adapters import NEGATIVE_SLOPE, Adapter, Kind, grid_of, resize
+from zoo.stitching.adapters import NEGATIVE_SLOPE, Adapter, Kind, native_grid, resize
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class InputStatisticsAccumulator:
         self._prefix: Tensor | float = 0.0
 
     def add(self, features: Tensor) -> None:
-        """Add a batch, n first."""
+        """Adds a batch, n first."""
         values = to_grid(features, self.signal)
         if self.kind == "paper":
             values = torch.where(values < 0, values / NEGATIVE_SLOPE, values)
@@ -68,7 +68,7 @@ class ChannelStatistics:
         self.count = 0
 
     def add(self, values: Tensor) -> None:
-        """Add a batch, all of the same grid."""
+        """Adds a batch, all of the same grid."""
         mean = values.mean((2, 3)).mean(0)
         variance = (values - mean[:, None, None]).square_().mean((2, 3)).mean(0)
         if self.count == 0:
@@ -116,7 +116,7 @@ def matched_adapter(
     adapter = Adapter(source, target, kind=kind, generator=generator).to(inputs.device).eval()
 
     def values() -> Iterator[Tensor]:
-        return (resize(to_grid(batch, source), grid_of(target)) for batch in inputs.split(batch_size))
+        return (resize(to_grid(batch, source), native_grid(target)) for batch in inputs.split(batch_size))
 
     if kind == "paper":
         mean, variance = channel_statistics(values())

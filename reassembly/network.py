@@ -31,11 +31,11 @@ class AssembledNetwork(TunableNetwork):
     Freeze-Tuning trains adapters and head.
 
     Attributes:
-        blueprint: what was built.
-        blocks: own copies of the chains' blocks.
-        adapters: one between each two blocks; identity where a block continues the one before it.
-        neck: the last network's own way from its last block to its classifier, or mean pooling.
-        head: new linear classifier.
+        blueprint: What was built.
+        blocks: Own copies of the chains' blocks.
+        adapters: One between each two blocks; identity where a block continues the one before it.
+        neck: The last network's own way from its last block to its classifier, or mean pooling.
+        head: New linear classifier.
     """
 
     def __init__(
@@ -85,19 +85,19 @@ def assemble(
     generator: torch.Generator | None = None,
     check_digests: bool = True,
 ) -> AssembledNetwork:
-    """Build the network that a blueprint describes, in eval mode, with random adapters and a random head.
+    """Builds the network that a blueprint describes, in eval mode, with random adapters and a random head.
 
     ``reassembly.stitch.stitch`` then fills those adapters whose blueprint says ``closed_form``; until then a kernel
     size ``auto`` stands for the larger, 3.
 
     Args:
-        blueprint: what to build.
-        chains: of all networks it names, and perhaps more; they stay untouched.
-        generator: of adapters and head, in this order; without one, a fresh generator with seed 0.
-        check_digests: compare the chains' weights with the blueprint's digests.
+        blueprint: What to build.
+        chains: Of all networks it names, and perhaps more; they stay untouched.
+        generator: Of adapters and head, in this order; without one, a fresh generator with seed 0.
+        check_digests: Compare the chains' weights with the blueprint's digests.
 
     Raises:
-        UserError: an unknown network, nodes that its chain does not have, or other weights than the blueprint's.
+        UserError: An unknown network, nodes that its chain does not have, or other weights than the blueprint's.
     """
     check_blueprint(blueprint, chains, check_digests=check_digests)
     generator = generator or torch.Generator().manual_seed(0)
@@ -114,7 +114,7 @@ def assemble(
 
 
 def check_blueprint(blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain], *, check_digests: bool = True) -> None:
-    """Raise ``UserError`` where the chains cannot give what the blueprint names."""
+    """Raises ``UserError`` where the chains cannot give what the blueprint names."""
     for block in blueprint.blocks:
         if block.network not in chains:
             known = neighbours(block.network, chains)
@@ -172,9 +172,9 @@ def to_bundle(network: AssembledNetwork, chains: Mapping[str, Chain], *, complet
     """What a network has learnt: adapters, head, and every tensor of its blocks and neck that differs from the zoo's.
 
     Args:
-        network: assembled from ``chains``, then tuned.
-        chains: the untouched originals.
-        complete: take all tensors (after Full-Tuning), so that loading needs no weights of the zoo.
+        network: Assembled from ``chains``, then tuned.
+        chains: The untouched originals.
+        complete: Take all tensors (after Full-Tuning), so that loading needs no weights of the zoo.
     """
     tensors = network.state_dict()
     if not complete:
@@ -188,12 +188,12 @@ def to_bundle(network: AssembledNetwork, chains: Mapping[str, Chain], *, complet
 
 
 def from_bundle(bundle: Bundle, chains: Mapping[str, Chain]) -> AssembledNetwork:
-    """Rebuild the network, in eval mode; its outputs are bit-equal to those of the network that was saved.
+    """Rebuilds the network, in eval mode; its outputs are bit-equal to those of the network that was saved.
 
     The weights of ``chains`` are checked against the blueprint's digests unless the bundle is complete.
 
     Raises:
-        UserError: as ``assemble``, or tensors that do not fit the blueprint.
+        UserError: As ``assemble``, or tensors that do not fit the blueprint.
     """
     network = assemble(bundle.blueprint, chains, check_digests=not bundle.complete)
     state = network.state_dict()
@@ -203,12 +203,12 @@ def from_bundle(bundle: Bundle, chains: Mapping[str, Chain]) -> AssembledNetwork
 
 
 def load(directory: str | Path, zoo: Zoo) -> AssembledNetwork:
-    """Rebuild the network of a bundle's directory with the networks of a zoo, in eval mode.
+    """Rebuilds the network of a bundle's directory with the networks of a zoo, in eval mode.
 
     For a complete bundle no weights of the zoo are read, so that their files may be missing.
 
     Raises:
-        UserError: as ``read_bundle``, ``load_chain`` and ``from_bundle``, or a network that the zoo lacks.
+        UserError: As ``read_bundle``, ``load_chain`` and ``from_bundle``, or a network that the zoo lacks.
     """
     bundle = read_bundle(directory)
     entries = {name: zoo.entry(name) for name in bundle.blueprint.networks}

@@ -48,13 +48,13 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        blueprint: the pick.
-        candidates: all that fit the budget and were scored, best first; the first one is the pick.
-        partition: of every network of the zoo.
+        blueprint: The pick.
+        candidates: All that fit the budget and were scored, best first; the first one is the pick.
+        partition: Of every network of the zoo.
         similarity: (M, M) float64, of the nodes in the order of ``descriptions``, stem and body of each.
-        descriptions: of every network of the zoo.
-        seconds: wall time of every stage.
-        reused: stages that an earlier run had stored.
+        descriptions: Of every network of the zoo.
+        seconds: Wall time of every stage.
+        reused: Stages that an earlier run had stored.
     """
 
     blueprint: ReassemblyBlueprint
@@ -80,10 +80,10 @@ class Search:
         """Searches.
 
         Args:
-            tune: short tuning, needed where ``settings.finalists`` is above 1.
+            tune: Short tuning, needed where ``settings.finalists`` is above 1.
 
         Raises:
-            UserError: weights that are not there, a network that is no chain or too short, a budget that nothing fits.
+            UserError: Weights that are not there, a network that is no chain or too short, a budget that nothing fits.
         """
         with self.timed("features"):
             networks = self._extract()
@@ -123,19 +123,19 @@ class Search:
         )
 
     def images_for(self, name: str) -> Tensor:
-        """Returns the probe images as the network of that name takes them; always images of the training split."""
+        """The probe images as the network of that name takes them; always images of the training split."""
         return self._images(self.zoo[name].input, self.settings.similarity.num_probe_images)[0]
 
     def build(self, blueprint: ReassemblyBlueprint) -> AssembledNetwork:
         """Assembles a blueprint and initialises its adapters, in eval mode.
 
         Raises:
-            UserError: a network the zoo lacks or whose weights are not the blueprint's.
+            UserError: A network the zoo lacks or whose weights are not the blueprint's.
         """
         return assemble_stitched(blueprint, self.chains, self.images_for, seed=self.seed)
 
     def blueprint(self, pick: ScoredCandidate, descriptions: Mapping[str, ChainDescription]) -> ReassemblyBlueprint:
-        """Returns the recipe of a candidate."""
+        """The recipe of a candidate."""
         blocks = joined(pick.candidate.blocks)
         proxy = self.settings.proxy.name
         score = pick.scores[proxy]  # -inf of a network without what the proxy counts
@@ -148,13 +148,13 @@ class Search:
         )
 
     def whole_network(self, name: str | None) -> ReassemblyBlueprint:
-        """Returns the blueprint of one whole network of the zoo with a new head: the baseline, under no budget.
+        """The blueprint of one whole network of the zoo with a new head: the baseline, under no budget.
 
         Args:
-            name: of the network; ``None`` takes the best of the zoo by the proxy.
+            name: Of the network; ``None`` takes the best of the zoo by the proxy.
 
         Raises:
-            UserError: a network the zoo lacks.
+            UserError: A network the zoo lacks.
         """
         with self.timed("features"):
             networks = self._extract() if name is None else [self._extract_one(self.zoo.entry(name))]
@@ -164,7 +164,16 @@ class Search:
             for name, description in descriptions.items()
         ]
         with self.timed("scores"):
-            return self.blueprint(self._score(candidates, networks)[0], descriptions)
+            best = self._score(candidates, networks)[0]
+        costs, budget = (best.candidate.num_params, best.candidate.macs), self.settings.budget
+        if not budget.admits(*costs):
+            log.info(
+                "%s has %s parameters and %s MACs: a whole network is under no budget, and does not fit %s",
+                best.candidate.composition,
+                *(f"{cost:,}" for cost in costs),
+                budget,
+            )
+        return self.blueprint(best, descriptions)
 
     def _extract(self) -> list[NetworkFeatures]:
         require_files(self.zoo)
@@ -267,7 +276,7 @@ def _digest(candidates: Iterable[Candidate]) -> str:
 
 
 def joined(blocks: Sequence[BlockSpec]) -> tuple[BlockSpec, ...]:
-    """Returns the blocks with those that continue each other in one network made one: nothing is stitched there."""
+    """The blocks with those that continue each other in one network made one: nothing is stitched there."""
     result: list[BlockSpec] = []
     for block in blocks:
         if result and block.continues(result[-1]):

@@ -20,11 +20,11 @@ class SimilaritySettings:
 
     Attributes:
         measure: ``linear_cka``, ``rbf_cka``, ``regression`` or ``svcca``.
-        num_probe_images: images of the training split that run through every network, once.
-        batch_size: of the CKA estimators; ``None`` takes all images at once.
-        bandwidth: of ``rbf_cka``, as a share of the median distance.
-        ridge: of ``regression``, relative; above 0 its R2 is leave-one-out, 0 is least squares in-sample.
-        explained_variance: of the components that ``svcca`` compares.
+        num_probe_images: Images of the training split that run through every network, once.
+        batch_size: Of the CKA estimators; ``None`` takes all images at once.
+        bandwidth: Of ``rbf_cka``, as a share of the median distance.
+        ridge: Of ``regression``, relative; above 0 its R2 is leave-one-out, 0 is least squares in-sample.
+        explained_variance: Of the components that ``svcca`` compares.
     """
 
     measure: Annotated[str, one_of(*SIMILARITIES)] = "linear_cka"
@@ -38,7 +38,7 @@ class SimilaritySettings:
         check(self, "similarity")
 
     def options(self) -> dict[str, float | int | None]:
-        """Returns the keyword arguments of the measure: those of the others change nothing."""
+        """The keyword arguments of the measure: those of the others change nothing."""
         names = {
             "linear_cka": ("batch_size",),
             "rbf_cka": ("batch_size", "bandwidth"),
@@ -67,10 +67,10 @@ class AdapterSettings:
         self.spec()
 
     def spec(self) -> AdapterSpec:
-        """Returns the blueprint's form of these settings.
+        """The blueprint's form of these settings.
 
         Raises:
-            UserError: an unknown kind, kernel size or initialisation.
+            UserError: An unknown kind, kernel size or initialisation.
         """
         values = {"kind": self.kind, "kernel_size": self.kernel_size, "initialisation": self.initialisation}
         return from_plain(AdapterSpec, values, "adapter")
@@ -81,7 +81,7 @@ class SearchSettings:
     """Everything the search depends on beside zoo, data and seed.
 
     Attributes:
-        finalists: candidates that short tuning decides between; 1 takes the best score.
+        finalists: Candidates that short tuning decides between; 1 takes the best score.
     """
 
     similarity: SimilaritySettings = field(default_factory=SimilaritySettings)

@@ -32,23 +32,23 @@ def stitch(
     seed: int = 0,
     batch_size: int = 64,
 ) -> AssembledNetwork:
-    """Fit every adapter whose blueprint says ``closed_form``; the other adapters stay as they are.
+    """Fits every adapter whose blueprint says ``closed_form``; the other adapters stay as they are.
 
     Adapter k maps what comes out of the network up to block k, with the adapters before it already fitted, to what
     block k + 1 received at home on the same images. Features of one cut are held in memory at a time, for all images.
 
     Args:
-        network: as ``assemble`` made it; stays untouched.
-        chains: the untouched originals, which give the home features.
-        images_for: the probe images, by the name of the network that is to see them.
-        seed: of the cross-validation folds and the positions drawn.
-        batch_size: images per forward pass.
+        network: As ``assemble`` made it; stays untouched.
+        chains: The untouched originals, which give the home features.
+        images_for: The probe images, by the name of the network that is to see them.
+        seed: Of the cross-validation folds and the positions drawn.
+        batch_size: Images per forward pass.
 
     Returns:
         A new network in eval mode; in its blueprint the kernel sizes ``auto`` are decided.
 
     Raises:
-        UserError: fewer than two probe images, or features that are not finite.
+        UserError: Fewer than two probe images, or features that are not finite.
     """
     network = copy.deepcopy(network).eval()
     blueprint = network.blueprint

@@ -42,7 +42,7 @@ def certify(problem: PartitionProblem, centres: list[int], max_steps: int) -> tu
     Returns:
         Best centres, upper bound, and whether the bound is within ``RELATIVE_TOLERANCE`` of their J.
     """
-    return _Search(problem, centres, max_steps).run()
+    return _Search(problem, centres, max_steps).solve()
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class _Search:
         """Bounds at or below this are as good as the best known partition."""
         return self.objective + RELATIVE_TOLERANCE * max(1.0, abs(self.objective))
 
-    def run(self) -> tuple[list[int], float, bool]:
+    def solve(self) -> tuple[list[int], float, bool]:
         whole = _Part(np.inf, tuple(np.arange(len(arcs)) for arcs in self.problem.sets), self._first_multipliers())
         order = itertools.count()
         heap = [(-whole.bound, next(order), whole)]

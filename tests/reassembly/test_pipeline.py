@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -143,10 +144,12 @@ def test_permutation_mode_takes_one_block_of_every_set(zoo, data, root) -> None:
         assert len({sets[block] for block in entry.candidate.blocks}) == len(entry.candidate.blocks)
 
 
-def test_the_baseline_is_the_named_network_or_the_best_whole_one(zoo, data, root) -> None:
-    run = search(zoo, data, root)
-    named = run.whole_network("vit_digits")
+def test_the_baseline_is_the_named_network_or_the_best_whole_one(zoo, data, root, caplog) -> None:
+    run = search(zoo, data, root, replace(SETTINGS, budget=Budget(max_params=1000)))
+    with caplog.at_level(logging.INFO):
+        named = run.whole_network("vit_digits")
     assert named.composition == "vit_digits[0:7]"
+    assert "a whole network is under no budget, and does not fit budget.max_params=1000" in caplog.text
     best = run.whole_network(None)
     scores = {name: run.whole_network(name).provenance.score for name in zoo}
     assert best.blocks[0].network == max(scores, key=scores.get)

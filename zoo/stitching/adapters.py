@@ -76,7 +76,7 @@ class Adapter(nn.Module):
             self.prefix.normal_(0, 0.02, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(resize(to_grid(x, self.source), grid_of(self.target)))
+        x = self.norm(resize(to_grid(x, self.source), native_grid(self.target)))
         return from_grid(self.activation(self.projection(x)), self.target, self.prefix)
 
     def extra_repr(self) -> str:
@@ -111,7 +111,7 @@ def usable_kernel_size(source: Signal, target: Signal, kind: Kind, kernel_size: 
 
 def adapter_costs(source: Signal, target: Signal, kind: Kind = "linear", kernel_size: int = 1) -> Costs:
     """Exact parameters and MACs of ``Adapter(source, target, ...)`` without building it."""
-    height, width = grid_of(target)
+    height, width = native_grid(target)
     taps = source.channels * usable_kernel_size(source, target, kind, kernel_size) ** 2
     norm = 2 * source.channels if kind == "paper" else 0
     prefix = target.num_prefix_tokens * target.channels
@@ -167,9 +167,9 @@ def closed_form_adapter(
     norm = nn.Identity()
     if kind == "paper":
         norm = _norm_of(source, inputs)
-    moments = PatchMoments(source.channels, target.channels, max(sizes), grid_of(target), len(inputs), seed)
+    moments = PatchMoments(source.channels, target.channels, max(sizes), native_grid(target), len(inputs), seed)
     for fold, images in moments.schedule():
-        x = norm(resize(to_grid(inputs[images], source), grid_of(target)))
+        x = norm(resize(to_grid(inputs[images], source), native_grid(target)))
         y = to_grid(targets[images], target)
         if kind == "paper":
             y = torch.where(y < 0, y / math.sqrt(NEGATIVE_SLOPE), y)
@@ -220,7 +220,7 @@ def resize(x: Tensor, grid: tuple[int, int]) -> Tensor:
     return x
 
 
-def grid_of(signal: Signal) -> tuple[int, int]:
+def native_grid(signal: Signal) -> tuple[int, int]:
     """The signal's grid; a vector (NC) counts as one position."""
     return signal.grid or (1, 1)
 
