@@ -68,7 +68,7 @@ def assembly(data: Digits) -> AssembledNetwork:
         networks={name: digest(chain.network) for name, chain in chains.items()},
     )
     data.use_input(zoo[names[0]].input)
-    return assemble_stitched(blueprint, chains, lambda name: data.images("probe", zoo[name].input)[0], seed=0)
+    return assemble_stitched(blueprint, chains, lambda name: data.images("train", zoo[name].input)[0], seed=0)
 
 
 def measure(network: AssembledNetwork, data: Digits, num_epochs: int, settings: dict[str, str]) -> float:

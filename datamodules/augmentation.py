@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 
 from datamodules.checks import require_flag, require_option, require_share
-from datamodules.images import convert_channels, fit
+from datamodules.images import convert_channels, resize_and_crop
 from zoo.entries import InputSpec
 from zoo.errors import UserError
 
@@ -54,7 +54,7 @@ class Augmentation:
             aspect of 3/4 to 4/3; `random_padded` shifts the whole image by up to an eighth of the side.
         flip: Whether left and right are exchanged by chance; not for digits, letters and other one-sided things.
         min_crop_area: Smallest share of the area that `random_resized` leaves.
-        crop_fraction: Of the `center` crop; see `fit`.
+        crop_fraction: Of the `center` crop; see `resize_and_crop`.
     """
 
     policy: str | None = None
@@ -100,7 +100,7 @@ class Augmentation:
                 v2.Lambda(partial(torch.clamp, min=0, max=1)),  # bicubic interpolation overshoots
             ]
         else:
-            steps.append(v2.Lambda(partial(_fit_one, spec=spec, crop_fraction=self.crop_fraction)))
+            steps.append(v2.Lambda(partial(_resize_and_crop_one, spec=spec, crop_fraction=self.crop_fraction)))
         if self.crop == "random_padded":
             steps.append(v2.RandomCrop(size, padding=[max(1, side // 8) for side in reversed(size)]))
         if self.flip:
@@ -124,5 +124,5 @@ def draw(transform: nn.Module, image: Tensor, seed: int) -> Tensor:
         return transform(image)
 
 
-def _fit_one(image: Tensor, *, spec: InputSpec, crop_fraction: float) -> Tensor:
-    return fit(image[None], spec, crop_fraction)[0]
+def _resize_and_crop_one(image: Tensor, *, spec: InputSpec, crop_fraction: float) -> Tensor:
+    return resize_and_crop(image[None], spec, crop_fraction)[0]

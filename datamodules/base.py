@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.augmentation import Augmentation
 from datamodules.batches import BatchOrder, ImageLoader, Split
-from datamodules.checks import require_count, require_flag
+from datamodules.checks import require_count, require_flag, require_text
 from datamodules.images import LabelledImages
 from datamodules.manifest import ListedImage, Manifest, printable
 from zoo.entries import InputSpec
@@ -39,7 +39,7 @@ class ImageDataModule(pl.LightningDataModule):
         crop: Of the training images, see `Augmentation`.
         flip: Whether training images are mirrored by chance.
         min_crop_area: Smallest share of the area that `crop=random_resized` leaves.
-        crop_fraction: Share of the side that is cut out of the centre in evaluation, see `images.fit`.
+        crop_fraction: Share of the side that is cut out of the centre in evaluation, see `images.resize_and_crop`.
         num_workers: Processes that load images; 0 loads in the process that trains.
         persistent_workers: Whether these processes outlive an epoch.
         pin_memory: Whether batches are put where a GPU reads them faster; without a GPU they are not.
@@ -70,6 +70,7 @@ class ImageDataModule(pl.LightningDataModule):
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
+        require_text("name", name)
         require_count("batch_size", batch_size, at_least=1)
         require_count("num_workers", num_workers)
         require_flag("persistent_workers", persistent_workers)
@@ -157,8 +158,8 @@ class ImageDataModule(pl.LightningDataModule):
         """The images of a split without augmentation, in an order that never changes; no others are read.
 
         Args:
-            split: `train`, `val`, `test`, or `probe`: the images that networks are compared on, which are those of
-                `train`, for the test images are for the last figure only.
+            split: `train`, `val` or `test`. Networks are compared on images of `train`: those of `test` are for the
+                last figure only.
             spec: What the network takes.
             limit: Gives the first images only; they are stratified.
             augmented_epoch: Gives the images as the augmentation distorts them in that epoch.
@@ -212,7 +213,7 @@ class ImageDataModule(pl.LightningDataModule):
         return self._loader("test", training=False)
 
     def _indices(self, split: str) -> Tensor:
-        return self._splits["train" if split == "probe" else split]
+        return self._splits[split]
 
     def _split(self, split: str, spec: InputSpec, *, augmented: bool) -> Split:
         augmentation = self.augmentation or Augmentation("affine") if augmented else self._evaluation

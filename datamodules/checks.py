@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from datamodules.manifest import printable
 from zoo.errors import UserError
 from zoo.storage.records import neighbours
 
@@ -16,6 +18,12 @@ def require_count(key: str, value: Any, *, at_least: int = 0) -> None:
         raise UserError(f"dataset.{key}={value}: expected a whole number")
     if value < at_least:
         raise UserError(f"dataset.{key}={value}: expected at least {at_least}")
+
+
+def require_text(key: str, value: Any) -> None:
+    """Refuses what is no text."""
+    if not isinstance(value, str):
+        raise UserError(f"dataset.{key}={value}: expected text")
 
 
 def require_share(key: str, value: Any, *, whole: bool = False) -> None:
@@ -43,9 +51,21 @@ def require_folder(root: Any, wanted: str, *, create: bool = False) -> Path:
     """The folder `dataset.root`; where there is none, it is made or the refusal says what is wanted in it."""
     if not isinstance(root, (str, Path)) or not str(root):
         raise UserError(f"dataset.root={root}: expected the path of a folder with {wanted}")
-    folder = Path(root).expanduser().resolve()
-    if create and not folder.exists():
-        folder.mkdir(parents=True)
-    if not folder.is_dir():
-        raise UserError(f"dataset.root={root}: there is no such folder; put {wanted} into {folder} or set dataset.root")
+    shown = printable(str(root))
+    try:
+        folder = Path(root).expanduser().resolve()
+        if create and not folder.exists():
+            folder.mkdir(parents=True)
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+        if is_folder:
+            next(folder.iterdir(), None)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"dataset.root={shown}: there is no such folder; put {wanted} into it or set dataset.root"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:  # forbidden, links in a circle, no home of that user, a NUL
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"dataset.root={shown} cannot be listed ({reason}); set dataset.root to {wanted}") from error
+    if not is_folder:
+        raise UserError(f"dataset.root={shown} is a file; expected {wanted}")
     return folder

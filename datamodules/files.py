@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 _REMARKS = ("frames", "transparency", "flat")
 _SURVEYED = 32
-_MOST_COMPARED, _COMPARED_BYTES = 10_000, 1 << 16
+_MOST_CHECKED, _CHECKED_BYTES = 300, 1 << 23  # of each split
+_MOST_COMPARED, _COMPARED_BYTES = 3_000, 1 << 14
 
 
 class ImagesInFiles(LabelledImages):
@@ -81,6 +82,10 @@ class ImagesInFiles(LabelledImages):
     def listed(self, index: int) -> tuple[str, int, int]:
         return self.name(index), *self._status[index].tolist()
 
+    def sizes_bytes(self, indices: Tensor) -> np.ndarray:
+        """Sizes of files, int64 (k,)."""
+        return self._status[indices.numpy(), 0]
+
     def image(self, index: int) -> Tensor:
         return self.decoded(index).pixels
 
@@ -108,6 +113,26 @@ def read_image(path: Path, decoding: Decoding | None = None) -> Tensor:
     for remark in found.remarks.values():
         log.warning("%s has %s", printable(str(path)), remark)
     return found.pixels
+
+
+def check_readable(source: ImagesInFiles, splits: Mapping[str, Tensor]) -> None:
+    """Reads images of every split, as far as that takes about a second: what is broken is better named before training.
+
+    Raises:
+        UnreadableImage: All of these that cannot be read, by name.
+    """
+    broken: dict[str, UnreadableImage] = {}
+    for indices in splits.values():
+        within = np.cumsum(source.sizes_bytes(indices)) <= _CHECKED_BYTES
+        for index in indices[within][:_MOST_CHECKED].tolist():
+            try:
+                source.image(index)
+            except UnreadableImage as error:
+                broken[source.name(index)] = error
+    if broken:
+        names, first = list(broken), next(iter(broken.values()))
+        more = f"; so are {len(names) - 1} more ({examples(names[1:])})" if names[1:] else ""
+        raise UnreadableImage(f"{first}{more}") from first
 
 
 def tell_range(source: ImagesInFiles, indices: Tensor) -> None:
@@ -138,16 +163,18 @@ def tell_range(source: ImagesInFiles, indices: Tensor) -> None:
 def tell_copies(source: ImagesInFiles, splits: Mapping[str, Tensor]) -> None:
     """Says how many images of validation and test are in an earlier split, too, byte for byte.
 
-    Only files of one size are compared, the first 10,000 of them, by their first 64 KiB.
+    Only files of one size are compared, the first 3,000 of each split, by their first 16 KiB.
     """
-    places: dict[int, list[tuple[str, int]]] = {}
-    for split, indices in splits.items():
-        for index in indices.tolist():
-            places.setdefault(source.listed(index)[1], []).append((split, index))
-    suspects = [where for where in places.values() if len({split for split, _ in where}) > 1]
+    sizes = {split: source.sizes_bytes(indices) for split, indices in splits.items()}
+    once, times = np.unique(np.concatenate([np.unique(part) for part in sizes.values()]), return_counts=True)
+    suspects = [
+        (split, index)
+        for split, indices in splits.items()
+        for index in indices[np.isin(sizes[split], once[times > 1])][:_MOST_COMPARED].tolist()
+    ]
     seen: dict[bytes, tuple[str, int]] = {}
     copies: dict[tuple[str, str], list[str]] = {}
-    for split, index in [place for where in suspects for place in where][:_MOST_COMPARED]:
+    for split, index in suspects:
         with source.path(index).open("rb") as file:
             head = hashlib.sha256(b"%d\0%b" % (source.listed(index)[1], file.read(_COMPARED_BYTES))).digest()
         first, other = seen.setdefault(head, (split, index))

@@ -45,6 +45,7 @@ class Format:
         read: Reads it below a folder; the flag lets torchvision download it.
         expects: What has to lie in the folder, as unpacked from the published archives.
         address: Where to get it.
+        size: Numbers of classes and images that were published.
         downloads: Whether torchvision can.
         remark: On addresses that are dead, and what else is to be known.
     """
@@ -53,6 +54,7 @@ class Format:
     read: Callable[[Path, bool], Found]
     expects: str
     address: str
+    size: tuple[int, int]
     downloads: bool = True
     remark: str = ""
 
@@ -198,12 +200,14 @@ FORMATS = {
         partial(_in_memory, dataset=datasets.CIFAR10),
         "cifar-10-batches-py/",
         "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        (10, 60_000),
     ),
     "cifar100": Format(
         "CIFAR-100",
         partial(_in_memory, dataset=datasets.CIFAR100),
         "cifar-100-python/",
         "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        (100, 60_000),
     ),
     "mnist": Format(
         "MNIST",
@@ -211,12 +215,14 @@ FORMATS = {
         "MNIST/raw/ with train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
         "t10k-labels-idx1-ubyte",
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        (10, 70_000),
     ),
     "tiny_imagenet": Format(
         "Tiny-ImageNet",
         _tiny_imagenet,
         "tiny-imagenet-200/ with train/, val/ and words.txt",
         "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        (200, 110_000),
         downloads=False,
     ),
     "imagenet": Format(
@@ -225,6 +231,7 @@ FORMATS = {
         "train/ and val/ with a folder per synset (n01440764/...), or below imagenet/, or ILSVRC2012_img_train.tar, "
         "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, which dataset.download=true unpacks",
         "https://image-net.org/download.php",
+        (1000, 1_331_167),
         downloads=False,
         remark="needs an account there",
     ),
@@ -233,6 +240,7 @@ FORMATS = {
         _caltech101,
         "caltech101/101_ObjectCategories/",
         "https://data.caltech.edu/records/mzrjq-6wc02",
+        (101, 8_677),
         remark="the addresses on vision.caltech.edu and Google Drive, which torchvision used before 0.24, are dead",
     ),
     "flowers102": Format(
@@ -240,6 +248,7 @@ FORMATS = {
         partial(_listed, dataset=datasets.Flowers102, splits=_TRAIN_VAL_TEST, files=_paths_and_labels),
         "flowers-102/ with jpg/, imagelabels.mat, setid.mat",
         _robots("flowers/102/"),
+        (102, 8_189),
     ),
     "stanford_cars": Format(
         "Stanford Cars",
@@ -247,6 +256,7 @@ FORMATS = {
         "stanford_cars/ with cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat",
         "https://www.kaggle.com/datasets/jessicali9530/stanford-cars-dataset (images) and "
         "https://github.com/pytorch/vision/issues/7545 (annotations)",
+        (196, 16_185),
         downloads=False,
         remark="the original address at ai.stanford.edu is dead; of cars_train/cars_train/ take the inner folder",
     ),
@@ -255,6 +265,7 @@ FORMATS = {
         partial(_listed, dataset=datasets.FGVCAircraft, splits=_TRAIN_VAL_TEST, files=_paths_and_labels),
         "fgvc-aircraft-2013b/",
         _robots("fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"),
+        (100, 10_000),
     ),
     "oxford_iiit_pets": Format(
         "Oxford-IIIT Pets",
@@ -266,12 +277,14 @@ FORMATS = {
         ),
         "oxford-iiit-pet/ with images/ and annotations/",
         _robots("pets/"),
+        (37, 7_349),
     ),
     "cub200": Format(
         "CUB-200-2011",
         _cub200,
         "CUB_200_2011/ with images/, images.txt, classes.txt, image_class_labels.txt, train_test_split.txt",
         "https://www.vision.caltech.edu/datasets/cub_200_2011/",
+        (200, 11_788),
         downloads=False,
     ),
     "dtd": Format(
@@ -279,5 +292,6 @@ FORMATS = {
         partial(_listed, dataset=datasets.DTD, splits=_TRAIN_VAL_TEST, files=_paths_and_labels),
         "dtd/dtd/ with images/ and labels/",
         _robots("dtd/download/dtd-r1.0.1.tar.gz"),
+        (47, 5_640),
     ),
 }

@@ -9,7 +9,7 @@ import torch
 from datamodules.base import ImageDataModule
 from datamodules.checks import require_folder, require_option
 from datamodules.decoding import Decoding
-from datamodules.files import ImagesInFiles, tell_copies, tell_range
+from datamodules.files import ImagesInFiles, check_readable, tell_copies, tell_range
 from datamodules.layout import LAYOUTS, read_layout
 from datamodules.listing import Listing, class_folders, entries, labelled_files
 from datamodules.splits import complete
@@ -65,6 +65,7 @@ class ImageFolder(ImageDataModule):
         given = dict(zip(sizes, torch.arange(len(source)).split(list(sizes.values())), strict=True))
         shares = {"validation_share": validation_share, "test_share": test_share}
         splits, rule = complete(given, source.labels, class_names, shares, seed)
+        check_readable(source, splits)
         tell_range(source, splits["train"])
         tell_copies(source, splits)
         super().__init__(

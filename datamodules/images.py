@@ -43,8 +43,8 @@ class LabelledImages(ABC):
         """One image as it is kept: (C, H, W), uint8 or float32 in [0, 1]."""
 
     def load(self, indices: Sequence[int], spec: InputSpec, crop_fraction: float = 1.0) -> Tensor:
-        """Float32 images (k, C, H, W) in [0, 1] of the channels and size that `spec` asks for; see `fit`."""
-        return torch.cat([fit(self.image(index)[None], spec, crop_fraction) for index in indices])
+        """Float32 images (k, C, H, W) in [0, 1] of the channels and size of `spec`; see `resize_and_crop`."""
+        return torch.cat([resize_and_crop(self.image(index)[None], spec, crop_fraction) for index in indices])
 
 
 class ImagesInMemory(LabelledImages):
@@ -66,10 +66,10 @@ class ImagesInMemory(LabelledImages):
         return self.images[index]
 
     def load(self, indices: Sequence[int], spec: InputSpec, crop_fraction: float = 1.0) -> Tensor:
-        return fit(self.images[torch.as_tensor(indices)], spec, crop_fraction)
+        return resize_and_crop(self.images[torch.as_tensor(indices)], spec, crop_fraction)
 
 
-def fit(images: Tensor, spec: InputSpec, crop_fraction: float = 1.0) -> Tensor:
+def resize_and_crop(images: Tensor, spec: InputSpec, crop_fraction: float = 1.0) -> Tensor:
     """Brings images (n, C, H, W), uint8 or in [0, 1], to float32 in [0, 1] of the channels and size of `spec`.
 
     Grey becomes colour by repetition, colour becomes grey by luma; the image is resized so that it covers the size

@@ -6,22 +6,22 @@ import gzip
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
+from datamodules.checks import require_option
 from datamodules.images import ImagesInMemory
 from datamodules.splits import cut, select_classes, stratified_order
 from zoo.errors import UserError
-from zoo.storage.records import neighbours
 
 DIGITS = tuple("0123456789")
 INVERTED = tuple(f"inverted {digit}" for digit in DIGITS)
 TURNS = ("turned 0", "turned 90", "turned 180", "turned 270")
-TASKS = {
+VARIANTS = {
     "digits": DIGITS,
     "low": DIGITS[:6],
     "even": DIGITS[0::2],
@@ -36,10 +36,10 @@ class MNIST5k(ImageDataModule):
 
     Args:
         name: For reports.
-        task: `digits`, `low` (0-5), `even`, `odd`, `inverted` (all digits, black on white), or `rotation` (by how many
-            degrees an image was turned; every image comes in all four turns, and the sizes count it once).
-        classes: Only these of the task's classes, in this order; None takes all.
-        num_train: Images of the pre-training pool of 3000; None takes all of the task's.
+        variant: `digits`, `low` (0-5), `even`, `odd`, `inverted` (all digits, black on white), or `rotation` (by how
+            many degrees an image was turned; every image comes in all four turns, and the sizes count it once).
+        classes: Only these of the variant's classes, in this order; None takes all.
+        num_train: Images of the pre-training pool of 3000; None takes all of the variant's.
         num_validation: Images of the 2000 others.
         num_test: Images of the 2000 others; None takes the rest.
         seed: Of the splits, too.
@@ -50,7 +50,7 @@ class MNIST5k(ImageDataModule):
         self,
         *,
         name: str = "mnist5k",
-        task: str = "digits",
+        variant: Literal["digits", "low", "even", "odd", "inverted", "rotation"] = "digits",
         classes: Sequence[str] | None = None,
         num_train: int | None = None,
         num_validation: int | None = 200,
@@ -58,22 +58,23 @@ class MNIST5k(ImageDataModule):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        if task not in TASKS:
-            raise UserError(f"dataset.task={task} is unknown: {neighbours(str(task), TASKS)}")
-        class_names = TASKS[task] if classes is None else tuple(map(str, classes))
+        require_option("variant", variant, VARIANTS)
+        if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
+            raise UserError(f"dataset.classes={classes}: expected a list of class names")
+        class_names = VARIANTS[variant] if classes is None else tuple(map(str, classes))
         images, digits = read_mnist5k()
-        images = 1 - images if task == "inverted" else images
+        images = 1 - images if variant == "inverted" else images
         pool, others = (part[stratified_order(digits[part], seed)] for part in pretraining_pool())
-        if task == "rotation":
+        if variant == "rotation":
             images, labels = quarter_turns(images)
             labels = select_classes(labels, dict(enumerate(TURNS)), class_names)
         else:
-            labels = select_classes(digits, {int(name[-1]): name for name in TASKS[task]}, class_names)
+            labels = select_classes(digits, {int(name[-1]): name for name in VARIANTS[variant]}, class_names)
             pool, others = (part[labels[part] >= 0] for part in (pool, others))
         train = cut(pool, {"num_train": num_train})
         rest = cut(others, {"num_validation": num_validation, "num_test": num_test})
         splits = dict(zip(("train", "val", "test"), (*train.values(), *rest.values()), strict=True))
-        if task == "rotation":
+        if variant == "rotation":
             turns = torch.arange(len(TURNS)) * len(digits)
             splits = {split: (part[:, None] + turns).flatten() for split, part in splits.items()}
             splits = {split: part[labels[part] >= 0] for split, part in splits.items()}

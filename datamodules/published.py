@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import tarfile
 import zipfile
@@ -12,9 +13,12 @@ from scipy.io.matlab import MatReadError
 
 from datamodules.base import ImageDataModule
 from datamodules.checks import require_flag, require_folder, require_option
+from datamodules.files import ImagesInFiles, check_readable
 from datamodules.formats import FORMATS, Format, Found
 from datamodules.splits import complete
 from zoo.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # What torchvision and the readers say of files that are missing, broken or of another kind.
 _REFUSALS = (
@@ -59,8 +63,17 @@ class PublishedImages(ImageDataModule):
         require_option("format", format, FORMATS)
         require_flag("download", download)
         found = _read(FORMATS[format], root, download)
+        found_size, size = (len(found.class_names), len(found.images)), FORMATS[format].size
+        if found_size != size:
+            log.warning(
+                "dataset.root=%s holds %d classes and %d images of %s, not the %d and %d that were published: unpack "
+                "it anew unless that is meant",
+                *(root, *found_size, FORMATS[format].title, *size),
+            )
         shares = {"validation_share": validation_share, "test_share": test_share}
         splits, rule = complete(found.given, found.images.labels, found.class_names, shares, seed)
+        if isinstance(found.images, ImagesInFiles):
+            check_readable(found.images, splits)
         super().__init__(
             name=name or format,
             source=found.images,

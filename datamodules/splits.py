@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from datamodules.checks import require_share
+from datamodules.checks import require_count, require_share
 from zoo.errors import UserError
 from zoo.storage.records import neighbours
 
@@ -45,12 +45,13 @@ def cut(order: Tensor, sizes: Mapping[str, int | None]) -> dict[str, Tensor]:
         sizes: Number of images per configuration key (`num_train`); None takes what the others leave, once.
 
     Raises:
-        UserError: A size below 1, more images than there are, or nothing left for None.
+        UserError: A size that is no whole number above 0, more images than there are, or nothing left for None.
     """
+    for key, size in sizes.items():
+        if size is not None:
+            require_count(key, size, at_least=1)
     rest = len(order) - sum(size for size in sizes.values() if size is not None)
     for key, size in sizes.items():
-        if size is not None and size < 1:
-            raise UserError(f"dataset.{key}={size}: expected at least 1 image")
         if size is None and rest < 1:
             given = " ".join(f"dataset.{other}={size}" for other, size in sizes.items() if size is not None)
             raise UserError(f"{given} leave none of {len(order)} images for dataset.{key}; lower one of them")

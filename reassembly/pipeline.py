@@ -74,7 +74,7 @@ class Search:
         self.chains = ChainCache(zoo)
         self.timed = StageTimer()
         self.seconds = self.timed.seconds
-        self._images = lru_cache(maxsize=1)(lambda spec, limit: data.images("probe", spec, limit=limit))
+        self._images = lru_cache(maxsize=1)(lambda spec, limit: data.images("train", spec, limit=limit))
 
     def run(self, tune: Tune | None = None) -> SearchResult:
         """Searches.

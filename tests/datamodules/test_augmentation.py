@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules import ImageDataModule, ImageFolder
 from datamodules.augmentation import Augmentation, draw
-from datamodules.images import ImagesInMemory, fit
+from datamodules.images import ImagesInMemory, resize_and_crop
 from zoo.entries import InputSpec
 from zoo.errors import UserError
 
@@ -119,7 +119,7 @@ def test_a_failing_transform_leaves_the_generator_as_it_was() -> None:
 
 def test_evaluation_ignores_how_training_images_are_varied() -> None:
     varied, plain = data_of(**PHOTOS), data_of()
-    for split in ("train", "val", "test", "probe"):
+    for split in ("train", "val", "test"):
         assert torch.equal(varied.images(split, COLOUR)[0], plain.images(split, COLOUR)[0])
     assert varied.digest == plain.digest
     assert (varied.augmentation is None, plain.augmentation is None) == (False, True)
@@ -169,8 +169,8 @@ def test_crop_fraction_cuts_the_middle_out_and_is_part_of_the_digest() -> None:
     image = torch.zeros(1, 1, 80, 80)
     image[..., 10:70, 10:70] = 1
     spec = InputSpec(1, 60, 60, (0.0,), (1.0,))
-    assert float(fit(image, spec, crop_fraction=0.75).mean()) == pytest.approx(1)
-    assert float(fit(image, spec).mean()) == pytest.approx(0.5625, abs=0.01)
+    assert float(resize_and_crop(image, spec, crop_fraction=0.75).mean()) == pytest.approx(1)
+    assert float(resize_and_crop(image, spec).mean()) == pytest.approx(0.5625, abs=0.01)
     assert data_of(crop_fraction=0.875).digest != data_of().digest == data_of(crop_fraction=1).digest
     whole, middle = (data_of(crop_fraction=share).images("val", COLOUR)[0] for share in (1.0, 0.5))
     assert not torch.equal(whole, middle)

@@ -47,7 +47,7 @@ def test_images_are_normalised_and_in_a_fixed_order():
     assert torch.allclose(images * 0.25 + 0.5, data._source.images[23:28])
     assert labels.tolist() == [1, 0, 1, 0, 1]
     assert torch.equal(torch.cat(epoch(data, 5, "val")), images)
-    assert torch.equal(data.images("train", SPEC, limit=4)[0], data.images("probe", SPEC)[0][:4])
+    assert torch.equal(data.images("train", SPEC, limit=4)[0], data.images("train", SPEC)[0][:4])
     assert len(data.images("train", SPEC, limit=1000)[0]) == 23
 
 

@@ -57,7 +57,7 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*.png"):
         if path not in kept:
             path.write_bytes(b"no image")
-    again = data.images("probe", SPEC, limit=5)
+    again = data.images("train", SPEC, limit=5)
     assert torch.equal(images, again[0])
     assert torch.equal(labels, again[1])
 
@@ -155,7 +155,10 @@ def test_refuses_roots(tmp_path: Path) -> None:
     assert "there is no such folder; put a folder of images per class" in refusal(str(tmp_path / "missing"))
     assert "holds no folder" in refusal(str(tmp_path))
     (tmp_path / "file").write_text("")
-    assert "there is no such folder" in refusal(str(tmp_path / "file"))
+    assert "is a file; expected a folder of images per class" in refusal(str(tmp_path / "file"))
+    assert "cannot be listed (Not a directory)" in refusal(str(tmp_path / "file" / "deeper"))
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert f"dataset.root={tmp_path / 'circle'}" in refusal(str(tmp_path / "circle"))
     assert "expected the path of a folder" in refusal(17)
 
 
@@ -174,6 +177,16 @@ def test_empty_files_are_named_before_anything_is_read(tmp_path: Path) -> None:
     for i in range(4):
         (tmp_path / "b" / f"{i}.png").write_bytes(b"")
     assert "4 image files are empty (b/0.png, b/1.png, b/2.png, ...)" in refusal(str(tmp_path))
+
+
+def test_broken_images_of_any_split_are_named_at_once(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        fill(tmp_path / split, {"a": 6, "b": 6})
+    for name in ("val/a/1.png", "test/b/2.png"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:50])
+    told = refusal(str(tmp_path))
+    assert "val/a/1.png cannot be read as an image" in told
+    assert "so are 1 more (test/b/2.png)" in told
 
 
 def test_copies_between_splits_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

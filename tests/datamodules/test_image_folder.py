@@ -9,7 +9,7 @@ from PIL import Image
 
 from datamodules import ImageFolder
 from datamodules.files import read_image
-from datamodules.images import as_float, fit
+from datamodules.images import as_float, resize_and_crop
 from zoo.entries import InputSpec
 from zoo.errors import UserError
 
@@ -85,17 +85,19 @@ def test_turns_images_as_their_camera_says(tmp_path: Path):
 
 def test_brings_images_to_the_networks_channels_and_size():
     grey = torch.rand(2, 1, 10, 20, generator=torch.Generator().manual_seed(0))
-    colour = fit(grey, InputSpec(3, 5, 5, (0.0,) * 3, (1.0,) * 3))
+    colour = resize_and_crop(grey, InputSpec(3, 5, 5, (0.0,) * 3, (1.0,) * 3))
     assert colour.shape == (2, 3, 5, 5)
     assert torch.equal(colour[:, 0], colour[:, 2])
-    assert torch.allclose(fit(grey.expand(-1, 3, -1, -1), InputSpec(1, 10, 20, (0.0,), (1.0,))), grey, atol=1e-6)
-    assert torch.equal(fit(grey, InputSpec(1, 10, 10, (0.0,), (1.0,))), grey[..., 5:15])
+    assert torch.allclose(
+        resize_and_crop(grey.expand(-1, 3, -1, -1), InputSpec(1, 10, 20, (0.0,), (1.0,))), grey, atol=1e-6
+    )
+    assert torch.equal(resize_and_crop(grey, InputSpec(1, 10, 10, (0.0,), (1.0,))), grey[..., 5:15])
     for interpolation in ("bilinear", "bicubic", "nearest"):
-        resized = fit(grey, InputSpec(1, 32, 7, (0.0,), (1.0,), interpolation))
+        resized = resize_and_crop(grey, InputSpec(1, 32, 7, (0.0,), (1.0,), interpolation))
         assert resized.shape == (2, 1, 32, 7)
         assert 0 <= resized.min() <= resized.max() <= 1
     with pytest.raises(UserError, match="4 channels do not fit a network that takes 3"):
-        fit(torch.zeros(1, 4, 5, 5), COLOUR)
+        resize_and_crop(torch.zeros(1, 4, 5, 5), COLOUR)
 
 
 def test_refuses_folders_in_one_line_that_names_them(tmp_path: Path):

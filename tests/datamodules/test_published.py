@@ -201,3 +201,11 @@ def test_refuses_settings_in_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     save(tmp_path / "caltech101" / "101_ObjectCategories" / "yin_yang" / "image_0001.jpg", 3, "train")
     told = refusal("caltech101", tmp_path, validation_share=0.3, test_share=0.6)
     assert "no training image is left of class yin_yang" in told
+
+
+def test_a_data_set_that_is_not_whole_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made("caltech101", tmp_path, monkeypatch)
+    assert "holds 3 classes and" in caplog.text
+    assert "of Caltech-101, not the 101 and 8677 that were published" in caplog.text

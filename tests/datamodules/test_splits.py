@@ -90,7 +90,7 @@ def test_the_pool_of_the_embedded_zoo_never_changes():
 def test_only_train_images_of_mnist5k_come_from_the_pool():
     pool = set(pretraining_pool()[0].tolist())
     for seed in (0, 1):
-        data = MNIST5k(task="low", num_train=50, seed=seed)
+        data = MNIST5k(variant="low", num_train=50, seed=seed)
         assert set(data._indices("train").tolist()) <= pool
         assert not (set(data._indices("val").tolist()) | set(data._indices("test").tolist())) & pool
 
@@ -105,28 +105,28 @@ def test_cluttered_digits_were_never_seen_in_pretraining():
 
 
 @pytest.mark.parametrize(
-    ("task", "num_classes", "num_train"),
+    ("variant", "num_classes", "num_train"),
     [("digits", 10, 3000), ("low", 6, 1800), ("even", 5, 1500), ("odd", 5, 1500), ("inverted", 10, 3000)],
 )
-def test_tasks_of_mnist5k(task: str, num_classes: int, num_train: int):
-    data = MNIST5k(task=task)
+def test_variants_of_mnist5k(variant: str, num_classes: int, num_train: int):
+    data = MNIST5k(variant=variant)
     images, labels = data.images("train", GREY)
     assert (data.num_classes, len(images)) == (num_classes, num_train)
     assert labels.bincount().tolist() == [300] * num_classes
-    assert (images.mean() > 0.5) == (task == "inverted")
+    assert (images.mean() > 0.5) == (variant == "inverted")
 
 
-def test_labels_of_a_task_follow_its_class_names():
+def test_labels_of_a_variant_follow_its_class_names():
     all_digits = MNIST5k(num_train=None)
     images, labels = all_digits.images("train", GREY)
     known = {image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
-    data = MNIST5k(task="odd", classes=["7", "1"], num_train=100)
+    data = MNIST5k(variant="odd", classes=["7", "1"], num_train=100)
     for image, label in zip(*data.images("train", GREY), strict=True):
         assert known[image.numpy().tobytes()] == int(data.class_names[label])
 
 
 def test_rotation_gives_every_image_in_its_four_turns():
-    data = MNIST5k(task="rotation", num_train=20)
+    data = MNIST5k(variant="rotation", num_train=20)
     images, labels = data.images("train", GREY)
     assert labels.tolist() == [0, 1, 2, 3] * 20
     for turn in range(4):
@@ -138,11 +138,11 @@ def test_rotation_gives_every_image_in_its_four_turns():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"task": "evn"}, r"dataset.task=evn is unknown: did you mean 'even'"),
-        ({"task": "even", "classes": ["1", "2"]}, r"dataset.classes: unknown class '1': known: 0, 2, 4, 6, 8"),
+        ({"variant": "evn"}, r"dataset.variant=evn is unknown: did you mean 'even'"),
+        ({"variant": "even", "classes": ["1", "2"]}, r"dataset.classes: unknown class '1': known: 0, 2, 4, 6, 8"),
         ({"classes": ["3"]}, "at least two classes"),
         ({"classes": ["3", "3"]}, "at least two classes"),
-        ({"task": "even", "num_train": 1501}, r"dataset.num_train=1501: the data has 1500 images"),
+        ({"variant": "even", "num_train": 1501}, r"dataset.num_train=1501: the data has 1500 images"),
     ],
 )
 def test_mnist5k_refuses_what_it_does_not_have(options: dict, told: str):

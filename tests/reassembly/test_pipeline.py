@@ -96,7 +96,7 @@ def test_a_repeated_search_loads_no_network(zoo, data, root, monkeypatch: pytest
 def test_node_features_are_those_of_the_running_network(zoo, data) -> None:
     entry = zoo["vit_digits"]
     chain = load_chain(entry)
-    images, _ = data.images("probe", entry.input, limit=7)
+    images, _ = data.images("train", entry.input, limit=7)
     found = node_features(chain, images, batch_size=3)
     with torch.no_grad():
         for cut in range(1, len(chain)):
@@ -109,7 +109,7 @@ def test_a_network_that_gives_nan_is_named_with_its_node(zoo, data) -> None:
     chain = load_chain(entry)
     with torch.no_grad():
         next(chain.block(2, 3).parameters()).fill_(torch.nan)
-    images, _ = data.images("probe", entry.input, limit=7)
+    images, _ = data.images("train", entry.input, limit=7)
     with pytest.raises(UserError, match=rf"'vit_digits': node 2 \({chain.nodes[2].name}\) gives NaN"):
         node_features(chain, images)
 

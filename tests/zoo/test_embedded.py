@@ -26,7 +26,7 @@ EMBEDDED = read_zoo(CONF / "zoo" / "embedded.yaml")
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_network_reaches_its_stated_accuracy_on_images_it_has_not_seen(name: str):
     stated = EMBEDDED[name]
-    data = MNIST5k(task=name.split("_")[1], num_validation=400)  # the split of its experiment
+    data = MNIST5k(variant=name.split("_")[1], num_validation=400)  # the split of its experiment
     images, labels = data.images("test", stated.input)
     network = load_network(stated)
     with torch.no_grad():
