@@ -13,6 +13,7 @@ the rising temperature the soft gates fit well, but the cut to hard gates that f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ from zoo.chain import Chain
 from zoo.chain.batches import run_in_batches
 from zoo.chain.modes import eval_mode
 from zoo.errors import UserError
+
+log = logging.getLogger(__name__)
 
 FINAL_TEMPERATURE = 5.0
 DENSITY_WEIGHT = 10.0
@@ -98,7 +101,13 @@ def localise(
             f"{chain.name!r}: the scores of its gates are not finite, since its outputs on images of the cloned "
             "classes hold NaN or infinity; repair its weights, or take another source"
         )
-    return Localisation(hard_gates(scores, sites, settings), scores)
+    gates = hard_gates(scores, sites, settings)
+    if settings.name != "none" and gates.sum() > round(settings.keep * len(gates)):
+        log.warning(
+            "%s: localisation.min_per_layer=%d keeps %d of %d gates open, more than localisation.keep=%g",
+            *(chain.name, settings.min_per_layer, int(gates.sum()), len(gates), settings.keep),
+        )
+    return Localisation(gates, scores)
 
 
 def hard_gates(scores: Tensor, sites: Sequence[GateSite], settings: LocalisationSettings) -> Tensor:

@@ -44,6 +44,12 @@ def test_a_source_that_gives_nan_is_named_instead_of_localised(name: str) -> Non
         localise(source, find_sites(source), images(5), torch.arange(5), settings, black=BLACK, seed=0)
 
 
+def test_more_open_gates_than_asked_for_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    found = find("vit", name="random", keep=0.01)
+    assert f"localisation.min_per_layer=2 keeps {int(found.gates.sum())} of" in caplog.text
+    assert "more than localisation.keep=0.01" in caplog.text
+
+
 def test_another_seed_draws_another_random_mask() -> None:
     assert not torch.equal(find("vit", name="random").gates, find("vit", name="random", seed=1).gates)
 

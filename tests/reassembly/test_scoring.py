@@ -245,6 +245,18 @@ def test_the_shortlist_adds_up_what_each_step_changes(candidates):
     assert kept == [c for c in candidates if c not in dropped]
 
 
+def test_an_endless_score_of_a_beginning_neither_favours_nor_excludes_what_follows(candidates):
+    """NASWOT before the first activation is -inf: what follows it is then predicted by its own score."""
+    endless = "plain"
+
+    def scores_of(paths):
+        return {path: -math.inf if [b.network for b in path] == [endless] else len(path[-1].network) for path in paths}
+
+    kept = [c for c in shortlist(candidates, 6, scores_of) if c.kind == "assembly"]
+    assert {c.blocks[-1].network for c in kept} == {"resnet"}  # the longest name is the best
+    assert endless in {c.blocks[0].network for c in kept}
+
+
 def test_scores_are_the_same_again_and_change_with_the_seed(chains, data, candidates):
     some = candidates[:12]
     settings = ProxySettings(also=("logme", "random"), num_draws=1)
