@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
 from collections.abc import Sequence
+from dataclasses import astuple, fields
 from pathlib import Path
 
 from cloning.figures import gates_figure, locality_figure, positions_figure
@@ -14,7 +12,7 @@ from cloning.measures import Locality, kept_per_layer
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearchResult
 from zoo.blueprint import write_blueprint
-from zoo.storage.files import ReportFiles, write_text
+from zoo.storage.files import ReportFiles, write_csv
 
 
 def write_report(
@@ -42,10 +40,5 @@ def write_report(
 
 def write_positions(path: Path, rows: Sequence[PositionResult], chosen: dict[str, int]) -> None:
     """Writes the table of positions as CSV, with a column that marks the choice."""
-    names = [field.name for field in dataclasses.fields(PositionResult)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, "chosen"])
-    for row in rows:
-        writer.writerow([*(getattr(row, name) for name in names), int(chosen[row.source] == row.position)])
-    write_text(path, text.getvalue())
+    names = [field.name for field in fields(PositionResult)]
+    write_csv(path, [*names, "chosen"], [[*astuple(row), int(chosen[row.source] == row.position)] for row in rows])

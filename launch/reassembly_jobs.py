@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ def search(job: Job) -> Mapping[str, Any]:
     found = search.run(_short_tuning(job, search))
     files = _report(job, search, found)
     pick, partition = found.candidates[0], found.partition
+    scores = {name: score for name, score in pick.scores.items() if math.isfinite(score)}
     return job.finish(
-        {"value": pick.scores[job.config.proxy.name], **pick.scores, "num_candidates": len(found.candidates)},
+        {"value": pick.scores[job.config.proxy.name], **scores, "num_candidates": len(found.candidates)},
         composition=pick.candidate.composition,
         num_parameters=pick.candidate.num_params,
         macs=pick.candidate.macs,

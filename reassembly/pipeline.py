@@ -264,7 +264,13 @@ class Search:
             "settings": [settings, spec, self.seed],
         }
         stored = self.store.fetch("scores", inputs, compute).values
-        return [from_plain(ScoredCandidate, row, "scores") for row in stored]
+        scored = [from_plain(ScoredCandidate, row, "scores") for row in stored]
+        if not math.isfinite(scored[0].scores[settings.name]):
+            raise UserError(
+                f"no candidate has a finite score by proxy.name={settings.name}: type another, e.g. proxy=ridge, or "
+                "check the weights of the zoo"
+            )
+        return scored
 
 
 def _digest(candidates: Iterable[Candidate]) -> str:

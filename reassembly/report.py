@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from reassembly.figures import candidates_figure, partition_map, similarity_heat
 from reassembly.pipeline import SearchResult
 from reassembly.settings import SearchSettings
 from zoo.blueprint import write_blueprint
-from zoo.storage.files import ReportFiles, write_text
+from zoo.storage.files import ReportFiles, write_csv
 
 
 def write_report(found: SearchResult, settings: SearchSettings, directory: Path) -> ReportFiles:
@@ -47,11 +45,9 @@ def write_candidates_csv(path: str | Path, scored: Iterable[ScoredCandidate], pi
     scored = list(scored)
     proxies = list(dict.fromkeys(name for entry in scored for name in entry.scores))
     columns = ["rank", "composition", "kind", "num_blocks", "num_params", "macs", "num_draws", "picked"]
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow([*columns, *(f"score_{name}" for name in proxies)])
+    rows = []
     for rank, entry in enumerate(scored, start=1):
         c = entry.candidate
         row = [rank, c.composition, c.kind, len(c.blocks), c.num_params, c.macs, entry.num_draws, int(c == picked)]
-        writer.writerow([*row, *(entry.scores.get(name, "") for name in proxies)])
-    write_text(path, table.getvalue())
+        rows.append([*row, *(entry.scores.get(name) for name in proxies)])
+    write_csv(path, [*columns, *(f"score_{name}" for name in proxies)], rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from reassembly.features import node_features
 from reassembly.network import assemble
 from reassembly.partition import PartitionSettings
 from reassembly.pipeline import Search, joined
-from reassembly.proxies import ProxySettings
+from reassembly.proxies import PROXIES, Proxy, ProxySettings
 from reassembly.settings import AdapterSettings, SearchSettings, SimilaritySettings
 from zoo import chain_cache
 from zoo.blueprint import BlockSpec
@@ -128,6 +129,15 @@ def test_finalists_are_decided_by_short_tuning(zoo, data, root) -> None:
     assert found.candidates[0].candidate == plain[2].candidate
     assert found.candidates[0].scores["short_tuning"] == 0.5
     assert {entry.candidate for entry in found.candidates[:4]} == {entry.candidate for entry in plain}
+
+
+def test_a_proxy_that_scores_nothing_is_refused_and_another_beside_it_is_not(zoo, data, root, monkeypatch) -> None:
+    monkeypatch.setitem(PROXIES, "empty", Proxy("empty", lambda evidence: -math.inf, "nothing"))
+    proxy = ProxySettings(name="params", also=("empty",))
+    found = search(zoo, data, root, replace(SETTINGS, proxy=proxy)).run()
+    assert {entry.scores["empty"] for entry in found.candidates} == {-math.inf}
+    with pytest.raises(UserError, match=r"no candidate has a finite score by proxy\.name=empty"):
+        search(zoo, data, root, replace(SETTINGS, proxy=replace(proxy, name="empty"))).run()
 
 
 def test_permutation_mode_takes_one_block_of_every_set(zoo, data, root) -> None:
