@@ -99,6 +99,8 @@ def decode(path: Path, decoding: Decoding) -> Decoded:
         way = "repair or remove it"
         if isinstance(error, Image.DecompressionBombError):
             way = "make it smaller or remove it"
+        if isinstance(error, OSError) and error.strerror:  # of the operating system, not of the content
+            raise UnreadableImage(f"{printable(str(path))} cannot be opened ({error.strerror})") from error
         reason = " ".join(str(error).replace(f" {str(path)!r}", "").split()) or type(error).__name__
         raise UnreadableImage(
             f"{printable(str(path))} cannot be read as an image ({printable(reason)}); {way}"
@@ -108,10 +110,9 @@ def decode(path: Path, decoding: Decoding) -> Decoded:
 def _decode(path: Path, decoding: Decoding) -> Decoded:
     remarks: dict[str, str] = {}
     with Image.open(path, formats=image_formats()) as image:
-        num_frames = getattr(image, "n_frames", 1)
-        if num_frames > 1:
+        if getattr(image, "is_animated", False):
             image.seek(0)
-            remarks["frames"] = f"{num_frames} frames, of which the first is taken"
+            remarks["frames"] = "several frames, of which the first is taken"
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith(("I", "F")):  # Pillow would clip these at 255
             return _deep(np.array(upright), upright.info.get("transparency"), decoding, path, remarks)

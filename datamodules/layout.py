@@ -154,6 +154,13 @@ def _check_classes(folder: Path) -> None:
             f"the splits inside the classes ({split[0]}/{split[2]}, {split[1]}/{split[2]})",
             f"turn them round ({split[2]}/{split[0]}/...)",
         )
+    for name, children in inside.items():
+        if len({split_of(child) for child in children.values()} - {None}) > 1:
+            raise _refusal(
+                folder,
+                f"{name!r} with splits in it ({examples(list(children.values()))})",
+                f"give that folder (dataset.root={printable(str(folder / name))}), or turn them round",
+            )
     bare = {name: children for name, children in inside.items() if children and not has_images(folder / name)}
     repeated = _shared(bare, lambda child: True, at_least=2)
     if repeated:

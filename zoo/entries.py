@@ -50,6 +50,12 @@ class InputSpec:
             given = " and ".join(f"input.{name} {_listed(getattr(self, name))}" for name in divided)
             typed = ", ".join(f"{name}: {_listed([v / white for v in getattr(self, name)])}" for name in divided)
             raise UserError(f"{given}: expected those of images that run from 0 to 1, not to {white}: give {typed}")
+        if 0 < max(self.mean) < 0.01 and max(self.std) < 0.01:
+            typed = ", ".join(f"{name}: {_listed([v * 255 for v in getattr(self, name)])}" for name in ("mean", "std"))
+            raise UserError(
+                f"input.mean {_listed(self.mean)} and input.std {_listed(self.std)}: divided by 255 once too often for "
+                f"images that run from 0 to 1: give {typed}"
+            )
         if min(self.mean) < 0 or max(self.mean) > 1:
             raise UserError(f"input.mean: got {_listed(self.mean)}, expected values from 0 to 1, as images have")
 

@@ -78,6 +78,8 @@ def test_takes_splits_in_their_usual_spellings(tmp_path: Path, train: str, val: 
         (["dataset/cat", "dataset/dog"], "the folder dataset alone"),
         (["train/train/cat", "train/train/dog"], "the folder train alone"),
         (["cat"], "the folder cat alone"),
+        (["cat/train", "cat/test", "dog"], "'cat' with splits in it (test, train)"),
+        (["data/train/cat", "data/val/cat", "figures"], "'data' with splits in it (train, val)"),
         (["images", "masks"], "'images' beside 'masks'"),
         (["train/images", "train/labels", "val/images", "val/labels"], "'images' beside 'labels'"),
         (["cat", "dog", "backup/cat", "backup/dog"], "'backup' with 'cat' in it"),

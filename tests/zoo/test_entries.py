@@ -400,3 +400,35 @@ def test_all_missing_files_of_a_zoo_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "here.pth").touch()
     with pytest.raises(UserError, match=r"lost: .*lost.pth does not exist.*; far: .*download https://example.org"):
         require_files(read_zoo({"networks": networks}))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "told"),
+    [
+        (
+            (123.675, 116.28, 103.53),
+            (58.395, 57.12, 57.375),
+            r"give mean: \[0.485, 0.456, 0.406\], std: \[0.229, 0.224,",
+        ),
+        ((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), r"mean: \[0.406, 0.456, 0.485\], std: \[0.003922, 0.003922,"),
+        ((0.485, 0.456, 0.406), (58.395, 57.12, 57.375), r"input.std \[58.4, 57.12, 57.38\]: .* give std: \[0.229,"),
+        ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), r"give std: \[1, 1, 1\]"),
+        ((32768.0,) * 3, (1000.0,) * 3, "not to 65535"),
+        ((0.0019, 0.0018, 0.0016), (0.0009,) * 3, r"divided by 255 once too often .* give mean: \[0.4845,"),
+        ((-0.5, 0.0, 0.0), (0.5,) * 3, "expected values from 0 to 1"),
+        ((0.5, 0.5), (0.5,) * 3, "got 2 values for 3 channels"),
+        ((0.5,) * 3, (0.5, 0.0, 0.5), "expected values above 0"),
+        ((0.5,) * 3, (0.5, -0.2, 0.5), "expected values above 0"),
+        ((0.5,) * 3, (0.5, float("nan"), 0.5), "input.std: got .*nan.*, expected finite numbers"),
+        ((float("inf"),) * 3, (0.5,) * 3, "input.mean: got .*inf.*, expected finite numbers"),
+    ],
+)
+def test_statistics_of_another_scale_are_refused(mean: tuple[float, ...], std: tuple[float, ...], told: str):
+    with pytest.raises(UserError, match=told) as error:
+        InputSpec(3, 8, 8, mean, std)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 1 / 2048), (0.0, 1.0), (0.0, 1 / 255), (1.0, 0.5), (0.13, 0.31)])
+def test_statistics_of_images_from_0_to_1_are_taken(mean: float, std: float):
+    assert InputSpec(1, 8, 8, (mean,), (std,)).mean == (mean,)
