@@ -85,15 +85,13 @@ def _require_effect(config: Config, overrides: Sequence[str], command: str) -> N
 def _check_machine(config: Config) -> None:
     """Refuses a device, precision or strategy that this machine or the installed Lightning does not have."""
     import pytorch_lightning as pl
-    import torch
     from pytorch_lightning.strategies import StrategyRegistry
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from tuning.trainer import quiet
 
     trainer = config.trainer
-    available = {"cpu": os.cpu_count() or 1, "gpu": torch.cuda.device_count() if torch.cuda.is_available() else 0}
-    available["mps"] = int(torch.backends.mps.is_available())
+    available = _count_devices()
     kind = trainer.accelerator
     if kind == "auto":
         kind = "gpu" if available["gpu"] else "mps" if available["mps"] else "cpu"
@@ -136,6 +134,16 @@ def _check_machine(config: Config) -> None:
             f"trainer.strategy={trainer.strategy} with trainer.accelerator={kind} and trainer.precision="
             f"{trainer.precision} cannot be used here: {str(error).rstrip('.')}; type trainer=cpu, gpu or ddp"
         ) from error
+
+
+def _count_devices() -> dict[str, int]:
+    import torch
+
+    return {
+        "cpu": os.cpu_count() or 1,
+        "gpu": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
 
 
 def _check_dataset(dataset: Mapping[str, Any]) -> None:

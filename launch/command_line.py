@@ -40,6 +40,7 @@ PATH_KEYS = (
 
 _MAX_DEPTH = 50
 _MAX_SPELLING = 300
+_MAX_NAME = 200  # of a key or option: a file system takes 255 bytes
 _COMMANDS = ("run", "multirun", "cfg", "info", "shell_completion")
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,10 @@ def _readable(text: str, grammar: OverridesParser, *, is_sweep: bool) -> str:
     word = _Word.split(text)
     if not word.key.strip():
         raise UserError(f"{shown(text) or chr(39) * 2} has no key: type key=value or group=option")
+    if len(word.key) > _MAX_NAME:
+        raise UserError(f"there is no key {shown(word.key)}: --help lists the groups and keys")
+    if len(word.value or "") > _MAX_NAME:
+        _refuse_as_option(word)  # a list of options is never so long
     if word.is_path:
         return _as_path(word, grammar, is_sweep=is_sweep)
     if (override := _parse(text, grammar)) is not None:

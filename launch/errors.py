@@ -70,6 +70,10 @@ def _explain_composition(error: BaseException, keys: list[str]) -> str:
             allowed, typed = "allowed is a list", f"[{shown(given)}]"
         if "is not Optional" in allowed:
             allowed = "it cannot be null"
+        if "is not a valid bool" in allowed:
+            allowed = "allowed is true or false"
+        if "type hint 'Union[int, str]'" in allowed:
+            allowed = "allowed is a whole number or text"
         return f"{key}={shown(given)}: {allowed}; type {key}={typed} or leave it out for its default"
     if place := re.search(r"full_key: (\S+)", message):
         return f"{place.group(1)}: {_first_line(error)}"

@@ -1,0 +1,370 @@
+"""Bad command lines: each is answered by one line with the key and what to type, status 2, and nothing is left.
+
+Run in the process, by the functions of the entry: words made readable, composed, configured, checked. What Hydra does
+with ``key=value`` once its files are loaded is done on a copy of what was loaded, for loading takes most of the time.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from launch import checks
+from launch.checks import check, configured
+from launch.command_line import readable
+from launch.errors import CONF, explain, is_bad_input, options
+from launch.schema import Config, keys, register
+from zoo.limits import declared
+
+Row = tuple[str, list[str], list[str]]  # the command, its words, what the line holds
+
+HUGE = str(10**30)
+
+
+def numeric_keys(settings: Any = None, prefix: str = "") -> Iterator[str]:
+    """Every key of the schema that holds a number."""
+    for field in fields(settings or Config()):
+        value = getattr(settings or Config(), field.name)
+        if is_dataclass(value):
+            yield from numeric_keys(value, f"{prefix}{field.name}.")
+        elif declared(type(settings or Config()), field.name)[0] & {int, float}:
+            yield f"{prefix}{field.name}"
+
+
+def named_keys(settings: Any = None, prefix: str = "") -> Iterator[str]:
+    """Every key of the schema that holds one of a few names."""
+    for field in fields(settings or Config()):
+        value = getattr(settings or Config(), field.name)
+        kinds, limits = declared(type(settings or Config()), field.name)
+        if is_dataclass(value):
+            yield from named_keys(value, f"{prefix}{field.name}.")
+        elif str in kinds and limits:
+            yield f"{prefix}{field.name}"
+
+
+def flags(settings: Any = None, prefix: str = "") -> Iterator[str]:
+    """Every key of the schema that is true or false."""
+    for field in fields(settings or Config()):
+        value = getattr(settings or Config(), field.name)
+        if is_dataclass(value):
+            yield from flags(value, f"{prefix}{field.name}.")
+        elif isinstance(value, bool):
+            yield f"{prefix}{field.name}"
+
+
+def group_of(key: str) -> list[str]:
+    """The option under which a key has an effect."""
+    cloning = ("task", "localisation", "insertion", "correction")
+    return ["method=cloning"] if key.partition(".")[0] in cloning else []
+
+
+NUMBERS = [
+    ("train", [*group_of(key), f"{key}={value}"], [f"{key}=", "type " if key != "adapter.kernel_size" else "allowed"])
+    for key, value in itertools.product(numeric_keys(), ["nan", "inf", "-inf", "-1", HUGE])
+]
+NAMES = [("train", [*group_of(key), f"{key}=nosuch"], [f"{key}=nosuch", "allowed"]) for key in named_keys()]
+FLAGS = [("search", [f"{key}=maybe"], [f"{key}=maybe", "true or false"]) for key in flags()]
+WHOLE = [
+    ("search", [f"{key}={value}"], [f"{key}={value}", "a whole number", f"type {key}={typed}"])
+    for key in ("seed", "finalists", "partition.num_blocks", "proxy.num_draws", "budget.max_params")
+    for value, typed in (("1e3", "1000"), ("2.5", "..."), ("three", "..."), ("[1]", "..."))
+    if value != "[1]"
+]
+GROUPS = [
+    ("search", [f"{group}={value}"], [f"{group}=", f"type {group}= one of {options(group)[0]}"])
+    for group in ("zoo", "dataset", "partition", "budget", "proxy", "tuning", "method", "experiment")
+    for value in ("nosuch", "", "null", "5")
+]
+DATASET = [
+    ("search", [f"dataset.{key}={value}"], [f"dataset.{key}", told])
+    for key, told, values in (
+        (
+            "num_train",
+            "type dataset.num_train=",
+            ("1e3", "abc", "[1]", "{a: 1}", "true", "2.5", "nan", "inf", HUGE, "''"),
+        ),
+        ("num_test", "type dataset.num_test=", ("1e3", "abc", "[1]", "true", "nan")),
+        ("batch_size", "type dataset.batch_size=", ("null", "1e3", "abc", "[1]", "true", "2.5", "-inf", HUGE)),
+        ("num_workers", "type dataset.num_workers=", ("null", "two", "[0]", "0.5")),
+        ("pin_memory", "true or false", ("1", "yes_please", "null", "[true]")),
+        ("name", "text", ("[a]", "5", "{a: b}")),
+        ("augmentation", "text", ("[affine]", "3")),
+        ("_target_", "type dataset=digits", ("datamodules.NoSuch", "nowhere.Images", "null", "5", "''")),
+        ("_target_", "ImageDataModule", ("builtins.dict", "torch.nn.Linear", "datamodules.splits")),
+        ("_target_", "seed", ("os.getcwd",)),
+    )
+    for value in values
+]
+UNREADABLE = [
+    ("search", [word], ["cannot read", "type 'task.classes"])
+    for word in (
+        "task.classes=[it's]",
+        "task.classes=[宠物, cat]",
+        "task.classes=[a (b), c]",
+        "task.classes=[k=v]",
+        "task.classes=a#b",
+    )
+] + [
+    ("search", ["dataset.name=my pets (v2)"], ["type 'dataset.name=\"my pets (v2)\"'"]),
+    ("search", ["method.network=O'Brien"], ["type 'method.network=\"O'\"'\"'Brien\"'"]),
+    ("search", ["zoo.input={mean: [it's]}"], ["""type 'zoo.input={mean: ["it'"'"'s"]}'"""]),
+    ("search", ["budget.max_params=[1"], ["budget.max_params=[1", "type "]),
+    ("search", ["seed=" + "9" * 5000], ["cannot read seed=999", "within the word"]),
+    ("search", ["seed=" + "[" * 3000], ["cannot read seed=[[["]),
+    ("search", ["logger.project=" + "(" * 5000], ["cannot read logger.project=((("]),
+    ("search", ["dataset.name=a\nb("], ["cannot read dataset.name=a"]),
+    ("search", ["seed"], ["seed has no '='", "type key=value"]),
+    ("search", ["recipe.yaml"], ["recipe.yaml has no '='"]),
+    ("search", [""], ["has no key"]),
+    ("search", ["=3"], ["=3 has no key"]),
+    ("search", ["my key=3"], ["my key=3", "a key is"]),
+    ("search", ["seed =3"], ["seed =3", "a key is"]),
+    ("search", ["dataset.root=\udcff"], ["\\udcff is not UTF-8", "rename"]),
+    ("search", ["logger.project=caf\udce9"], ["caf\\udce9 is not UTF-8"]),
+]
+OPTIONS = [
+    ("search", ["--nosuch"], ["--nosuch", "key=value"]),
+    ("search", ["-x"], ["-x", "key=value"]),
+    ("search", ["-seed=3"], ["key=value"]),
+    ("search", ["--seed=3"], ["--seed=3", "key=value"]),
+    ("search", ["--config-name"], ["--config-name", "expected one argument"]),
+    ("search", ["--cfg", "jobs"], ["--cfg", "'job'"]),
+    ("search", ["--cfg"], ["--cfg", "expected one argument"]),
+    ("search", ["--cfg", "job", "-m"], ["--multirun and --cfg"]),
+    ("search", ["--run", "--multirun"], ["--run and --multirun"]),
+    ("search", ["--resolve"], ["type --cfg job --resolve"]),
+    ("search", ["--info", "seed=1"], ["--info", "invalid choice"]),
+    ("search", ["--experimental-rerun=x"], ["--experimental-rerun", "type resume="]),
+]
+COMPOSITION = [
+    ("search", ["seed=0,1"], ["seed=0,1", "type -m"]),
+    ("search", ["zoo=embedded,cnn"], ["zoo=embedded,cnn", "type -m"]),
+    ("search", ["seed=range(3)"], ["seed=range(3)"]),
+    ("search", ["seed=null"], ["seed=null", "cannot be null"]),
+    ("search", ["seed="], ["seed=", "a whole number"]),
+    ("search", ["seed=???"], ["seed is not given", "type seed="]),
+    ("search", ["seed=${nosuch}"], ["seed: ", "nosuch"]),
+    ("search", ["output_dir=${oc.env:HUOZI_NO_SUCH}"], ["output_dir: ", "HUOZI_NO_SUCH"]),
+    ("search", ["foo=1"], ["foo", "zoo"]),
+    ("search", ["+foo=1"], ["foo"]),
+    ("search", ["++foo=1"], ["foo", "--help"]),
+    ("search", ["+budget.max_watts=3"], ["max_watts"]),
+    ("search", ["+seed=1"], ["seed", "++seed"]),
+    ("search", ["~nosuch"], ["nosuch"]),
+    ("search", ["partition.num_block=3"], ["partition.num_block", "partition.num_blocks"]),
+    ("search", ["partition.seed=3"], ["partition.seed", "did you mean seed"]),
+    ("search", ["datset=digits"], ["datset", "dataset"]),
+    ("search", ["datasets.root=x"], ["datasets.root", "dataset"]),
+    ("search", ["zoo.nosuch.deep=1"], ["zoo.nosuch", "--cfg job --package zoo"]),
+    ("search", ["experiment=pretrain/none"], ["experiment=pretrain/none", "pretrain/resnet_digits"]),
+    ("search", ["hydra/launcher=nosuch"], ["hydra/launcher=nosuch", "leave it out"]),
+    ("search", ["dataset@x=digits"], ["dataset@x"]),
+    ("search", ["proxy.also=ridge"], ["proxy.also", "type proxy.also=[ridge]"]),
+    ("search", ["proxy.also=[oracle]"], ["proxy.also=oracle", "ridge"]),
+    ("search", ["task.classes=5"], ["task.classes", "type task.classes=[5]"]),
+    ("search", ["similarity=5"], ["similarity=5", "linear_cka"]),
+    ("search", ["similarity={}"], ["similarity={}", "linear_cka"]),
+    ("search", ["zoo=" + "x" * 5000], ["zoo=xxx", "embedded"]),
+    ("search", ["seed=" + "x" * 5000], ["seed=xxx", "a whole number"]),
+    ("search", ["y" * 5000 + "=1"], ["yyy", "--help"]),
+]
+CONTRADICTIONS = [
+    ("search", ["budget.min_params=300000", "budget.max_params=200000"], ["300000", "200000", "type "]),
+    ("search", ["budget.min_macs=3", "budget.max_macs=2"], ["budget.min_macs=3", "budget.max_macs=2"]),
+    ("search", ["partition.mode=permutation", "partition.num_blocks=9"], ["partition.num_blocks=9", "type "]),
+    ("search", ["method.network=resnet_digits"], ["method.network", "method=baseline"]),
+    ("search", ["method=baseline"], ["method=baseline", "type `python train.py method=baseline`"]),
+    ("search", ["resume=x"], ["resume=x", "train.py"]),
+    ("search", ["blueprint=x"], ["blueprint=x", "train.py"]),
+    ("search", ["method=cloning", "partition.num_blocks=2"], ["partition.num_blocks=2", "type method=reassembly"]),
+    ("search", ["method=cloning", "finalists=2"], ["finalists=2", "type method=reassembly"]),
+    ("search", ["task.target=resnext_low"], ["task.target", "type method=cloning"]),
+    ("search", ["insertion.num_epochs=3"], ["insertion.num_epochs", "type method=cloning"]),
+    ("train", ["method=cloning", "insertion.position=3"], ["insertion.position=3", "insertion=fixed"]),
+    ("train", ["method=cloning", "insertion.name=fixed"], ["insertion=fixed", "type insertion.position="]),
+    ("train", ["tuning.loss=loo", "tuning.mixup_alpha=0.1"], ["tuning.loss=loo", "type tuning.loss=cross_entropy"]),
+    ("train", ["tuning.loss=loo", "tuning.norm_stats=adaptive"], ["tuning.norm_stats=frozen"]),
+    ("train", ["tuning=probe", "tuning.head.initialisation=random"], ["tuning.head.initialisation=random"]),
+    ("train", ["trainer.devices=2"], ["trainer.devices=2", "trainer=ddp"]),
+]
+MACHINE = [
+    ("train", ["trainer=gpu"], ["trainer.accelerator=gpu", "type trainer=cpu"]),
+    ("train", ["trainer.accelerator=gpu"], ["trainer.accelerator=gpu", "type trainer=cpu"]),
+    ("train", ["trainer.accelerator=mps"], ["trainer.accelerator=mps", "type trainer=cpu"]),
+    ("search", ["trainer.accelerator=gpu"], ["trainer.accelerator=gpu", "type trainer=cpu"]),
+    ("train", ["trainer.accelerator=tpu"], ["trainer.accelerator=tpu", "cpu"]),
+    ("train", ["trainer.precision=16-mixed"], ["trainer.precision=16-mixed", "type trainer.precision=bf16-mixed"]),
+    ("train", ["trainer.precision=16"], ["trainer.precision=16", "32-true"]),
+    ("train", ["trainer.precision=bf16-true"], ["trainer.precision=bf16-true", "32-true"]),
+    ("train", ["trainer.strategy=nosuch"], ["trainer.strategy=nosuch", "type trainer.strategy=auto"]),
+    ("train", ["trainer.strategy=fsdp"], ["trainer.strategy=fsdp", "type trainer=cpu"]),
+    ("train", ["trainer.strategy=deepspeed"], ["trainer.strategy=deepspeed", "type trainer=cpu"]),
+    ("train", ["trainer.strategy=''"], ["trainer.strategy=", "type trainer.strategy=auto"]),
+    ("train", ["trainer.strategy=ddp", "trainer.devices=1000"], ["trainer.devices=1000", "processors"]),
+    ("train", ["trainer.devices=auto"], ["trainer.devices=auto", "a whole number"]),
+    ("train", ["trainer.devices=1.5"], ["trainer.devices=1.5", "a whole number"]),
+    ("train", ["trainer.devices=[0,1]"], ["trainer.devices"]),
+]
+PLACES = [
+    ("search", [f"{key}={place}"], [f"{key}={place[:100]}", told, "type "])
+    for key in ("output_dir", "runs_dir", "cache.root")
+    for place, told in (
+        ("/dev/null", "is a file"),
+        ("/dev/null/runs", "is a file"),
+        ("/proc/runs", "cannot be made"),
+        ("/tmp/" + "n" * 300, "cannot be made"),
+    )
+] + [
+    ("search", ["output_dir="], ["output_dir is empty", "type output_dir="]),
+    ("search", ["runs_dir="], ["runs_dir is empty", "type runs_dir="]),
+    ("search", ["cache.root="], ["cache.root is empty", "type cache.root="]),
+    ("search", ["cache.root=null"], ["cache.root=null", "cannot be null"]),
+    ("search", ["output_dir=[a]"], []),
+    ("train", ["blueprint=nowhere.yaml"], ["blueprint=nowhere.yaml", "give"]),
+    ("train", ["blueprint=my recipe (2).yaml"], ["blueprint=my recipe (2).yaml", "does not exist"]),
+    ("train", ["blueprint=" + "n" * 300], ["blueprint=nnn"]),
+    ("train", ["resume=nowhere"], ["resume=nowhere", "give"]),
+    ("train", ["resume=my run (2)"], ["resume=my run (2)"]),
+]
+PLACES = [row for row in PLACES if row[2]]
+ZOO = [
+    ("search", ["~zoo.networks"], ["networks"]),
+    ("search", ["zoo.networks=5"], ["networks"]),
+    ("search", ["zoo.networks=[a]"], ["networks"]),
+    ("search", ["+zoo.nosuch=1"], ["nosuch", "networks"]),
+    ("search", ["zoo.input.height=1e3"], ["input.height", "a whole number"]),
+    ("search", ["zoo.input.height=0"], ["input.height", "at least 1"]),
+    ("search", ["zoo.input.height=-3"], ["input.height", "at least 1"]),
+    ("search", [f"zoo.input.width={HUGE}"], ["input.width", "at most"]),
+    ("search", ["zoo.input.channels=one"], ["input.channels", "a whole number"]),
+    ("search", ["zoo.input.mean=[nan]"], ["input.mean"]),
+    ("search", ["zoo.input.std=[inf]"], ["input.std"]),
+    ("search", ["zoo.input.std=[0]"], ["input.std"]),
+    ("search", ["zoo.input.mean=[127.5]"], ["input.mean"]),
+    ("search", ["zoo.input.mean=0.5"], ["input.mean", "a list"]),
+    ("search", ["zoo.input.interpolation=lanczos"], ["input.interpolation", "bicubic"]),
+    ("search", ["zoo.networks.resnet_digits=5"], ["resnet_digits"]),
+    ("search", ["zoo.networks.resnet_digits.source=timm"], ["resnet_digits", "model"]),
+    ("search", ["zoo.networks.resnet_digits.source=nosuch"], ["resnet_digits", "nosuch"]),
+    ("search", ["zoo.networks.resnet_digits.kwargs=5"], ["resnet_digits", "kwargs"]),
+    ("search", ["zoo.networks.resnet_digits.weights=5"], ["resnet_digits", "weights"]),
+    ("search", ["zoo.networks.resnet_digits.classes=[a,a]"], ["resnet_digits", "a"]),
+    ("search", ["+zoo.networks.resnet_digits.wieghts=x"], ["wieghts", "weights"]),
+    ("search", ["+zoo.networks.new={source: timm, model: resnet9}"], ["new", "resnet9"]),
+    ("train", ["method=baseline", "method.network=nosuch"], ["method.network=nosuch", "resnet_digits"]),
+    ("train", ["method=cloning", "task.target=nosuch"], ["task.target=nosuch", "resnext_low"]),
+    ("train", ["method=cloning", "task.sources=[nosuch]"], ["task.sources=nosuch", "resnext_low"]),
+]
+FURTHER_DATASET = [
+    ("search", ["+dataset.nosuch=1"], ["dataset.nosuch=1", "batch_size"]),
+    ("search", ["+dataset.bach_size=1"], ["dataset.bach_size=1", "did you mean 'batch_size'"]),
+    ("search", ["+dataset.seed=1"], ["dataset.seed=1", "type seed="]),
+    ("search", ["+dataset.split_rule=x"], ["dataset.split_rule=x"]),
+    ("search", ["+dataset.source=x"], ["dataset.source=x"]),
+    ("search", ["+dataset._partial_=true"], ["dataset._partial_"]),
+    ("search", ["dataset.bach_size=1"], ["dataset.bach_size", "--package dataset"]),
+    ("search", ["~dataset._target_"], ["dataset._target_"]),
+    ("search", ["dataset=image_folder"], ["dataset.root is not given", "type dataset.root="]),
+    ("search", ["dataset=image_folder", "~dataset.root"], ["dataset.root"]),
+    ("search", ["+dataset.crop_fraction=half"], ["dataset.crop_fraction", "a number"]),
+    ("search", ["+dataset.crop_fraction=[1]"], ["dataset.crop_fraction", "a number"]),
+    ("search", ["+dataset.crop_fraction=true"], ["dataset.crop_fraction", "a number"]),
+    ("search", ["+dataset.crop_fraction=nan"], ["dataset.crop_fraction", "finite"]),
+    ("search", ["+dataset.min_crop_area=-inf"], ["dataset.min_crop_area", "finite"]),
+    ("search", ["dataset=image_folder", "dataset.root=null"], ["dataset.root", "text"]),
+    ("search", ["dataset=image_folder", "dataset.root=x", "dataset.validation_share=nan"], ["validation_share"]),
+    ("search", ["dataset=image_folder", "dataset.root=x", "dataset.test_share=[1]"], ["test_share", "a number"]),
+    ("search", ["dataset=image_folder", "dataset.root=x", "dataset.flip=1"], ["dataset.flip", "true or false"]),
+    ("search", ["dataset=cifar10", "dataset.download=maybe"], ["dataset.download", "true or false"]),
+    ("search", ["dataset=mnist5k", "dataset.classes=3"], ["dataset.classes"]),
+]
+ROWS: list[Row] = [
+    *(*NUMBERS, *NAMES, *FLAGS, *WHOLE, *GROUPS, *DATASET, *FURTHER_DATASET, *UNREADABLE, *OPTIONS),
+    *(*COMPOSITION, *CONTRADICTIONS, *MACHINE, *PLACES, *ZOO),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra() -> Iterator[None]:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+    loaded.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def machine_without_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_count_devices", lambda: {"cpu": 2, "gpu": 0, "mps": 0})
+
+
+@cache
+def loaded(command: str, groups: tuple[str, ...]) -> DictConfig:
+    return compose(command, list(groups))
+
+
+def composed(command: str, words: list[str]) -> DictConfig:
+    parsed = OverridesParser.create().parse_overrides(words)
+    if any(word.is_sweep_override() or "/" in word.key_or_group or "@" in word.get_key_element() for word in parsed):
+        return compose(command, words)
+    groups = tuple(text for text, word in zip(words, parsed, strict=True) if options(word.key_or_group))
+    config = copy.deepcopy(loaded(command, groups))
+    ConfigLoaderImpl._apply_overrides_to_config([word for word in parsed if not options(word.key_or_group)], config)
+    return config
+
+
+def run(command: str, words: list[str]) -> Config:
+    """What the entry does before a job opens."""
+    overrides = [word for word in readable(words) if not word.startswith("-")]
+    config = configured(composed(command, overrides), overrides, command)
+    check(config)
+    return config
+
+
+@pytest.mark.parametrize(("command", "words", "told"), ROWS, ids=[f"{i}" for i in range(len(ROWS))])
+def test_a_bad_command_line_is_answered_in_one_line(
+    command: str, words: list[str], told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 which of them are the user's is what is asserted
+        run(command, words)
+    line = explain(caught.value, keys())
+    assert is_bad_input(caught.value), f"{type(caught.value).__name__}: {line}"
+    assert [part for part in told if part not in line] == [], line
+    assert line.isprintable()
+    assert len(line) < 2100
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_is_long_and_holds_every_number() -> None:
+    print(f"{len(ROWS)} bad command lines, {len(NUMBERS)} of numbers out of range")
+    assert len(ROWS) >= 300
+    tried = {word.partition("=")[0] for _, words, _ in NUMBERS for word in words}
+    assert set(numeric_keys()) <= tried
+    assert len({(command, *words) for command, words, _ in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["seed=4294967295"],
+        ["budget.max_params=null", "similarity.batch_size=null", "dataset.num_test=null"],
+        ["method=cloning", "insertion.name=fixed", "insertion.position=0"],
+        ["output_dir=my runs (v2)", "cache.root=a, b", "runs_dir=~/runs"],
+    ],
+    ids=" ".join,
+)
+def test_a_good_command_line_is_taken(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(run("train", words), Config)
+    assert list(tmp_path.iterdir()) == []
