@@ -15,6 +15,7 @@ def tuning_options(job: Job, run_dir: Path) -> dict[str, Any]:
     return {
         "optimizer": config.optimizer,
         "schedule": config.schedule,
+        "learnt": job.blueprint is not None and job.blueprint.is_bundle,
         "trainer": config.trainer,
         "run_dir": run_dir,
         "seed": config.seed,

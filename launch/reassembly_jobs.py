@@ -15,6 +15,7 @@ from reassembly.network import AssembledNetwork, load, to_bundle
 from reassembly.pipeline import Search, SearchResult
 from reassembly.report import write_report
 from reassembly.settings import SearchSettings
+from tuning.data import check_classes
 from tuning.fit import TuningResult, tune
 from zoo.blueprint import ReassemblyBlueprint, read_blueprint, to_text
 from zoo.chain.costs import count
@@ -111,7 +112,11 @@ def _report(job: Job, search: Search, found: SearchResult) -> list[Path]:
 def _compose(job: Job, search: Search) -> AssembledNetwork:
     """Returns the network to tune: of a blueprint or bundle, a whole network of the zoo, or what the search finds."""
     if given := job.blueprint:
-        return load(given.path, search.zoo) if given.is_bundle else search.build(read_blueprint(given.path))
+        if given.is_bundle:
+            return load(given.path, search.zoo)
+        blueprint = read_blueprint(given.path)
+        check_classes(blueprint.head.classes or blueprint.head.size, search.data)
+        return search.build(blueprint)
     if job.config.method.name == "baseline":
         return search.build(search.whole_network(job.config.method.network))
     found = search.run(_short_tuning(job, search))

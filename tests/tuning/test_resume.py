@@ -26,6 +26,7 @@ class CutAt(pl.Callback):
     ("settings", "moment"),
     [
         ({"loss": "loo", "mode": "full"}, (2, 0)),
+        ({"loss": "loo", "mode": "freeze", "ema_decay": 0.8}, (2, 0)),
         ({"loss": "cross_entropy", "mode": "freeze", "norm_stats": "auto"}, (0, 2)),
         (
             {
