@@ -16,7 +16,7 @@ from cloning.gates import GateSite, gated
 from cloning.sites import find_sites
 from zoo.chain import Chain
 from zoo.chain.modes import eval_mode
-from zoo.chain_cache import ChainCache
+from zoo.chain_cache import MAX_PARAMS, ChainCache
 from zoo.digests import digest
 from zoo.entries import InputSpec
 from zoo.errors import UserError
@@ -171,10 +171,11 @@ class FrozenNetworks:
 
     Args:
         zoo: Where they come from.
+        max_params: What is kept of those not in use, as in ``ChainCache``.
     """
 
-    def __init__(self, zoo: Zoo) -> None:
-        self.zoo, self._chains = zoo, ChainCache(zoo)
+    def __init__(self, zoo: Zoo, max_params: int = MAX_PARAMS) -> None:
+        self.zoo, self._chains = zoo, ChainCache(zoo, max_params)
         self._in_use: WeakValueDictionary[str, FrozenNetwork] = WeakValueDictionary()
 
     def __call__(self, name: str) -> FrozenNetwork:

@@ -14,7 +14,7 @@ the rising temperature the soft gates fit well, but the cut to hard gates that f
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +48,18 @@ class Localisation:
 
     gates: Tensor
     scores: Tensor
+
+
+@dataclass(frozen=True)
+class SourceEvidence:
+    """What a localiser sees of a source; see ``localise``."""
+
+    network: nn.Module
+    sites: Sequence[GateSite]
+    images: Tensor
+    labels: Tensor
+    black: Tensor
+    settings: LocalisationSettings
 
 
 def localise(
@@ -84,18 +96,9 @@ def localise(
     if len(images) > settings.num_images:
         chosen = torch.randperm(len(images), generator=generator)[: settings.num_images]
         images, labels = images[chosen], labels[chosen]
-    network = chain.network
-    with eval_mode(network):
-        if settings.name in ("lime", "direct"):
-            scores = _fitted_scores(network, sites, images, settings, black, generator)
-        elif settings.name == "taylor":
-            scores = _taylor_scores(network, sites, images, labels)
-        elif settings.name == "magnitude":
-            scores = _magnitude_scores(network, sites, images)
-        elif settings.name == "random":
-            scores = torch.rand(num_gates(sites), generator=generator)
-        else:
-            scores = torch.ones(num_gates(sites))
+    with eval_mode(chain.network):
+        evidence = SourceEvidence(chain.network, sites, images, labels, black, settings)
+        scores = LOCALISERS[settings.name](evidence, generator)
     if not torch.isfinite(scores).all():
         raise UserError(
             f"{chain.name!r}: the scores of its gates are not finite, since its outputs on images of the cloned "
@@ -138,14 +141,10 @@ def module_loss(outputs: Tensor, wanted: Tensor, proximity: Tensor, variance: Te
     return (proximity * (outputs - wanted).square().sum(1)).mean() / variance
 
 
-def _fitted_scores(
-    network: nn.Module,
-    sites: Sequence[GateSite],
-    images: Tensor,
-    settings: LocalisationSettings,
-    black: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
+def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> Tensor:
+    """The gates' logits after the optimisation of the module's docstring; ``direct`` takes the source itself for G."""
+    network, sites, images, black = evidence.network, evidence.sites, evidence.images, evidence.black
+    settings = evidence.settings
     grid = (min(settings.patch_grid, images.shape[2]), min(settings.patch_grid, images.shape[3]))
     around = draw_neighbourhoods(len(images), settings.num_neighbours, grid, generator)
     wanted = _source_outputs(network, around, images, black)
@@ -181,13 +180,14 @@ def _source_outputs(network: nn.Module, around: Neighbourhoods, images: Tensor, 
     return outputs.unflatten(0, (len(images), num_neighbours))
 
 
-def _taylor_scores(network: nn.Module, sites: Sequence[GateSite], images: Tensor, labels: Tensor) -> Tensor:
+def taylor_scores(evidence: SourceEvidence, generator: torch.Generator) -> Tensor:
     """Mean over the images of |dL/dm| at open gates, L the cross-entropy; each layer scaled to norm 1.
 
     Source: Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient Inference (arXiv 1611.06440).
     """
+    network, sites = evidence.network, evidence.sites
     total = torch.zeros(num_gates(sites))
-    for image, label in zip(images.split(1), labels.split(1), strict=True):
+    for image, label in zip(evidence.images.split(1), evidence.labels.split(1), strict=True):
         gates = torch.ones(len(total), requires_grad=True)
         with gated(network, sites, gates):
             loss = F.cross_entropy(network(image), label)
@@ -195,8 +195,9 @@ def _taylor_scores(network: nn.Module, sites: Sequence[GateSite], images: Tensor
     return _scaled_by_layer(total, sites)
 
 
-def _magnitude_scores(network: nn.Module, sites: Sequence[GateSite], images: Tensor) -> Tensor:
+def magnitude_scores(evidence: SourceEvidence, generator: torch.Generator) -> Tensor:
     """Mean absolute activation behind each gate; each layer scaled to norm 1."""
+    network, sites = evidence.network, evidence.sites
     sums = [torch.zeros(site.num_gates) for site in sites]
 
     def measure(site: GateSite, total: Tensor) -> Callable[[Tensor], None]:
@@ -214,7 +215,7 @@ def _magnitude_scores(network: nn.Module, sites: Sequence[GateSite], images: Ten
         else:
             handles.append(module.register_forward_pre_hook(lambda module, args, add=add: add(args[0])))
     try:
-        run_in_batches(network, images, batch_size=BATCH_SIZE)
+        run_in_batches(network, evidence.images, batch_size=BATCH_SIZE)
     finally:
         for handle in handles:
             handle.remove()
@@ -224,3 +225,14 @@ def _magnitude_scores(network: nn.Module, sites: Sequence[GateSite], images: Ten
 def _scaled_by_layer(scores: Tensor, sites: Sequence[GateSite]) -> Tensor:
     parts = split_gates(scores, sites)
     return torch.cat([part / part.norm().clamp_min(1e-12) for part in parts])
+
+
+LOCALISERS: Mapping[str, Callable[[SourceEvidence, torch.Generator], Tensor]] = {
+    "lime": fitted_scores,
+    "direct": fitted_scores,
+    "taylor": taylor_scores,
+    "magnitude": magnitude_scores,
+    "random": lambda evidence, generator: torch.rand(num_gates(evidence.sites), generator=generator),
+    "none": lambda evidence, generator: torch.ones(num_gates(evidence.sites)),
+}
+"""By name: a score per gate, (n,) float32, larger is more important."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,16 @@ def search(root: Path, *, classes: str = "abcde", exemplars: int = 3, **changes:
     job = CloningSearch(ZOO, data, CloningSettings(**settings), store=Store(root / "cache"), seed=0)
     job.networks = NETWORKS  # loaded once for all tests
     return job
+
+
+def test_a_network_in_use_stays_the_same_and_others_are_freed() -> None:
+    networks = FrozenNetworks(ZOO, max_params=0)
+    target, source = networks("low"), weakref.ref(networks("high"))
+    networks("rare")
+    gc.collect()
+    assert source() is None
+    assert networks("low") is target
+    assert networks("high").digest() == NETWORKS("high").digest()
 
 
 def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path) -> None:

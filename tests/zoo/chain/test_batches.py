@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.chain.batches import map_batches, run_in_batches
+from zoo.chain import Chain
+from zoo.chain.batches import Taps, map_batches, require_finite, run_in_batches
+from zoo.errors import UserError
 
 
 @pytest.fixture
@@ -47,3 +49,26 @@ def test_batches_with_their_outputs_one_at_a_time(module: nn.Module) -> None:
 def test_no_inputs_are_refused(module: nn.Module) -> None:
     with pytest.raises(ValueError, match="no inputs"):
         run_in_batches(module, [], batch_size=2)
+
+
+def test_taps_read_what_comes_out_of_every_module(module: nn.Module) -> None:
+    inputs, means = torch.randn(7, 3), []
+    taps = Taps(module, [lambda x: x.sum(1), means.append, lambda x: x])
+    sums, _, outputs = taps(inputs[:2])
+    torch.testing.assert_close(sums, module[0](inputs[:2]).sum(1))
+    torch.testing.assert_close(outputs, module(inputs[:2]))
+    means.clear()
+    read = run_in_batches(Taps(module, [lambda x: x, lambda x: x, lambda x: x]), inputs, batch_size=3)
+    assert torch.equal(read[-1], run_in_batches(module, inputs, batch_size=3))
+
+
+def test_features_that_are_not_finite_name_network_and_node() -> None:
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    chain = Chain.from_network(nn.Sequential(*layers, nn.Linear(4, 2)).eval(), torch.zeros(1, 3, 8, 8), name="small")
+    features = torch.ones(2, 4)
+    assert require_finite(features, chain, 1) is features
+    features[1, 2] = torch.inf
+    with pytest.raises(UserError, match=rf"'small': node 0 \({chain.nodes[0].name}\) gives NaN or infinity"):
+        require_finite(features, chain, 1)
+    with pytest.raises(UserError, match="'small': its images hold NaN or infinity"):
+        require_finite(features, chain, 0)
