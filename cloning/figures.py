@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from cloning.insertion import PositionResult
 from cloning.measures import Locality
+from zoo.storage.files import atomic_path
 
 DPI = 160
 INK, FAINT = "#222222", "#9a9a9a"
@@ -105,7 +106,6 @@ def _figure(num_panels: int, *, width: float, height: float) -> tuple[Figure, li
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
-    return path
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, format="png", metadata={"Software": None})
+    return Path(path)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from zoo.errors import UserError
+from zoo.storage.plain import inflate
 
 FORMAT = "huozi-manifest/1"
+MAX_BYTES = 2**30
+"""Of a manifest when decompressed: some millions of images."""
 
 
 class ListedImage(NamedTuple):
@@ -55,12 +57,12 @@ class Manifest:
             UserError: Anything else; the caller says where it lies.
         """
         try:
-            header, *rows = map(json.loads, gzip.decompress(content).splitlines())
+            header, *rows = map(json.loads, inflate(content, MAX_BYTES, "the manifest of the data").splitlines())
             format, digest = header
             images = {
                 str(name): ListedImage(str(label), str(split), int(s), int(m)) for name, label, split, s, m in rows
             }
-        except (OSError, EOFError, zlib.error, ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError("the manifest of the data is damaged") from error
         if format != FORMAT or not isinstance(digest, str):
             raise UserError(f"the manifest of the data is of format {str(format)[:40]}, expected {FORMAT}")

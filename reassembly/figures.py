@@ -17,6 +17,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from reassembly.assembly import Budget
 from reassembly.partition import Partition
+from zoo.storage.files import atomic_path
 
 DPI = 160
 INK, FAINT = "#222222", "#9a9a9a"
@@ -232,5 +233,6 @@ def _colour_bar(figure, axes, mappable, label: str) -> None:
 
 def _save(figure: Figure, path: str | Path) -> Path:
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=DPI, format="png")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, format="png")
     return Path(path)

@@ -6,7 +6,6 @@ Our files (``result.json``, ``metrics.csv``, ``candidates.csv``, figures) are co
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from tuning.metrics_file import MetricsFile
 from zoo.errors import UserError
-from zoo.storage.files import write_json
+from zoo.storage.files import read_json, write_json
 
 _IDENTITY = "wandb_run.json"
 
@@ -101,7 +100,8 @@ def tracking(
     if not offline and not (os.environ.get("WANDB_MODE") in ("offline", "disabled") or wandb.api.api_key):
         raise UserError("logger=wandb found no W&B key: run `wandb login`, or type logger=wandb_offline")
     identity = run_dir / _IDENTITY
-    known = json.loads(identity.read_text())["id"] if resume and identity.exists() else None
+    earlier = read_json(identity) if resume and identity.exists() else None
+    known = earlier.get("id") if isinstance(earlier, dict) else None
     run = wandb.init(
         project=project,
         name=run_dir.name,
