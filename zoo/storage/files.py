@@ -57,21 +57,35 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         OSError: with ``path`` as its file name, whatever could not be done: a full disk, no permission, a directory of
             that name.
     """
-    path = Path(os.path.realpath(path))
+    with _atomic_paths([Path(path)]) as (temporary,):
+        yield temporary
+
+
+@contextlib.contextmanager
+def _atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """``atomic_path`` of several files: all are on the disk before one takes its place, one right after the other."""
+    targets = [Path(os.path.realpath(path)) for path in paths]
+    temporaries: list[Path] = []
     try:
-        temporary = _temporary(path)
-        try:
-            yield temporary
+        for target in targets:
+            temporaries.append(_temporary(target))
+        yield temporaries
+        for temporary in temporaries:
             _flush(temporary)
-            os.replace(temporary, path)
-            _flush_directory(path.parent)
-        finally:
+        for temporary, target in zip(temporaries, targets, strict=True):
+            os.replace(temporary, target)
+        for directory in dict.fromkeys(target.parent for target in targets):
+            _flush_directory(directory)
+    except OSError as error:
+        about = dict(zip(map(str, temporaries), targets, strict=False))
+        name = str(error.filename) if error.filename is not None else str(temporaries[-1] if temporaries else "")
+        if name not in about:
+            raise  # about another file, or told by the file's own name
+        raise OSError(error.errno, error.strerror or str(error), str(about[name])) from error
+    finally:
+        for temporary in temporaries:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-    except OSError as error:
-        if error.filename not in (None, str(path.parent)) and not Path(error.filename).name.startswith(_PREFIX):
-            raise  # about another file
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -86,15 +100,16 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files that belong together: all are whole on the disk before one takes its place, first to last.
+    """Write files that belong together, atomically each: all are whole on the disk before one takes its place.
 
-    Killed in between, the last ones are the old ones: a reader has to tell whether files belong together.
+    Killed between the renames, the first is new and the last old: a reader has to tell whether files belong together.
     """
-    with contextlib.ExitStack() as stack:
-        for path, content in reversed(contents.items()):
-            temporary = stack.enter_context(atomic_path(path))
-            temporary.write_bytes(content)
-            _flush(temporary)
+    with _atomic_paths(list(contents)) as temporaries:
+        for temporary, content in zip(temporaries, contents.values(), strict=True):
+            try:
+                temporary.write_bytes(content)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(temporary)) from error
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -219,7 +234,10 @@ _PREFIX = ".huozi-"
 
 def _temporary(path: Path) -> Path:
     """A new name beside ``path`` that says who writes; makes the directory, and removes what killed writers left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     for other in path.parent.glob(f"{_PREFIX}*.tmp"):
