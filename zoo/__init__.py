@@ -2,12 +2,41 @@
 
 Rooms, of which each knows only those above it in this list: ``errors``; ``storage`` (files, records, stage results);
 ``chain`` (a network as a chain of blocks); ``stitching`` (adapters); ``blueprint`` (what was composed); and the zoo
-itself (entries, registry, weights, loading).
+itself (entries, registry, weights, loading). What others build on stands below, and is imported when first asked for.
 """
 
 from __future__ import annotations
 
-from zoo.chain import Chain, Costs, Node, Signal
-from zoo.errors import UserError
+import importlib
+from typing import Any
 
-__all__ = ["Chain", "Costs", "Node", "Signal", "UserError"]
+_PLACES = {
+    "zoo.errors": ("UserError",),
+    "zoo.chain": ("Chain", "Costs", "Node", "Signal"),
+    "zoo.entries": ("InputSpec", "ZooEntry"),
+    "zoo.weights": ("Weights",),
+    "zoo.registry": ("Zoo", "find_entry", "read_zoo"),
+    "zoo.loading": ("load_chain", "load_network"),
+    "zoo.stitching.adapters": ("Adapter", "AdapterFit", "closed_form_adapter"),
+    "zoo.blueprint": (
+        "Bundle",
+        "ReassemblyBlueprint",
+        "read_blueprint",
+        "read_bundle",
+        "write_blueprint",
+        "write_bundle",
+    ),
+}
+_PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
+
+__all__ = sorted(_PLACE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACE_OF:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.chain import Chain, Costs, Node, Signal
+from zoo.chain import Chain, Costs, Node, Nodes
 from zoo.digests import digest
 from zoo.entries import ZooEntry
 from zoo.storage.records import to_plain
@@ -14,7 +14,7 @@ from zoo.weights import weights_sha256
 
 
 @dataclass(frozen=True)
-class ChainDescription:
+class ChainDescription(Nodes):
     """A chain as plain data, kept beside its features so that a repeated search loads no network.
 
     Attributes:
@@ -29,17 +29,6 @@ class ChainDescription:
     nodes: tuple[Node, ...]
     neck_costs: Costs
     neck_dim: int
-
-    def __len__(self) -> int:
-        return len(self.nodes)
-
-    def signal(self, cut: int) -> Signal:
-        """Returns what runs through ``cut``: 0 is the network's input, ``len`` its output."""
-        return self.nodes[0].input if cut == 0 else self.nodes[cut - 1].output
-
-    def block_costs(self, start: int, stop: int) -> Costs:
-        """Returns the costs of nodes ``start..stop-1`` at their native resolution."""
-        return sum((Costs(node.num_params, node.macs) for node in self.nodes[start:stop]), Costs(0, 0))
 
 
 def describe(chain: Chain) -> ChainDescription:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from zoo.chain.chain import Chain, Node
+from zoo.chain.chain import Chain, Node, Nodes
 from zoo.chain.costs import Costs
 from zoo.chain.signals import Signal
 
-__all__ = ["Chain", "Costs", "Node", "Signal"]
+__all__ = ["Chain", "Costs", "Node", "Nodes", "Signal"]

@@ -13,7 +13,8 @@ from torch import nn
 
 from zoo.chain.classify import Anatomy, classify
 from zoo.chain.costs import Costs, MacCounter, num_params
-from zoo.chain.layouts import probe, run
+from zoo.chain.layouts import propagate, propagate_resized
+from zoo.chain.merge import Untraceable
 from zoo.chain.modes import eval_mode, fresh_caches, meta_copy, meta_pass
 from zoo.chain.neck import neck_program
 from zoo.chain.nodes import choose_cuts
@@ -22,7 +23,7 @@ from zoo.chain.program import Block, Program, Step
 from zoo.chain.refusals import ADVICE, failed_forward, no_tensor, require_plain
 from zoo.chain.signals import Signal
 from zoo.chain.slices import Slicer
-from zoo.chain.trace import Untraceable, trace
+from zoo.chain.trace import trace
 from zoo.errors import FOREIGN_FAULTS, UserError, reason
 
 
@@ -55,7 +56,24 @@ class Node:
         return Costs(self.num_params, self.macs)
 
 
-class Chain:
+class Nodes:
+    """Nodes in series, with or without the network they are of."""
+
+    nodes: tuple[Node, ...]
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def signal(self, cut: int) -> Signal:
+        """What runs through a cut: 0 is the network's input, i the input of node i, the number of nodes its output."""
+        return self.nodes[cut].input if cut < len(self) else self.nodes[-1].output
+
+    def block_costs(self, start: int, stop: int) -> Costs:
+        """Of nodes ``start`` up to ``stop``, at their native resolution."""
+        return sum((node.costs for node in self.nodes[start:stop]), Costs())
+
+
+class Chain(Nodes):
     """A network seen as nodes in series; made by `from_network`.
 
     Attributes:
@@ -122,20 +140,13 @@ class Chain:
             program = trace(shadow, lambda path, _: path not in inside, x)
         except Untraceable as error:
             raise UserError(f"{name} cannot be sliced: {error}; {ADVICE}") from error
-        native = run(program, shadow, tuple(x.shape))
-        slicer = Slicer(program, shadow, native, probe(program, shadow, native), _source(example_input))
+        native = propagate(program, shadow, tuple(x.shape))
+        slicer = Slicer(program, shadow, native, propagate_resized(program, shadow, native), _source(example_input))
         cuts, kinds = choose_cuts(slicer, anatomy, name, nodes)
         return cls(name, network, slicer, cuts, kinds)
 
-    def __len__(self) -> int:
-        return len(self.nodes)
-
     def __repr__(self) -> str:
         return f"Chain({self.name}, {len(self)} nodes, {self.costs.num_params} parameters, {self.costs.macs} MACs)"
-
-    def signal(self, cut: int) -> Signal:
-        """What runs through a cut: 0 is the network's input, i the input of node i, ``len(chain)`` the output."""
-        return self.nodes[cut].input if cut < len(self) else self.nodes[-1].output
 
     def block(self, start: int, stop: int) -> Block:
         """The module of nodes ``start`` up to, not including, ``stop``.
@@ -202,10 +213,6 @@ class Chain:
     def costs(self) -> Costs:
         """Of the whole network, at the native resolution."""
         return self.block_costs(0, len(self))
-
-    def block_costs(self, start: int, stop: int) -> Costs:
-        """Of nodes ``start`` up to ``stop``, at their native resolution."""
-        return sum((node.costs for node in self.nodes[start:stop]), Costs())
 
     def require_length(self, num_blocks: int) -> None:
         """Check that there is a node for every block.

@@ -26,8 +26,8 @@ MAX_GUESSED_PREFIX = 16
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of a program on the meta device.
+class Shapes:
+    """The shapes that one run of a program on the meta device gave.
 
     Attributes:
         input_shape: Of the tensor that went in.
@@ -50,8 +50,8 @@ class Run:
     holds_tensor: frozenset[str]
 
 
-def run(program: Program, network: nn.Module, shape: tuple[int, ...]) -> Run:
-    """Run the program on an input of this shape."""
+def propagate(program: Program, network: nn.Module, shape: tuple[int, ...]) -> Shapes:
+    """Shapes the program on an input of this shape."""
     recorder = FlowRecorder()
     values: dict[str, Any] = {program.input: tuple(shape)}
     numbers: dict[str, int] = {}
@@ -67,7 +67,7 @@ def run(program: Program, network: nn.Module, shape: tuple[int, ...]) -> Run:
                 numbers[step.name] = recorder.value_of(value)
     way = flow([(op.inputs, op.outputs) for op in recorder.ops], numbers[program.input], numbers[program.output])
     order = {value: index for index, value in enumerate(way.articulations)}
-    return Run(
+    return Shapes(
         input_shape=tuple(shape),
         values=values,
         ops=recorder.ops,
@@ -79,8 +79,8 @@ def run(program: Program, network: nn.Module, shape: tuple[int, ...]) -> Run:
     )
 
 
-def probe(program: Program, network: nn.Module, native: Run) -> Run | None:
-    """A second run with another batch and, where the network accepts one, another image size.
+def propagate_resized(program: Program, network: nn.Module, native: Shapes) -> Shapes | None:
+    """The shapes for another batch and, where the network accepts one, another image size.
 
     Both axes grow by different whole factors, so that height and width can be told apart; then by the same; then not.
     """
@@ -95,7 +95,7 @@ def probe(program: Program, network: nn.Module, native: Run) -> Run | None:
         ]
     for shape in shapes:
         try:
-            other = run(program, network, shape)
+            other = propagate(program, network, shape)
         except FOREIGN_FAULTS:
             continue  # the network does not take this size; the next one says less but is accepted more often
         if len(other.articulations) == len(native.articulations):
@@ -103,7 +103,7 @@ def probe(program: Program, network: nn.Module, native: Run) -> Run | None:
     return None
 
 
-def infer_signals(native: Run, other: Run | None, source: Signal) -> dict[str, Signal]:
+def infer_signals(native: Shapes, other: Shapes | None, source: Signal) -> dict[str, Signal]:
     """The signal after every step whose value all flow passes; steps without a known layout are left out."""
     height = source.grid[0] * source.stride if source.grid and source.stride else None
     signals: list[Signal | None] = []
@@ -141,7 +141,7 @@ def infer_signals(native: Run, other: Run | None, source: Signal) -> dict[str, S
 Grid = tuple[int, int]
 
 
-def _scaled(source: Signal, native: Run, other: Run | None) -> Grid | None:
+def _scaled(source: Signal, native: Shapes, other: Shapes | None) -> Grid | None:
     """The source's grid in the second run."""
     if other is None or source.grid is None:
         return None
@@ -163,7 +163,7 @@ def _of_image(shape: tuple, second: tuple | None, axis: int) -> tuple[Signal, tu
     return signal, (grid, (second[rows], second[columns]) if second else None)
 
 
-def _image_values(native: Run) -> set[int]:
+def _image_values(native: Shapes) -> set[int]:
     """Indices of the articulations that a spatial operation reads or makes; other 4-D values may be attention heads."""
     spatial = [op for op in native.ops if any(word in op.name for word in ("convolution", "pool2d", "upsample"))]
     touched = {value for op in spatial for value in (*op.inputs, *op.outputs)}
@@ -194,7 +194,7 @@ def _subsampled(grid: Grid, factor: int) -> Grid:
     return -(-grid[0] // factor), -(-grid[1] // factor)
 
 
-def _channel_axis(shape: tuple, second: tuple | None, native: Run, born: int) -> int | None:
+def _channel_axis(shape: tuple, second: tuple | None, native: Shapes, born: int) -> int | None:
     """1 or the last axis, whichever holds the channels; ``None`` if neither can. Tokens come first where in doubt."""
     candidates = [axis for axis in (1, len(shape) - 1) if second is None or shape[axis] == second[axis]]
     if len(candidates) < 2:
@@ -210,7 +210,7 @@ def _channel_axis(shape: tuple, second: tuple | None, native: Run, born: int) ->
     return 1
 
 
-def _neighbours(native: Run, born: int) -> Iterator[tuple[int, int]]:
+def _neighbours(native: Shapes, born: int) -> Iterator[tuple[int, int]]:
     """Channels and channel axis of the next weighted operation's input, then of the last one's output."""
     weighted = [index for index, op in enumerate(native.ops) if _weighted_axis(op)]
     position = bisect.bisect_right(weighted, born)

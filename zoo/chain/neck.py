@@ -6,11 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zoo.chain.layouts import Run, probe, run
+from zoo.chain.layouts import Shapes, propagate, propagate_resized
+from zoo.chain.merge import Untraceable
 from zoo.chain.program import Block, Program, Ref, Step, get_attribute
 from zoo.chain.signals import Signal, pool
 from zoo.chain.slices import Slicer
-from zoo.chain.trace import Untraceable, trace
+from zoo.chain.trace import trace
 
 NORMS = (F.layer_norm, F.batch_norm, F.group_norm, torch.layer_norm, torch.batch_norm, torch.group_norm)
 
@@ -46,8 +47,8 @@ def neck_program(head: Block, signal: Signal) -> Program:
         program = trace(head, _is_layer, x)
     except Untraceable:
         program = head.program
-    native = run(program, head, shape)
-    slicer = Slicer(program, head, native, probe(program, head, native), signal)
+    native = propagate(program, head, shape)
+    slicer = Slicer(program, head, native, propagate_resized(program, head, native), signal)
     feed = _classifier_input(slicer, native)
     if feed is None:
         feed = _last_common_value(slicer)
@@ -75,7 +76,7 @@ def _first_weighted(slicer: Slicer) -> Step | None:
     )
 
 
-def _classifier_input(slicer: Slicer, native: Run) -> str | None:
+def _classifier_input(slicer: Slicer, native: Shapes) -> str | None:
     """What the first weighted layer reads, if that is one vector per image made of the features alone."""
     weighted = _first_weighted(slicer)
     if weighted is None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.chain.layouts import Run, infer_signals
+from zoo.chain.layouts import Shapes, infer_signals
 from zoo.chain.observe import flow
 from zoo.chain.program import Program, Ref, Step, get_attribute, rebuild
 from zoo.chain.signals import Signal, grid_of
@@ -76,7 +76,9 @@ class Slicer:
         source: The program's input.
     """
 
-    def __init__(self, program: Program, network: nn.Module, native: Run, other: Run | None, source: Signal) -> None:
+    def __init__(
+        self, program: Program, network: nn.Module, native: Shapes, other: Shapes | None, source: Signal
+    ) -> None:
         self.program = program
         self.network = network
         self.native = native
@@ -199,7 +201,7 @@ class Slicer:
         return Step(name, "function", rederive, (Ref(cut), self.signals[cut], recipe))
 
 
-def _resized(source: Signal, run: Run) -> Signal:
+def _resized(source: Signal, run: Shapes) -> Signal:
     """The source as it was in another run."""
     if source.layout != "NCHW":
         return source
