@@ -48,7 +48,8 @@ def train(job: Job) -> Mapping[str, Any]:
     search = _build_search(job)
     network = _compose(job, search)
     data, digests = search.correction(describe(network)), describe(network).networks
-    network, tuned = tune_cloned(network, data, job.config.tuning, **tuning_options(job, job.run_dir))
+    options = tuning_options(job, job.run_dir, describe(network))
+    network, tuned = tune_cloned(network, data, job.config.tuning, **options)
     files = save_bundle(job, to_bundle(network))
     accuracies = search.accuracies(network)
     return job.finish(

@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from launch.inputs import resumed_identity
 from launch.job import Job
-from zoo.blueprint import BLUEPRINT_FILE, WEIGHTS_FILE, Bundle, write_bundle
+from zoo.blueprint import BLUEPRINT_FILE, WEIGHTS_FILE, Bundle, to_text, write_bundle
+from zoo.storage.store import content_key
 
 
-def tuning_options(job: Job, run_dir: Path) -> dict[str, Any]:
-    """Returns the arguments of ``tuning.fit.tune`` that are the same for every network; only the job's own run logs."""
+def tuning_options(job: Job, run_dir: Path, blueprint: Any) -> dict[str, Any]:
+    """Returns the arguments of ``tuning.fit.tune`` that are the same for both methods; only the job's own run logs.
+
+    Args:
+        run_dir: where checkpoints go.
+        blueprint: of the network to tune, which with the identity of the run is that of its checkpoints.
+    """
     config, is_own = job.config, run_dir == job.run_dir
     return {
         "optimizer": config.optimizer,
@@ -20,6 +27,7 @@ def tuning_options(job: Job, run_dir: Path) -> dict[str, Any]:
         "run_dir": run_dir,
         "seed": config.seed,
         "loggers": job.tracker.lightning_loggers() if is_own and job.is_main else (),
+        "identity": {**resumed_identity(job.inputs.identity), "network": content_key(to_text(blueprint))},
         "resume": config.resume is not None and is_own,
     }
 

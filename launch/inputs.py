@@ -77,6 +77,11 @@ def result_settings(config: Config) -> dict[str, Any]:
     return {key: value for key, value in asdict(config).items() if key not in {*ELSEWHERE, *config.unread}}
 
 
+def resumed_identity(identity: Mapping[str, str]) -> dict[str, str]:
+    """The part of an identity that must not change when a run goes on: it may go on on another device."""
+    return {name: value for name, value in identity.items() if not name.startswith("trainer.")}
+
+
 def differences(stored: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
     """What two identities differ in, ``name stored -> present`` each, long values shortened; ``data`` is left out."""
     told = []

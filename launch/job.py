@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -21,7 +22,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from datamodules import ImageDataModule, Manifest, difference
 from launch import interruption
 from launch.errors import is_bad_input
-from launch.inputs import GivenBlueprint, Inputs, differences, read_inputs, result_settings
+from launch.inputs import GivenBlueprint, Inputs, differences, read_inputs, result_settings, resumed_identity
 from launch.run_directory import (
     CONFIG,
     IDENTITY,
@@ -94,7 +95,7 @@ class Job:
                 "metrics": metrics,
                 **result,
                 "versions": _versions(),
-                "settings": asdict(self.config),
+                "settings": asdict(replace(self.config, resume=None)),
             }
             write_json(self.run_dir / RESULT, content)
             self.tracker.summary(metrics)
@@ -176,6 +177,8 @@ def open_job(config: Config, command: str) -> Iterator[Job]:
                 shutil.rmtree(run_dir)
             elif read_result(run_dir) is None:
                 _write_failure(run_dir, error)
+            if isinstance(error, OSError):
+                raise _with_key(error, {key: directory, "cache.root": store.root}) from error
             raise
         finally:
             if run_dir != directory and read_result(run_dir):
@@ -202,7 +205,7 @@ def _completed(config: Config, directory: Path, run_dir: Path, inputs: Inputs) -
         UserError: ``resume`` finds a run, completed or not, of another identity: what differs is named.
     """
     if config.resume:
-        if told := _described_difference(run_dir, inputs):
+        if told := _described_difference(run_dir, inputs, resumed_identity):
             raise UserError(
                 f"resume={directory} goes on only with what it was started with: {told}; undo that, or start a new "
                 "run without resume"
@@ -221,15 +224,17 @@ def _completed(config: Config, directory: Path, run_dir: Path, inputs: Inputs) -
     return result["metrics"]
 
 
-def _described_difference(run_dir: Path, inputs: Inputs) -> str | None:
-    """What differs between the identity that a run was begun with and the present one, in words."""
+def _described_difference(
+    run_dir: Path, inputs: Inputs, part: Callable[[Mapping[str, str]], Mapping[str, str]] = dict
+) -> str | None:
+    """What differs between (a part of) the identity that a run was begun with and the present one, in words."""
     try:
         stored = read_json(run_dir / IDENTITY)
     except UserError as error:
         return str(error)
     if not isinstance(stored, dict):
         return f"{run_dir / IDENTITY}: expected a mapping"
-    told = differences(stored, inputs.identity)
+    told = differences(part(stored), part(inputs.identity))
     if stored.get("data") != inputs.identity["data"]:
         told.append(f"the data changed: {_described_data_difference(run_dir / MANIFEST, inputs.data)}")
     return (", ".join(told[:4]) + (f" and {len(told) - 4} more" if len(told) > 4 else "")) or None
@@ -255,6 +260,16 @@ def _write_failure(run_dir: Path, error: BaseException) -> None:
     told = received.name if (received := interruption.received()) else f"{type(error).__name__}: {error}"
     with suppress(OSError):  # what stopped the job is told, not that the disk is still full
         write_json(run_dir / RESULT, {"status": "interrupted" if interrupted else "failed", "error": told})
+
+
+def _with_key(error: OSError, places: Mapping[str, Path]) -> OSError:
+    """The same error of a file, with the setting that names the place where it lies; what was whole there stays whole."""
+    if error.filename is not None:
+        path = Path(os.fsdecode(error.filename)).resolve()
+        for key, place in places.items():
+            if path.is_relative_to(place.resolve()):
+                return OSError(error.errno, f"{error.strerror} ({key}={place})", str(error.filename))
+    return error
 
 
 class _Log:

@@ -129,4 +129,4 @@ def _tune(
 ) -> TuningResult:
     search.data.use_input(search.zoo.entry(network.blueprint.blocks[0].network).input)
     settings = dataclasses.replace(job.config.tuning, **changes)
-    return tune(network, search.data, settings, test=test, **tuning_options(job, run_dir))
+    return tune(network, search.data, settings, test=test, **tuning_options(job, run_dir, network.blueprint))

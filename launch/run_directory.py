@@ -101,9 +101,12 @@ def resumable_run(directory: Path) -> Path:
 
 
 def settle(directory: Path) -> None:
-    """Ends the exchange of a completed run for another where a kill has cut it short."""
-    if read_result(directory / UNFINISHED):
+    """Ends the exchange of a completed run for another, or its beginning, where a kill has cut it short."""
+    unfinished = directory / UNFINISHED
+    if read_result(unfinished):
         publish(directory)
+    elif unfinished.is_dir() and not (unfinished / CONFIG).is_file():
+        remove(unfinished)
 
 
 def publish(directory: Path) -> None:
