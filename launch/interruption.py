@@ -59,16 +59,21 @@ def received() -> signal.Signals | None:
 def report() -> int:
     """Prints the one line on stderr and returns the exit status. Only the main process of several says it."""
     assert _received is not None
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if _is_main():
         sys.stderr.flush()
         os.write(2, f"interrupted by {_received.name}: {_advice}\n".encode())  # print is not for signal handlers
     return 128 + _received
 
 
+def _is_main() -> bool:
+    """Whether this is the first of the processes that train together: the others have nothing to close."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def _handle(number: int, _: FrameType | None) -> None:
     global _received
     is_first, _received = _received is None, _received or signal.Signals(number)
-    if is_first and _is_raised:
+    if is_first and _is_raised and _is_main():
         raise Interrupted(_received.name)
     if is_first or number == signal.SIGINT:
         os._exit(report())

@@ -38,7 +38,7 @@ LOCK = ".lock"
 OURS = (
     *(CHECKPOINTS, FINALISTS, "bundle", "blueprint.yaml", "candidates.csv", "positions.csv", "metrics.csv"),
     *("candidates.png", "partition.png", "similarity.png", "gates.png", "positions.png"),
-    *(LOG, "wandb_run.json", MANIFEST, IDENTITY, CONFIG),
+    *(LOG, "wandb_run.json", CONFIG, IDENTITY, MANIFEST),
 )
 """What runs leave: other files in the same directory are the user's. ``wandb/`` collects its runs itself."""
 
@@ -124,7 +124,7 @@ def publish(directory: Path) -> None:
 
 
 def clear(directory: Path) -> None:
-    """Puts away what an uncompleted run left; its configuration goes last, so that until then it is that run's."""
+    """Puts away what an uncompleted run left; in this order, so that it can be resumed until it has no configuration."""
     remove(directory / UNFINISHED)
     remove(directory / RESULT)
     for name in OURS:

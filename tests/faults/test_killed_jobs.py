@@ -47,7 +47,7 @@ def stages(job: Job) -> Mapping[str, Any]:
 
 
 def killed_at(event: int, directory: Path, action: Callable[[], object]) -> bool:
-    """Does ``action`` in a process killed before its ``event``-th change below ``directory``; False: it ended before."""
+    """Does ``action`` in a process killed before its ``event``-th change below ``directory``; False: it ended."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
         child = os.fork()
