@@ -263,7 +263,7 @@ def _write_failure(run_dir: Path, error: BaseException) -> None:
 
 
 def _with_key(error: OSError, places: Mapping[str, Path]) -> OSError:
-    """The same error of a file, with the setting that names the place where it lies; what was whole there stays whole."""
+    """The same error of a file, with the setting that names the place where it lies."""
     if error.filename is not None:
         path = Path(os.fsdecode(error.filename)).resolve()
         for key, place in places.items():

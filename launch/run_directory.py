@@ -124,7 +124,7 @@ def publish(directory: Path) -> None:
 
 
 def clear(directory: Path) -> None:
-    """Puts away what an uncompleted run left; in this order, so that it can be resumed until it has no configuration."""
+    """Puts away what an uncompleted run left, in this order: it can be resumed as long as it has its configuration."""
     remove(directory / UNFINISHED)
     remove(directory / RESULT)
     for name in OURS:

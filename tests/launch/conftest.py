@@ -20,7 +20,7 @@ from launch.schema import Config, register
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def composer() -> Iterator[None]:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
