@@ -79,7 +79,16 @@ def read_layout(root: Path, layout: str = "auto") -> dict[str, str]:
     for name in meant:
         log.warning("%s: the folder %r is taken as a class, like %s", printable(str(root)), name, examples(others))
     _check_classes(root)
+    after = {name: splits for name in names if name not in meant and (splits := _mentioned(name))}
+    if len(set().union(*after.values())) > 1 or any(subfolders(root / name) for name in after):
+        raise _refusal(root, f"{_quoted(list(after))}, named after splits")
     return {"train": ""}
+
+
+def _mentioned(name: str) -> set[str]:
+    """The splits of which a name has the word: `seg_train`, `trainA`."""
+    words = re.findall(r"[^\W\d_A-Z]+|[A-Z]+(?![a-z])|[A-Z][a-z]+", name)
+    return {split for word in words if (split := _SPLITS.get(plain(word)))}
 
 
 def split_of(name: str) -> str | None:
@@ -100,9 +109,9 @@ def _splits(root: Path, names: Sequence[str], meant: Mapping[str, str]) -> dict[
     folders: dict[str, str] = {}
     for name, split in meant.items():
         if not split:
-            raise _refusal(root, f"{name!r}, which may mean validation or test: rename it to val or to test")
+            raise _refusal(root, f"{name!r}, which may mean validation or test", "rename it to val or to test")
         if split in folders:
-            raise _refusal(root, f"both {folders[split]!r} and {name!r} for {split}: keep one")
+            raise _refusal(root, f"both {folders[split]!r} and {name!r} for {split}", "keep one")
         folders[split] = name
     if "train" not in folders:
         raise _refusal(root, f"{_quoted(list(meant))} and no folder train", "add one")

@@ -34,7 +34,7 @@ class Listing:
     Attributes:
         names: Paths of images below the root, with `/`.
         labels: Of each.
-        files: Left out: no images, or hidden.
+        files: Left out: no images, hidden, or in no folder of a class.
         folders: Left out with all they hold.
     """
 
@@ -47,7 +47,7 @@ class Listing:
         """Says in one line what was left out, if anything was."""
         parts = []
         if self.files:
-            parts.append(f"{len(self.files)} files that are no images to Pillow, or hidden ({examples(self.files)})")
+            parts.append(f"{len(self.files)} files of no class, hidden or no images to Pillow ({examples(self.files)})")
         if self.folders:
             parts.append(f"{len(self.folders)} folders ({examples(self.folders)})")
         if parts:
@@ -111,7 +111,7 @@ def class_folders(folder: Path, ignored: str = "") -> tuple[str, ...]:
         deeper = subfolders(folder / names[0]) if names else ()
         found = f"the folder {printable(names[0])} alone" if names else "no folder"
         found += ", and images without a class" if has_images(folder) else ""
-        way = f"; if {printable(names[0])} holds the classes ({examples(deeper)}), name that folder" if deeper else ""
+        way = f"; if {printable(names[0])} holds them ({examples(deeper)}), give that folder" if deeper else ""
         raise UserError(f"{shown} holds {found}; expected a folder of images per class, of two classes at least{way}")
     known: dict[str, str] = {}
     for name in names:

@@ -78,6 +78,8 @@ def test_takes_splits_in_their_usual_spellings(tmp_path: Path, train: str, val: 
         (["dataset/cat", "dataset/dog"], "the folder dataset alone"),
         (["train/train/cat", "train/train/dog"], "the folder train alone"),
         (["cat"], "the folder cat alone"),
+        (["trainA", "trainB", "testA", "testB"], "'testA' and 'testB' and 'trainA' and more, named after splits"),
+        (["seg_train/cat", "seg_train/dog", "other"], "'seg_train', named after splits"),
         (["cat/train", "cat/test", "dog"], "'cat' with splits in it (test, train)"),
         (["data/train/cat", "data/val/cat", "figures"], "'data' with splits in it (train, val)"),
         (["images", "masks"], "'images' beside 'masks'"),
@@ -120,7 +122,7 @@ def test_what_is_left_out_is_counted_in_one_line(tmp_path: Path, caplog: pytest.
         (tmp_path / file).write_bytes(b"\0\0\0\0ftypheic")
     assert read(tmp_path) == (CLASSES, [8, 2, 2])
     assert caplog.messages == [
-        f"images of {tmp_path}: 12 read; left out: 5 files that are no images to Pillow, or hidden (loose.png, "
+        f"images of {tmp_path}: 12 read; left out: 5 files of no class, hidden or no images to Pillow (loose.png, "
         "cat/._0.png, cat/0.heic, ...), 3 folders (.ipynb_checkpoints, __MACOSX, cat/@eaDir)"
     ]
 
@@ -129,7 +131,7 @@ def test_what_lies_beside_the_splits_is_counted(tmp_path: Path, caplog: pytest.L
     fill(tmp_path, "train/cat", "train/dog", "extra")
     (tmp_path / "README.md").write_text("")
     read(tmp_path)
-    assert "1 files that are no images to Pillow, or hidden (README.md), 1 folders (extra)" in caplog.messages[0]
+    assert "1 files of no class, hidden or no images to Pillow (README.md), 1 folders (extra)" in caplog.messages[0]
 
 
 def test_every_suffix_and_none_at_all_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
