@@ -13,7 +13,7 @@ from cloning.measures import mean, measure_costs, require_restored, size_share
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSearchResult, CloningSettings
 from cloning.report import write_report
-from cloning.tuning import tune_cloned
+from cloning.tuning import check_tuning, tune_cloned
 from launch.components import save_bundle, tuning_options
 from launch.job import Job
 from zoo.blueprint import read_blueprint, read_bundle
@@ -45,6 +45,7 @@ def search(job: Job) -> Mapping[str, Any]:
 
 def train(job: Job) -> Mapping[str, Any]:
     """Tunes what the search of the same settings found, a blueprint or a bundle; ``value`` is validation accuracy."""
+    check_tuning(job.config.tuning)
     search = _build_search(job)
     network = _compose(job, search)
     data, digests = search.correction(describe(network)), describe(network).networks
