@@ -16,6 +16,7 @@ from launch.run_directory import CONFIG, owned, resumable_run, settle
 from launch.schema import Config, structured
 from zoo.errors import UserError
 from zoo.storage.files import read_yaml
+from zoo.storage.records import short_repr
 
 # Where a run is computed and logged may change on the way; what it computes may not.
 FREE = ("resume", "trainer", "logger", "hydra")
@@ -38,8 +39,7 @@ def resumed(config: Config, overrides: Sequence[str]) -> Config:
             names functions to call that neither we nor the user's own configuration name.
     """
     run_dir = _run_to_resume(Path(config.resume or ""))
-    saved = OmegaConf.to_object(OmegaConf.merge(structured(), read_yaml(run_dir / CONFIG)))
-    assert isinstance(saved, Config)
+    saved = read_config(run_dir / CONFIG)
     given = [re.split(r"[=.@]", override.lstrip("+~"))[0] for override in overrides]
     bound = [o for o, key in zip(overrides, given, strict=True) if key not in FREE and not _agree(config, saved, key)]
     if bound:
@@ -50,6 +50,31 @@ def resumed(config: Config, overrides: Sequence[str]) -> Config:
     _require_known_functions(saved, config)
     changed = {key: getattr(config, key) for key in ("trainer", "logger") if key in given}
     return dataclasses.replace(saved, resume=config.resume, **changed)
+
+
+def read_config(path: Path) -> Config:
+    """Returns the configuration that a run has saved, which is resolved: ``${...}`` refers to nothing in it.
+
+    Raises:
+        UserError: No such file; a reference, which could stand for 10^9 characters or for an environment variable.
+    """
+    plain = read_yaml(path)
+    if (reference := next(filter(_REFERENCE.search, _texts(plain)), None)) is not None:
+        raise UserError(f"{path}: {short_repr(reference)} refers to something else; write out what it stands for")
+    config = OmegaConf.to_object(OmegaConf.merge(structured(), plain))
+    assert isinstance(config, Config)
+    return config
+
+
+def _texts(plain: Any) -> Iterator[str]:
+    if isinstance(plain, str):
+        yield plain
+    elif isinstance(plain, (dict, list)):
+        for item in [*plain, *plain.values()] if isinstance(plain, dict) else plain:
+            yield from _texts(item)
+
+
+_REFERENCE = re.compile(r"\$\{")
 
 
 def _run_to_resume(directory: Path) -> Path:

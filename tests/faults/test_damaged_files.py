@@ -6,6 +6,7 @@ A file under a checksum must be refused, or give what it gave before. Text witho
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -16,13 +17,13 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import launch.resume
 from cloning.bundle import MAGIC, _read
 from datamodules.manifest import ListedImage, Manifest
+from launch.resume import read_config
 from launch.run_directory import read_result
-from launch.schema import structured
 from zoo.blueprint import BlockSpec, Bundle, HeadSpec, ReassemblyBlueprint, read_blueprint, read_bundle, write_bundle
 from zoo.errors import UserError
 from zoo.storage import files
@@ -136,8 +137,7 @@ def config_file(folder: Path) -> Kind:
     path, other = folder / "config.yaml", folder / "other.yaml"
     files.write_yaml(path, {"seed": 3, "tuning": {"mode": "freeze", "num_epochs": 2}, "cache": {"root": "runs/cache"}})
     files.write_yaml(other, {"format": "huozi-blueprint/1"})
-    schema = structured()
-    return Kind(path, other, lambda: OmegaConf.to_object(OmegaConf.merge(schema, files.read_yaml(path))), False)
+    return Kind(path, other, lambda: read_config(path), False)
 
 
 KINDS = (entry, weights, blueprint_of_bundle, lone_blueprint, packed_clone, manifest, result_file, config_file)
@@ -165,7 +165,8 @@ def damages(content: bytes, sibling: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_is_refused_or_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind) -> None:
+def test_a_damaged_file_is_refused_or_says_the_same(tmp_path: Path, capsys, monkeypatch, kind) -> None:
+    monkeypatch.setattr("launch.resume.structured", functools.cache(launch.resume.structured))  # half of the time
     kind = kind(tmp_path)
     content, whole = kind.path.read_bytes(), kind.read()
     counts = {"refused": 0, "the same": 0, "another whole text": 0}
@@ -201,3 +202,11 @@ def test_files_of_two_bundles_do_not_mix(tmp_path: Path) -> None:
             read_bundle(first)
         (first / name).write_bytes(kept)
     assert bundle_content(first) != bundle_content(second)
+
+
+def test_a_saved_configuration_refers_to_nothing(tmp_path: Path) -> None:
+    levels = {"a0": "x" * 10} | {f"a{i}": f"${{zoo.a{i - 1}}}" * 10 for i in range(1, 10)}
+    for zoo, told in ((levels, "zoo.a0"), ({"home": "${oc.env:HOME}"}, "oc.env:HOME"), ({"${x}": 1}, "x")):
+        files.write_yaml(tmp_path / "config.yaml", {"zoo": zoo})
+        with pytest.raises(UserError, match=rf"\$\{{{told}.* refers to something else"):
+            read_config(tmp_path / "config.yaml")
