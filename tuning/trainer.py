@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,7 +58,7 @@ def build_trainer(
         max_epochs=max_epochs,
         gradient_clip_val=gradient_clip_norm or None,
         logger=list(loggers) or False,
-        callbacks=[*callbacks, LoaderWatch(), *([ChannelsLast()] if settings.channels_last else [])],
+        callbacks=[*callbacks, OwnSignals(), LoaderWatch(), *([ChannelsLast()] if settings.channels_last else [])],
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         plugins=[CheckpointFiles()],
         default_root_dir=directory,  # where Lightning under SLURM looks for a checkpoint of its own to go on with
@@ -66,6 +68,21 @@ def build_trainer(
         log_every_n_steps=1,
         use_distributed_sampler=False,
     )
+
+
+class OwnSignals(pl.Callback):
+    """Leaves SIGTERM to whoever handles it: Lightning's own handler waits for processes that may be gone."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remembers the handler."""
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Puts it back, now that Lightning has registered its own."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
+
+    on_validation_start = on_test_start = on_train_start
 
 
 @contextmanager
