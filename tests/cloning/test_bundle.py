@@ -14,7 +14,7 @@ from cloning_stand_ins import adapter, clone, images, network
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from cloning.blueprint import CloningBlueprint
+from cloning.blueprint import CloneSpec, CloningBlueprint
 from cloning.bundle import from_bundle, pack, repair, to_bundle, unpack
 from cloning.frozen import FrozenNetwork
 from cloning.network import ClonedNetwork
@@ -299,3 +299,16 @@ def test_a_bundle_of_other_precision_or_with_nan_is_refused() -> None:
         bundle.tensors["head.bias"] = change(bundle.tensors["head.bias"])
         with pytest.raises(UserError, match=message):
             from_bundle(bundle, load)
+
+
+def test_more_classes_or_clones_than_can_be_built_are_refused() -> None:
+    networks = dict.fromkeys(("resnet", "vit"), "sha256:" + "0" * 64)
+    clones = (CloneSpec("vit", ("5",), 0, ""),) * 1001
+    for classes, grafts, message in (
+        (tuple(map(str, range(100_001))), clones[:1], "classes: got 100001, expected at least one and at most 100,000"),
+        ((), clones[:1], "classes: got 0"),
+        (("0", "0"), clones[:1], "must differ"),
+        (("0",), clones, "clones: got 1001, expected at most 1,000"),
+    ):
+        with pytest.raises(UserError, match=message):
+            CloningBlueprint(classes, "resnet", grafts, networks)

@@ -118,6 +118,16 @@ def test_text_begins_with_format_and_method_and_keeps_every_block_on_a_line():
         ("['0', '1']", "['0', '0']", "the names of the classes must differ"),
         ("['0', '1']", "[]", "got 0 classes"),
         ("classes: ['0', '1']", "num_classes: 0", "got 0 classes"),
+        (
+            "classes: ['0', '1']",
+            "num_classes: 1000000000",
+            "got 1000000000 classes, expected at least 1 and at most 100,000",
+        ),
+        ("classes: ['0', '1']", f"num_classes: {10**20}", "expected a whole number of at most 64 bits"),
+        ("classes: ['0', '1']", "num_classes: true", "head.num_classes: got True, expected a whole number"),
+        ("method: reassembly", "method: [&l [x], *l]", "anchors and aliases"),
+        ("method: reassembly", "method: [[x]]", "made by method=[['x']], expected method=reassembly"),
+        ("networks:", "provenance: {score: .nan}\nnetworks:", ".nan means different things"),
         ("classes: ['0', '1']", "{classes: ['0'], num_classes: 1}", "give either classes (their names) or num_classes"),
         (f"  mobile: {DIGESTS['mobile']}\n", "", "networks: the digest of 'mobile' is missing"),
         ("  mobile: ", "  convnext: " + DIGESTS["mobile"] + "\n  mobile: ", "networks: 'convnext' is used by no block"),
@@ -127,6 +137,16 @@ def test_text_begins_with_format_and_method_and_keeps_every_block_on_a_line():
 def test_bad_blueprints_are_refused_in_one_line(tmp_path, old, new, message):
     assert old in RECIPE
     assert message in refused(tmp_path, RECIPE.replace(old, new))
+
+
+def test_more_than_can_be_built_is_refused():
+    blocks = (BlockSpec("resnet", (0, 1)), *(BlockSpec("resnet", (i, i + 1)) for i in range(1, 1001)))
+    with pytest.raises(UserError, match="blocks: got 1001, expected at least one and at most 1,000"):
+        ReassemblyBlueprint(blocks, (AdapterSpec("none"),) * 1000, HeadSpec(num_classes=2), {})
+    with pytest.raises(UserError, match="got 100001 classes"):
+        HeadSpec(classes=tuple(map(str, range(100_001))))
+    with pytest.raises(UserError, match="score: got nan, expected a number"):
+        Provenance(score=float("nan"))
 
 
 def test_no_block_is_refused():
