@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +17,7 @@ from datamodules.checks import require_count, require_flag, require_text
 from datamodules.images import LabelledImages
 from datamodules.manifest import ListedImage, Manifest, printable
 from zoo.entries import InputSpec
+from zoo.limits import above, at_least
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +60,13 @@ class ImageDataModule(pl.LightningDataModule):
         class_names: Sequence[str],
         seed: int = 0,
         split_rule: str | None = None,
-        batch_size: int = 32,
+        batch_size: Annotated[int, at_least(1)] = 32,
         augmentation: str | None = None,
         crop: str = "center",
         flip: bool = False,
-        min_crop_area: float = 0.25,
-        crop_fraction: float = 1.0,
-        num_workers: int = 0,
+        min_crop_area: Annotated[float, above(0, 1)] = 0.25,
+        crop_fraction: Annotated[float, above(0, 1)] = 1.0,
+        num_workers: Annotated[int, at_least(0, 1024)] = 0,
         persistent_workers: bool = True,
         pin_memory: bool = False,
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from datamodules.batches import derived_generator
 from datamodules.images import ImagesInMemory
 from datamodules.mnist5k import DIGITS, pretraining_pool, read_mnist5k
 from datamodules.splits import cut, stratified_order
+from zoo.limits import at_least
 
 SIDE = 32
 PATCH = 6
@@ -39,9 +40,9 @@ class ClutteredMNIST(ImageDataModule):
         self,
         *,
         name: str = "cluttered_mnist",
-        num_train: int | None = 600,
-        num_validation: int | None = 300,
-        num_test: int | None = None,
+        num_train: Annotated[int | None, at_least(1)] = 600,
+        num_validation: Annotated[int | None, at_least(1)] = 300,
+        num_test: Annotated[int | None, at_least(1)] = None,
         seed: int = 0,
         **options: Any,
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from datamodules.base import ImageDataModule
 from datamodules.images import ImagesInMemory
 from datamodules.splits import cut, stratified_order
+from zoo.limits import at_least
 
 
 class Digits(ImageDataModule):
@@ -28,9 +29,9 @@ class Digits(ImageDataModule):
         self,
         *,
         name: str = "digits",
-        num_train: int | None = 300,
-        num_validation: int | None = 300,
-        num_test: int | None = None,
+        num_train: Annotated[int | None, at_least(1)] = 300,
+        num_validation: Annotated[int | None, at_least(1)] = 300,
+        num_test: Annotated[int | None, at_least(1)] = None,
         seed: int = 0,
         **options: Any,
     ) -> None:

@@ -6,7 +6,7 @@ import gzip
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from datamodules.checks import require_option
 from datamodules.images import ImagesInMemory
 from datamodules.splits import cut, select_classes, stratified_order
 from zoo.errors import UserError
+from zoo.limits import at_least
 
 DIGITS = tuple("0123456789")
 INVERTED = tuple(f"inverted {digit}" for digit in DIGITS)
@@ -52,9 +53,9 @@ class MNIST5k(ImageDataModule):
         name: str = "mnist5k",
         variant: Literal["digits", "low", "even", "odd", "inverted", "rotation"] = "digits",
         classes: Sequence[str] | None = None,
-        num_train: int | None = None,
-        num_validation: int | None = 200,
-        num_test: int | None = None,
+        num_train: Annotated[int | None, at_least(1)] = None,
+        num_validation: Annotated[int | None, at_least(1)] = 200,
+        num_test: Annotated[int | None, at_least(1)] = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
