@@ -104,7 +104,8 @@ class ImagesInFiles(LabelledImages):
 def read_image(path: Path, decoding: Decoding | None = None) -> Tensor:
     """Colour (3, H, W), upright: uint8, or float32 in [0, 1] where the file holds more than 8 bits a channel.
 
-    What is transparent gets the background; of several frames the first is taken; both are told in the log.
+    What is transparent gets the background; of several frames the first is taken; both are told in the log, as are 16
+    bits of which few are used.
 
     Raises:
         UnreadableImage: See `decoding.decode`.
@@ -112,6 +113,10 @@ def read_image(path: Path, decoding: Decoding | None = None) -> Tensor:
     found = decode(path, decoding or Decoding())
     for remark in found.remarks.values():
         log.warning("%s has %s", printable(str(path)), remark)
+    if found.pixels.is_floating_point():
+        told = _little_used(float(found.pixels.min()), float(found.pixels.max()), found.white, 16)
+        if told:
+            log.warning("%s holds %s", printable(str(path)), told)
     return found.pixels
 
 
@@ -148,16 +153,19 @@ def tell_range(source: ImagesInFiles, indices: Tensor) -> None:
         low, high = min(low, float(values.min())), max(high, float(values.max()))
         if found.pixels.is_floating_point():
             white, bits = found.white, 16
+    if told := _little_used(low, high, white, bits):
+        log.warning("the first %d training images hold %s", len(indices[:_SURVEYED]), told)
+
+
+def _little_used(low: float, high: float, white: float, bits: int) -> str | None:
+    """What to say of values between `low` and `high`, shares of `white`, where they use less than half of its range."""
     if high - low >= 0.5:
-        return
+        return None
     way = "rescale the files if that is not meant"
     if bits > 8 and high > 0:
         level = 2 ** round(high * white).bit_length() - 1 if white > 1 else high
         way = f"set dataset.white_level={level:g} if that is white"
-    log.warning(
-        "the first %d training images hold values from %.6g to %.6g where white is %g: nearly one shade; %s",
-        *(len(indices[:_SURVEYED]), low * white, high * white, white, way),
-    )
+    return f"values from {low * white:.6g} to {high * white:.6g} where white is {white:g}: nearly one shade; {way}"
 
 
 def tell_copies(source: ImagesInFiles, splits: Mapping[str, Tensor]) -> None:

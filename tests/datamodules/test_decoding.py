@@ -107,6 +107,13 @@ def test_deep_grey_keeps_its_shades(tmp_path: Path, suffix: str) -> None:
     assert torch.equal(pixels[0], pixels[2])
 
 
+def test_twelve_bits_in_sixteen_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(tmp_path / "dark.png")
+    read_image(tmp_path / "dark.png")
+    assert "dark.png holds values from 0 to 4095 where white is 65535" in caplog.text
+    assert read_image(tmp_path / "dark.png", Decoding(white_level=4095)).max() == 1
+
+
 def test_floating_point_images_are_taken_between_0_and_1(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0.0, 0.25, 1.0]], dtype=np.float32)).save(tmp_path / "good.tif")
     assert read_image(tmp_path / "good.tif")[0].tolist() == [[0.0, 0.25, 1.0]]
