@@ -40,7 +40,8 @@ class Op:
 class Call:
     """One call of a module: what went in and out, and which operations (``start`` up to ``stop``) ran inside.
 
-    Of what it returns, only values that lead to the network's output outside of it count.
+    Of what it returns, only values that lead to the network's output outside of it count; a list, which is handed on as
+    a whole, counts with all it holds.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Call:
     start: int
     outputs: list[Value] = field(default_factory=list)
     stop: int = -1
+    is_list: bool = False
     children: list[Call] = field(default_factory=list)
 
 
@@ -176,6 +178,7 @@ def observe(network: nn.Module, x: torch.Tensor) -> Observation | Any:
         call = stack.pop()
         call.outputs = [recorder.value_of(tensor) for tensor in tensors(output)]
         call.stop = len(recorder.ops)
+        call.is_list = isinstance(output, list)
         done.append(call)
 
     handles = []
@@ -193,7 +196,8 @@ def observe(network: nn.Module, x: torch.Tensor) -> Observation | Any:
         return output
     way = flow([(op.inputs, op.outputs) for op in recorder.ops], source, recorder.value_of(output))
     for call in done:
-        call.outputs = [value for value in dict.fromkeys(call.outputs) if way.last_read.get(value, -1) >= call.stop]
+        if not call.is_list:
+            call.outputs = [value for value in dict.fromkeys(call.outputs) if way.last_read.get(value, -1) >= call.stop]
     parameters = {recorder.value_of(parameter) for parameter in network.parameters()}
     weighted = [index for index, op in enumerate(recorder.ops) if parameters.intersection(op.inputs)]
     return Observation(done[-1], way, weighted)
