@@ -123,7 +123,9 @@ def _samples(path: Path, tensors: Mapping[str, Tensor], network: ClonedNetwork) 
 
 
 def _require_free(path: Path) -> None:
-    """Refuse to write over a file that is no packed clone."""
+    """Refuse to write over a file that is no packed clone, or below one."""
+    if (above := next((parent for parent in path.parents if parent.exists()), path)) and not above.is_dir():
+        raise UserError(f"{path}: {above} is a file, not a directory: give another path to write to")
     if path.is_dir() or (path.exists() and not _begins_with(path, MAGIC)):
         raise UserError(f"{path} is there and no packed clone: give another path to write to")
 

@@ -240,6 +240,8 @@ def _check_paths(config: Config) -> None:
             if not Path(config.blueprint).exists():
                 told = f"blueprint={shown(config.blueprint, 200)}"
                 raise UserError(f"{told} does not exist: give a blueprint.yaml, or the directory of a bundle")
+            if not os.access(config.blueprint, os.R_OK):
+                raise UserError(f"blueprint={shown(config.blueprint, 200)} cannot be read (Permission denied)")
         except OSError as error:
             raise UserError(f"blueprint={shown(config.blueprint)}: {error.strerror}") from error
 

@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _readable(text: str, grammar: OverridesParser, *, is_sweep: bool) -> str:
     word = _Word.split(text)
-    if not word.key.strip():
+    if not word.key.partition("@")[0].strip():
         raise UserError(f"{shown(text) or chr(39) * 2} has no key: type key=value or group=option")
     if len(word.key) > _MAX_NAME:
         raise UserError(f"there is no key {shown(word.key)}: --help lists the groups and keys")

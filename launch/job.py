@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -154,9 +155,11 @@ def open_job(config: Config, command: str) -> Iterator[Job]:
             if config.resume is None:
                 _begin(config, directory, run_dir, inputs)
             log_file.open(run_dir / LOG, append=config.resume is not None)
-        except BaseException:
+        except BaseException as error:
             if is_new:
                 shutil.rmtree(directory)
+            if isinstance(error, OSError):
+                raise _with_key(error, {key: directory, "cache.root": store.root}) from error
             raise
         interruption.advise(_advice(command, directory))
         try:
@@ -272,19 +275,43 @@ def _with_key(error: OSError, places: Mapping[str, Path]) -> OSError:
     return error
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that stops no job and hides no other fault: where it cannot be written, that is told once."""
+
+    _is_told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._tell(error)
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:
+            self._tell(error)
+
+    def _tell(self, error: OSError) -> None:
+        if not self._is_told:
+            self._is_told = True
+            print(f"{self.baseFilename} ends here: {error.strerror}", file=sys.stderr)
+
+
 class _Log:
     """Copies the log to a file, debug messages of ours and tracebacks included; keeps it until it is known which."""
 
     def __enter__(self) -> _Log:
         self._kept = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
-        self._file: logging.FileHandler | None = None
+        self._file: _LogFile | None = None
         log.setLevel(logging.DEBUG)
         logging.getLogger().addHandler(self._kept)
         return self
 
     def open(self, path: Path, *, append: bool) -> None:
         """Writes what was kept, and from now on everything."""
-        self._file = logging.FileHandler(path, mode="a" if append else "w")
+        self._file = _LogFile(path, mode="a" if append else "w")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._kept.setTarget(self._file)
         logging.getLogger().removeHandler(self._kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from launch.inputs import result_settings
 from launch.run_directory import CONFIG, owned, resumable_run, settle
 from launch.schema import Config, structured
 from zoo.errors import UserError
+from zoo.limits import shown
 from zoo.storage.files import read_yaml
 from zoo.storage.records import short_repr
 
@@ -81,8 +83,8 @@ def _run_to_resume(directory: Path) -> Path:
     """The directory that the last run in ``directory`` writes to; for a process of its own, others are told of it."""
     from pytorch_lightning.utilities.rank_zero import rank_zero_only  # heavy
 
-    if not directory.is_dir():
-        raise UserError(f"resume={directory} is no directory: give that of a `python train.py` run")
+    if not os.path.isdir(directory):  # of a name that is too long, too
+        raise UserError(f"resume={shown(str(directory), 200)} is no directory: give that of a `python train.py` run")
     if rank_zero_only.rank == 0:
         with owned(directory, "resume"):
             settle(directory)

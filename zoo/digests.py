@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from zoo.errors import UserError
+
 
 def digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
     """`"sha256:<hex>"` over names, dtypes, shapes and bytes of all parameters and buffers.
@@ -27,9 +29,12 @@ def digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes, read in pieces."""
+    """Hexadecimal sha256 of a file's bytes, read in pieces; a file that cannot be read is a `UserError`."""
     sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 24):
-            sha256.update(piece)
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 24):
+                sha256.update(piece)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     return sha256.hexdigest()

@@ -34,8 +34,8 @@ class InputSpec:
                 raise UserError(f"input.{name}: got {len(values)} values for {self.channels} channels")
             if not all(map(math.isfinite, values)):
                 raise UserError(f"input.{name}: got {_listed(values)}, expected finite numbers")
-        if min(self.std) <= 0:
-            raise UserError(f"input.std: got {min(self.std)}, expected values above 0")
+        if min(self.std) < 1 / 65536:  # of images of 16 bits that are brought to 0 to 65535
+            raise UserError(f"input.std: got {min(self.std):g}, expected values above 0, at least 1 / 65536")
         self._check_scale()
 
     def _check_scale(self) -> None:

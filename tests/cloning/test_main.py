@@ -128,7 +128,7 @@ def test_a_directory_that_is_missing_is_made_and_one_that_cannot_be_is_told(run:
     zoo = ("--zoo", run / "zoo.yaml")
     assert call("pack", run, run / "new" / "deep" / "clone", *zoo) == 0
     capsys.readouterr()
-    assert call("pack", run, run / "zoo.yaml" / "clone", *zoo) == 1
+    assert call("pack", run, run / "zoo.yaml" / "clone", *zoo) == 2
     error = capsys.readouterr().err
     assert str(run / "zoo.yaml" / "clone") in error
     assert len(error.splitlines()) == 1

@@ -235,6 +235,8 @@ PLACES = [
     ("train", ["blueprint=my recipe (2).yaml"], ["blueprint=my recipe (2).yaml", "does not exist"]),
     ("train", ["blueprint=" + "n" * 300], ["blueprint=nnn"]),
     ("train", ["resume=nowhere"], ["resume=nowhere", "give"]),
+    ("train", ["resume=" + "x" * 300], ["resume=", "give"]),
+    ("search", ["@x=3"], ["@x=3", "no key"]),
     ("train", ["resume=my run (2)"], ["resume=my run (2)"]),
 ]
 PLACES = [row for row in PLACES if row[2]]

@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock
 
 from launch import interruption, run_directory
-from launch.job import Job
+from launch.job import Job, _Log
 from tests.launch.conftest import perform
 from zoo.errors import UserError
 
@@ -256,3 +256,16 @@ def test_a_place_that_cannot_be_written_is_told_by_key(command: str, folder: Pat
     for place in ("file", "file/below", "/proc/below"):
         with pytest.raises(UserError, match=f"output_dir={place} cannot be written"):
             perform(command, writing("new"), *SMALL, f"output_dir={place}")
+
+
+def test_a_log_that_cannot_be_written_is_told_once_and_hides_no_other_fault(capfd: pytest.CaptureFixture[str]) -> None:
+    def job() -> None:
+        with _Log() as log_file:
+            log_file.open(Path("/dev/full"), append=False)
+            for number in range(3):
+                logging.getLogger().warning("line %d", number)
+            raise UserError("the fault")
+
+    with pytest.raises(UserError, match="the fault"):
+        job()
+    assert capfd.readouterr().err.count("/dev/full ends here: No space left on device") == 1

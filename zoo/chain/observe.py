@@ -40,8 +40,8 @@ class Op:
 class Call:
     """One call of a module: what went in and out, and which operations (``start`` up to ``stop``) ran inside.
 
-    Of what it returns, only values that lead to the network's output outside of it count; a list, which is handed on as
-    a whole, counts with all it holds.
+    Of what it returns, only values that lead to the network's output outside of it count; a list that another module is
+    given as a whole counts with all it holds.
     """
 
     path: str
@@ -50,7 +50,7 @@ class Call:
     start: int
     outputs: list[Value] = field(default_factory=list)
     stop: int = -1
-    is_list: bool = False
+    is_handed_on: bool = False
     children: list[Call] = field(default_factory=list)
 
 
@@ -166,10 +166,14 @@ def observe(network: nn.Module, x: torch.Tensor) -> Observation | Any:
     paths = {module: path for path, module in network.named_modules()}
     stack: list[Call] = []
     done: list[Call] = []
+    returned: dict[int, tuple[list, list[Call]]] = {}  # by identity, which the reference to the list keeps unique
 
     def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
         inputs = [recorder.value_of(tensor) for tensor in tensors((args, kwargs))]
         call = Call(paths.get(module, ""), module, inputs, len(recorder.ops))
+        for argument in (*args, *kwargs.values()):
+            for giver in returned.get(id(argument), ([], []))[1]:
+                giver.is_handed_on = True
         if stack:
             stack[-1].children.append(call)
         stack.append(call)
@@ -178,7 +182,8 @@ def observe(network: nn.Module, x: torch.Tensor) -> Observation | Any:
         call = stack.pop()
         call.outputs = [recorder.value_of(tensor) for tensor in tensors(output)]
         call.stop = len(recorder.ops)
-        call.is_list = isinstance(output, list)
+        if isinstance(output, list):
+            returned.setdefault(id(output), (output, []))[1].append(call)
         done.append(call)
 
     handles = []
@@ -196,7 +201,7 @@ def observe(network: nn.Module, x: torch.Tensor) -> Observation | Any:
         return output
     way = flow([(op.inputs, op.outputs) for op in recorder.ops], source, recorder.value_of(output))
     for call in done:
-        if not call.is_list:
+        if not call.is_handed_on:
             call.outputs = [value for value in dict.fromkeys(call.outputs) if way.last_read.get(value, -1) >= call.stop]
     parameters = {recorder.value_of(parameter) for parameter in network.parameters()}
     weighted = [index for index, op in enumerate(recorder.ops) if parameters.intersection(op.inputs)]

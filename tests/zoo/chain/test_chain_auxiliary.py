@@ -104,6 +104,30 @@ class Classifier(nn.Module):
         return self.head(self.backbone(x)["pooled"])
 
 
+class Stages(nn.Module):
+    """Gives the maps of all stages in a list, of which the classifier takes the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Backbone()
+
+    def forward(self, x):
+        maps = [self.backbone.stem(x)]
+        for block in self.backbone.blocks:
+            maps.append(block(maps[-1]))
+        return maps
+
+
+class ClassifierOfStages(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages, self.head = Stages(), nn.Linear(16, 5)
+
+    def forward(self, x):
+        last = self.stages(x)[-1]
+        return self.head(torch.cat([last.mean((2, 3)), last.amax((2, 3))], 1))
+
+
 class TwoHeads(Classifier):
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +147,10 @@ class Logits(nn.Module):
         return self.network(x)[0]
 
 
-@pytest.mark.parametrize("make", [Classifier, lambda: Logits(TwoHeads()), lambda: nn.Sequential(Logits(TwoHeads()))])
+@pytest.mark.parametrize(
+    "make",
+    [Classifier, ClassifierOfStages, lambda: Logits(TwoHeads()), lambda: nn.Sequential(Logits(TwoHeads()))],
+)
 def test_outputs_that_do_not_lead_to_the_logits_do_not_count(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     network = make().eval()
