@@ -116,7 +116,7 @@ def test_a_killed_job_leaves_the_old_run_or_goes_on_as_the_new_one(
     step: int,
     references: dict[str, dict[str, bytes]],
     folder: Path,
-    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     directory, event, kills = folder / "r", 1, dict.fromkeys(("old run", "new run", "resumed", "begun again"), 0)
     if start != "empty":
@@ -144,5 +144,5 @@ def test_a_killed_job_leaves_the_old_run_or_goes_on_as_the_new_one(
         event += step
     assert state(directory) == references["new"]
     assert event > 30
-    with capsys.disabled():
-        print(f"\n{start}: killed at {(event - 1) // step} of {event - 1} file events: {kills}")
+    told = f"{(event - 1) // step} kills at {event - 1} file events"
+    record_property("faults", f"{told} of a job over what is {start}: {kills}")

@@ -64,7 +64,9 @@ def outcome(directory: Path) -> float | None:
         return None
 
 
-def test_a_killed_writer_leaves_the_old_bundle_or_the_new_or_one_that_is_refused(tmp_path: Path, capsys) -> None:
+def test_a_killed_writer_leaves_the_old_bundle_or_the_new_or_one_that_is_refused(
+    tmp_path: Path, record_property
+) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
     num_events = int(done.stdout)
@@ -81,11 +83,11 @@ def test_a_killed_writer_leaves_the_old_bundle_or_the_new_or_one_that_is_refused
             "blueprint.yaml",
             "weights.safetensors",
         ]
-    with capsys.disabled():
-        print(f"\n{num_events} kills, {num_left} temporary files left and removed by the next writer")
+    told = f"{num_left} temporary files left and removed by the next writer"
+    record_property("faults", f"{num_events} killed writers, {told}")
 
 
-def test_a_disk_that_is_full_at_any_length_leaves_the_old_bundle(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_disk_that_is_full_at_any_length_leaves_the_old_bundle(tmp_path: Path, record_property) -> None:
     write_bundle(tmp_path, bundle(0))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     limits = range(0, (tmp_path / "weights.safetensors").stat().st_size, 16)
@@ -99,5 +101,4 @@ def test_a_disk_that_is_full_at_any_length_leaves_the_old_bundle(tmp_path: Path,
         assert read_bundle(tmp_path).tensors["head.bias"][0] == 0
         assert len(list(tmp_path.iterdir())) == 2
     files.write_text(tmp_path / "more", "there is room again")
-    with capsys.disabled():
-        print(f"\n{len(limits)} full disks")
+    record_property("faults", f"{len(limits)} full disks")
