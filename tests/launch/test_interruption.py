@@ -9,8 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
-import os, sys
+import os, signal, sys
 from launch import interruption
+for number in interruption.SIGNALS:
+    signal.signal(number, signal.SIG_DFL)  # a runner in the background has them ignored
 interruption.watch()
 interruption.advise("type this")
 def end(): os.kill(os.getpid(), int(sys.argv[1]))
