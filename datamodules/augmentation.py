@@ -54,21 +54,18 @@ class Augmentation:
             aspect of 3/4 to 4/3; `random_padded` shifts the whole image by up to an eighth of the side.
         flip: Whether left and right are exchanged by chance; not for digits, letters and other one-sided things.
         min_crop_area: Smallest share of the area that `random_resized` leaves.
-        crop_fraction: Of the `center` crop; see `resize_and_crop`.
     """
 
     policy: str | None = None
     crop: str = "center"
     flip: bool = False
     min_crop_area: float = 0.25
-    crop_fraction: float = 1.0
 
     def __post_init__(self) -> None:
         require_option("augmentation", self.policy, POLICIES)
         require_option("crop", self.crop, CROPS)
         require_flag("flip", self.flip)
         require_share("min_crop_area", self.min_crop_area, whole=True)
-        require_share("crop_fraction", self.crop_fraction, whole=True)
 
     def __str__(self) -> str:
         crop = () if self.crop == "center" else (f"{self.crop} crop",)
@@ -100,7 +97,7 @@ class Augmentation:
                 v2.Lambda(partial(torch.clamp, min=0, max=1)),  # bicubic interpolation overshoots
             ]
         else:
-            steps.append(v2.Lambda(partial(_resize_and_crop_one, spec=spec, crop_fraction=self.crop_fraction)))
+            steps.append(v2.Lambda(partial(_resize_and_crop_one, spec=spec)))
         if self.crop == "random_padded":
             steps.append(v2.RandomCrop(size, padding=[max(1, side // 8) for side in reversed(size)]))
         if self.flip:
@@ -124,5 +121,5 @@ def draw(transform: nn.Module, image: Tensor, seed: int) -> Tensor:
         return transform(image)
 
 
-def _resize_and_crop_one(image: Tensor, *, spec: InputSpec, crop_fraction: float) -> Tensor:
-    return resize_and_crop(image[None], spec, crop_fraction)[0]
+def _resize_and_crop_one(image: Tensor, *, spec: InputSpec) -> Tensor:
+    return resize_and_crop(image[None], spec)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from datamodules.augmentation import Augmentation
 from datamodules.batches import BatchOrder, ImageLoader, Split
-from datamodules.checks import require_count, require_flag, require_text
+from datamodules.checks import require_count, require_flag, require_share, require_text
 from datamodules.images import LabelledImages
 from datamodules.manifest import ListedImage, Manifest, printable
 from zoo.entries import InputSpec
@@ -40,7 +41,8 @@ class ImageDataModule(pl.LightningDataModule):
         crop: Of the training images, see `Augmentation`.
         flip: Whether training images are mirrored by chance.
         min_crop_area: Smallest share of the area that `crop=random_resized` leaves.
-        crop_fraction: Share of the side that is cut out of the centre in evaluation, see `images.resize_and_crop`.
+        crop_fraction: Share of the side that is cut out of the centre in evaluation, in place of what the network's
+            `crop_pct` and `crop_mode` say; None follows these.
         num_workers: Processes that load images; 0 loads in the process that trains.
         persistent_workers: Whether these processes outlive an epoch.
         pin_memory: Whether batches are put where a GPU reads them faster; without a GPU they are not.
@@ -65,7 +67,7 @@ class ImageDataModule(pl.LightningDataModule):
         crop: str = "center",
         flip: bool = False,
         min_crop_area: Annotated[float, above(0, 1)] = 0.25,
-        crop_fraction: Annotated[float, above(0, 1)] = 1.0,
+        crop_fraction: Annotated[float | None, above(0, 1)] = None,
         num_workers: Annotated[int, at_least(0, 1024)] = 0,
         persistent_workers: bool = True,
         pin_memory: bool = False,
@@ -76,7 +78,9 @@ class ImageDataModule(pl.LightningDataModule):
         require_count("num_workers", num_workers)
         require_flag("persistent_workers", persistent_workers)
         require_flag("pin_memory", pin_memory)
-        varied = Augmentation(augmentation, crop, flip, min_crop_area, crop_fraction)
+        if crop_fraction is not None:
+            require_share("crop_fraction", crop_fraction, whole=True)
+        varied = Augmentation(augmentation, crop, flip, min_crop_area)
         self.name = name
         self.class_names = tuple(map(printable, class_names))
         self.seed = seed
@@ -94,7 +98,7 @@ class ImageDataModule(pl.LightningDataModule):
             "pin_memory": pin_memory,
         }
         self.input: InputSpec | None = None
-        self._evaluation = Augmentation(crop_fraction=crop_fraction)
+        self._crop_fraction = crop_fraction
         self._source = source
         self._splits = {"train": splits["train"], "val": splits["val"], "test": splits["test"]}
         self._split_rule = split_rule or f"cut by seed {seed}, stratified"
@@ -116,8 +120,8 @@ class ImageDataModule(pl.LightningDataModule):
         for split, indices in self._splits.items():
             sha256.update(f"\0{split}\0{len(indices)}\0".encode())
             sha256.update(indices.contiguous().numpy().data)
-        if self._evaluation.crop_fraction != 1:
-            sha256.update(f"\0crop_fraction\0{self._evaluation.crop_fraction}".encode())
+        if self._crop_fraction not in (None, 1):
+            sha256.update(f"\0crop_fraction\0{self._crop_fraction}".encode())
         return f"sha256:{sha256.hexdigest()}"
 
     @property
@@ -217,8 +221,14 @@ class ImageDataModule(pl.LightningDataModule):
         return self._splits[split]
 
     def _split(self, split: str, spec: InputSpec, *, augmented: bool) -> Split:
-        augmentation = self.augmentation or Augmentation("affine") if augmented else self._evaluation
-        return Split(self._source, self._indices(split), spec, augmentation, self.seed)
+        augmentation = self.augmentation or Augmentation("affine") if augmented else Augmentation()
+        return Split(self._source, self._indices(split), self._cropped(spec), augmentation, self.seed)
+
+    def _cropped(self, spec: InputSpec) -> InputSpec:
+        """What a network takes, cut as `crop_fraction` says where it says anything."""
+        if self._crop_fraction is None:
+            return spec
+        return replace(spec, crop_pct=float(self._crop_fraction), crop_mode="center")
 
     def _loader(self, split: str, *, training: bool) -> ImageLoader:
         assert self.input is not None, "call use_input before asking for a loader"
@@ -234,8 +244,13 @@ class ImageDataModule(pl.LightningDataModule):
         mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (spec.mean, spec.std))
         return (
             f"images of {self.name}: {kept}{self._source.sizes_vary} -> {wanted}, {spec.interpolation}, "
-            f"mean {mean}, std {std}; augmentation: {self.augmentation or 'none'}"
+            f"{_crop(self._cropped(spec))}mean {mean}, std {std}; augmentation: {self.augmentation or 'none'}"
         )
+
+
+def _crop(spec: InputSpec) -> str:
+    modes = {"center": "", "squash": "squashed, ", "border": "with borders, "}
+    return modes[spec.crop_mode] + (f"{spec.crop_pct:.3g} of the side cut out, " if spec.crop_pct != 1 else "")
 
 
 _COLOURS = {1: "grey", 3: "colour"}

@@ -57,7 +57,7 @@ class Split(Dataset):
         positions = torch.as_tensor(positions, dtype=torch.int64)
         chosen = self._indices[positions]
         if self._transform is None:
-            images = self._source.load(chosen.tolist(), self._spec, self._augmentation.crop_fraction)
+            images = self._source.load(chosen.tolist(), self._spec)
         else:
             images = torch.stack([self._transformed(*both) for both in zip(positions, chosen, strict=True)])
         if self._augmentation.policy == "affine":

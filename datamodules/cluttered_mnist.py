@@ -14,7 +14,7 @@ from datamodules.batches import derived_generator
 from datamodules.images import ImagesInMemory
 from datamodules.mnist5k import DIGITS, pretraining_pool, read_mnist5k
 from datamodules.splits import cut, stratified_order
-from zoo.limits import at_least
+from zoo.limits import above, at_least
 
 SIDE = 32
 PATCH = 6
@@ -33,6 +33,7 @@ class ClutteredMNIST(ImageDataModule):
         num_validation: Images to choose by.
         num_test: Images for the last figure; None takes all others of the 2000.
         seed: Of the splits and of the clutter, too.
+        crop_fraction: See `ImageDataModule`; the strokes reach the borders, so that nothing is cut off by default.
         options: See `ImageDataModule`.
     """
 
@@ -44,6 +45,7 @@ class ClutteredMNIST(ImageDataModule):
         num_validation: Annotated[int | None, at_least(1)] = 300,
         num_test: Annotated[int | None, at_least(1)] = None,
         seed: int = 0,
+        crop_fraction: Annotated[float | None, above(0, 1)] = 1.0,
         **options: Any,
     ) -> None:
         images, labels = read_mnist5k()
@@ -55,7 +57,15 @@ class ClutteredMNIST(ImageDataModule):
         cluttered = [clutter(images[part], generators[split]) for split, part in parts.items()]
         source = ImagesInMemory(torch.cat(cluttered), labels[torch.cat(list(parts.values()))])
         splits = cut(torch.arange(len(source)), {split: len(part) for split, part in parts.items()})
-        super().__init__(name=name, source=source, splits=splits, class_names=DIGITS, seed=seed, **options)
+        super().__init__(
+            name=name,
+            source=source,
+            splits=splits,
+            class_names=DIGITS,
+            seed=seed,
+            crop_fraction=crop_fraction,
+            **options,
+        )
 
 
 def clutter(digits: Tensor, generator: torch.Generator) -> Tensor:

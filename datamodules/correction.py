@@ -98,8 +98,8 @@ class _Relabelled(LabelledImages):
     def image(self, index: int) -> Tensor:
         return self._source.image(index)
 
-    def load(self, indices: Sequence[int], spec: InputSpec, crop_fraction: float = 1.0) -> Tensor:
-        return self._source.load(indices, spec, crop_fraction)
+    def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
+        return self._source.load(indices, spec)
 
 
 class _Repeated:

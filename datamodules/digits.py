@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from datamodules.base import ImageDataModule
 from datamodules.images import ImagesInMemory
 from datamodules.splits import cut, stratified_order
-from zoo.limits import at_least
+from zoo.limits import above, at_least
 
 
 class Digits(ImageDataModule):
@@ -22,6 +22,7 @@ class Digits(ImageDataModule):
         num_validation: Images to choose by.
         num_test: Images for the last figure; None takes all others.
         seed: Of the splits, too.
+        crop_fraction: See `ImageDataModule`; the strokes reach the borders, so that nothing is cut off by default.
         options: See `ImageDataModule`.
     """
 
@@ -33,6 +34,7 @@ class Digits(ImageDataModule):
         num_validation: Annotated[int | None, at_least(1)] = 300,
         num_test: Annotated[int | None, at_least(1)] = None,
         seed: int = 0,
+        crop_fraction: Annotated[float | None, above(0, 1)] = 1.0,
         **options: Any,
     ) -> None:
         pixels, labels = load_digits(return_X_y=True)
@@ -41,4 +43,12 @@ class Digits(ImageDataModule):
         sizes = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
         train, val, test = cut(stratified_order(source.labels, seed), sizes).values()
         splits = {"train": train, "val": val, "test": test}
-        super().__init__(name=name, source=source, splits=splits, class_names="0123456789", seed=seed, **options)
+        super().__init__(
+            name=name,
+            source=source,
+            splits=splits,
+            class_names="0123456789",
+            seed=seed,
+            crop_fraction=crop_fraction,
+            **options,
+        )

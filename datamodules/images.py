@@ -42,9 +42,9 @@ class LabelledImages(ABC):
     def image(self, index: int) -> Tensor:
         """One image as it is kept: (C, H, W), uint8 or float32 in [0, 1]."""
 
-    def load(self, indices: Sequence[int], spec: InputSpec, crop_fraction: float = 1.0) -> Tensor:
+    def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
         """Float32 images (k, C, H, W) in [0, 1] of the channels and size of `spec`; see `resize_and_crop`."""
-        return torch.cat([resize_and_crop(self.image(index)[None], spec, crop_fraction) for index in indices])
+        return torch.cat([resize_and_crop(self.image(index)[None], spec) for index in indices])
 
 
 class ImagesInMemory(LabelledImages):
@@ -65,29 +65,53 @@ class ImagesInMemory(LabelledImages):
     def image(self, index: int) -> Tensor:
         return self.images[index]
 
-    def load(self, indices: Sequence[int], spec: InputSpec, crop_fraction: float = 1.0) -> Tensor:
-        return resize_and_crop(self.images[torch.as_tensor(indices)], spec, crop_fraction)
+    def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
+        return resize_and_crop(self.images[torch.as_tensor(indices)], spec)
 
 
-def resize_and_crop(images: Tensor, spec: InputSpec, crop_fraction: float = 1.0) -> Tensor:
+def resize_and_crop(images: Tensor, spec: InputSpec) -> Tensor:
     """Brings images (n, C, H, W), uint8 or in [0, 1], to float32 in [0, 1] of the channels and size of `spec`.
 
-    Grey becomes colour by repetition, colour becomes grey by luma; the image is resized so that it covers the size
-    asked for, and its centre is cut out.
-
-    Args:
-        crop_fraction: Share of the covering side that is cut out; 1 loses nothing but what differs in shape, 0.875
-            is what ImageNet networks were mostly evaluated with.
+    Grey becomes colour by repetition, colour becomes grey by luma; the image is resized and its centre is cut out as
+    `spec.crop_pct` and `spec.crop_mode` say, pixel for pixel where timm and torchvision cut.
     """
     images = convert_channels(images, spec.channels)  # bytes are resized as bytes, several times as fast
-    height, width = images.shape[-2:]
-    scale = max(spec.height / height, spec.width / width) / crop_fraction
-    covering = (max(spec.height, round(height * scale)), max(spec.width, round(width * scale)))
-    if covering != (height, width):
+    size = _resized(tuple(images.shape[-2:]), spec)
+    if size != images.shape[-2:]:
         options = {} if spec.interpolation == "nearest" else {"align_corners": False, "antialias": True}
-        images = F.interpolate(images, covering, mode=spec.interpolation, **options)
-    top, left = (covering[0] - spec.height) // 2, (covering[1] - spec.width) // 2
-    return as_float(images[:, :, top : top + spec.height, left : left + spec.width]).clamp(0, 1)
+        images = F.interpolate(images, size, mode=spec.interpolation, **options)
+    return as_float(_centre(images, spec)).clamp(0, 1)
+
+
+def _resized(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
+    """Height and width that an image is resized to before its centre is cut out."""
+    height, width = size
+    # What torchvision publishes are sizes, of which `crop_pct` is a quotient: 224 / (224 / 232) shall stay 232.
+    goal = [int(side / spec.crop_pct + 1e-6) for side in (spec.height, spec.width)]
+    if spec.crop_mode == "squash":
+        return goal[0], goal[1]
+    if spec.crop_mode == "center" and goal[0] == goal[1]:
+        short, long = min(size), int(goal[0] * max(size) / min(size))
+        return (goal[0], long) if height == short else (long, goal[0])
+    nearest = max if spec.crop_mode == "border" else min
+    ratio = nearest(height / goal[0], width / goal[1])
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+def _centre(images: Tensor, spec: InputSpec) -> Tensor:
+    """The middle of images (n, C, H, W) at the size of `spec`, filled up where they are smaller."""
+    height, width = images.shape[-2:]
+    missing = [max(0, wanted - given) for wanted, given in ((spec.width, width), (spec.height, height))]
+    if any(missing):
+        padding = [part for count in missing for part in (count // 2, (count + 1) // 2)]
+        white = 1 if images.is_floating_point() else 255
+        means = spec.mean if spec.crop_mode == "border" else (0.0,) * spec.channels
+        fill = [round(255 * mean) / 255 * white for mean in means]
+        planes = zip(images.unbind(1), fill, strict=True)
+        images = torch.stack([F.pad(plane, padding, value=value) for plane, value in planes], dim=1)
+        height, width = images.shape[-2:]
+    top, left = round((height - spec.height) / 2), round((width - spec.width) / 2)
+    return images[:, :, top : top + spec.height, left : left + spec.width]
 
 
 def normalise(images: Tensor, spec: InputSpec) -> Tensor:

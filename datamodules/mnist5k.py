@@ -17,7 +17,7 @@ from datamodules.checks import require_option
 from datamodules.images import ImagesInMemory
 from datamodules.splits import cut, select_classes, stratified_order
 from zoo.errors import UserError
-from zoo.limits import at_least
+from zoo.limits import above, at_least
 
 DIGITS = tuple("0123456789")
 INVERTED = tuple(f"inverted {digit}" for digit in DIGITS)
@@ -44,6 +44,7 @@ class MNIST5k(ImageDataModule):
         num_validation: Images of the 2000 others.
         num_test: Images of the 2000 others; None takes the rest.
         seed: Of the splits, too.
+        crop_fraction: See `ImageDataModule`; the strokes reach the borders, so that nothing is cut off by default.
         options: See `ImageDataModule`.
     """
 
@@ -57,6 +58,7 @@ class MNIST5k(ImageDataModule):
         num_validation: Annotated[int | None, at_least(1)] = 200,
         num_test: Annotated[int | None, at_least(1)] = None,
         seed: int = 0,
+        crop_fraction: Annotated[float | None, above(0, 1)] = 1.0,
         **options: Any,
     ) -> None:
         require_option("variant", variant, VARIANTS)
@@ -80,7 +82,15 @@ class MNIST5k(ImageDataModule):
             splits = {split: (part[:, None] + turns).flatten() for split, part in splits.items()}
             splits = {split: part[labels[part] >= 0] for split, part in splits.items()}
         source = ImagesInMemory(images, labels)
-        super().__init__(name=name, source=source, splits=splits, class_names=class_names, seed=seed, **options)
+        super().__init__(
+            name=name,
+            source=source,
+            splits=splits,
+            class_names=class_names,
+            seed=seed,
+            crop_fraction=crop_fraction,
+            **options,
+        )
 
 
 @lru_cache(maxsize=1)

@@ -11,13 +11,21 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.limits import at_least, declared, require
+from zoo.limits import above, at_least, declared, require
 from zoo.weights import Weights
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The images a network takes: float32 (N, channels, height, width), in [0, 1] before `(x - mean) / std`."""
+    """The images a network takes: float32 (N, channels, height, width), in [0, 1] before `(x - mean) / std`.
+
+    Attributes:
+        interpolation: How images are resized in evaluation.
+        crop_pct: Share of the resized side that evaluation cuts out of the centre, as timm has it: the side is resized
+            to `floor(side / crop_pct)` before; above 1 the image is smaller than what is cut out, and black around.
+        crop_mode: What is resized to that size: the shorter side (`center`), both, whatever the aspect (`squash`), or
+            the longer, with the mean colour around (`border`).
+    """
 
     channels: Annotated[int, at_least(1, 1024)]
     height: Annotated[int, at_least(1, 8192)]
@@ -25,10 +33,13 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    crop_pct: Annotated[float, above(0, 2)] = 1.0
+    crop_mode: Literal["center", "squash", "border"] = "center"
 
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width"):
             require(f"input.{name}", getattr(self, name), declared(InputSpec, name)[1][0], is_whole=True)
+        require("input.crop_pct", self.crop_pct, declared(InputSpec, "crop_pct")[1][0])
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise UserError(f"input.{name}: got {len(values)} values for {self.channels} channels")

@@ -177,15 +177,17 @@ def _timm_input(model: str) -> InputSpec:
     if published is None:
         raise UserError(f"{model}: timm publishes no weights, hence no preprocessing; give `input` in full")
     channels, height, width = published.input_size
-    interpolation = published.interpolation
-    return InputSpec(channels, height, width, tuple(published.mean), tuple(published.std), interpolation)
+    statistics = tuple(published.mean), tuple(published.std)
+    crop = published.crop_pct, published.crop_mode
+    return InputSpec(channels, height, width, *statistics, published.interpolation, *crop)
 
 
 def _torchvision_input(model: str) -> InputSpec:
     architecture, _, tag = model.partition(".")
     published = torchvision.models.get_model_weights(architecture)[tag or "DEFAULT"].transforms()
-    (side,) = published.crop_size
-    return InputSpec(3, side, side, tuple(published.mean), tuple(published.std), published.interpolation.value)
+    ((side,), (resized,)) = published.crop_size, published.resize_size
+    statistics = tuple(published.mean), tuple(published.std)
+    return InputSpec(3, side, side, *statistics, published.interpolation.value, side / resized)
 
 
 _FIELDS = ("name", "input", "networks", "task")

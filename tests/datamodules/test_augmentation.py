@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_crop_fraction_cuts_the_middle_out_and_is_part_of_the_digest() -> None:
     image = torch.zeros(1, 1, 80, 80)
     image[..., 10:70, 10:70] = 1
     spec = InputSpec(1, 60, 60, (0.0,), (1.0,))
-    assert float(resize_and_crop(image, spec, crop_fraction=0.75).mean()) == pytest.approx(1)
+    assert float(resize_and_crop(image, replace(spec, crop_pct=0.75)).mean()) == pytest.approx(1)
     assert float(resize_and_crop(image, spec).mean()) == pytest.approx(0.5625, abs=0.01)
     assert data_of(crop_fraction=0.875).digest != data_of().digest == data_of(crop_fraction=1).digest
     whole, middle = (data_of(crop_fraction=share).images("val", COLOUR)[0] for share in (1.0, 0.5))

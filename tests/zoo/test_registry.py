@@ -30,7 +30,9 @@ def test_reads_the_same_zoo_from_a_file_and_from_a_mapping():
 def test_input_falls_back_to_the_zoo_then_to_the_published_weights():
     own = {"channels": 1, "height": 32, "width": 48, "mean": [0], "std": [1]}
     network = {"source": "timm", "model": "vit_tiny_patch16_224"}
-    assert read_zoo(zoo_of(network | {"input": own}))["net"].input == InputSpec(1, 32, 48, (0.0,), (1.0,), "bicubic")
+    assert read_zoo(zoo_of(network | {"input": own}))["net"].input == InputSpec(
+        1, 32, 48, (0.0,), (1.0,), "bicubic", crop_pct=0.9
+    )
     assert read_zoo(zoo_of(network, input=own))["net"].input.width == 48
     published = read_zoo(zoo_of(network))["net"].input
     assert (published.channels, published.height, published.mean) == (3, 224, (0.5, 0.5, 0.5))
