@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.augmentation import Augmentation
+from datamodules.augmentation import MAX_MAGNITUDE, Augmentation
 from datamodules.batches import BatchOrder, ImageLoader, Split
 from datamodules.checks import require_count, require_flag, require_share, require_text
 from datamodules.images import LabelledImages
@@ -43,6 +43,10 @@ class ImageDataModule(pl.LightningDataModule):
         min_crop_area: Smallest share of the area that `crop=random_resized` leaves.
         crop_fraction: Share of the side that is cut out of the centre in evaluation, in place of what the network's
             `crop_pct` and `crop_mode` say; None follows these.
+        num_ops: Of `augmentation=randaugment`, see `Augmentation`.
+        magnitude: Of `augmentation=randaugment`, see `Augmentation`.
+        brightness: Strength of the colour jitter, see `Augmentation`; so are `contrast`, `saturation` and `hue`.
+        erasing: Chance of Random Erasing, see `Augmentation`.
         num_workers: Processes that load images; 0 loads in the process that trains.
         persistent_workers: Whether these processes outlive an epoch.
         pin_memory: Whether batches are put where a GPU reads them faster; without a GPU they are not.
@@ -68,6 +72,13 @@ class ImageDataModule(pl.LightningDataModule):
         flip: bool = False,
         min_crop_area: Annotated[float, above(0, 1)] = 0.25,
         crop_fraction: Annotated[float | None, above(0, 1)] = None,
+        num_ops: Annotated[int, at_least(1, 16)] = 2,
+        magnitude: Annotated[int, at_least(0, MAX_MAGNITUDE)] = 9,
+        brightness: Annotated[float, at_least(0, 1)] = 0.0,
+        contrast: Annotated[float, at_least(0, 1)] = 0.0,
+        saturation: Annotated[float, at_least(0, 1)] = 0.0,
+        hue: Annotated[float, at_least(0, 0.5)] = 0.0,
+        erasing: Annotated[float, at_least(0, 1)] = 0.0,
         num_workers: Annotated[int, at_least(0, 1024)] = 0,
         persistent_workers: bool = True,
         pin_memory: bool = False,
@@ -80,7 +91,19 @@ class ImageDataModule(pl.LightningDataModule):
         require_flag("pin_memory", pin_memory)
         if crop_fraction is not None:
             require_share("crop_fraction", crop_fraction, whole=True)
-        varied = Augmentation(augmentation, crop, flip, min_crop_area)
+        varied = Augmentation(
+            policy=augmentation,
+            crop=crop,
+            flip=flip,
+            min_crop_area=min_crop_area,
+            num_ops=num_ops,
+            magnitude=magnitude,
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
+            hue=hue,
+            erasing=erasing,
+        )
         self.name = name
         self.class_names = tuple(map(printable, class_names))
         self.seed = seed
@@ -93,6 +116,13 @@ class ImageDataModule(pl.LightningDataModule):
             "flip": flip,
             "min_crop_area": min_crop_area,
             "crop_fraction": crop_fraction,
+            "num_ops": num_ops,
+            "magnitude": magnitude,
+            "brightness": brightness,
+            "contrast": contrast,
+            "saturation": saturation,
+            "hue": hue,
+            "erasing": erasing,
             "num_workers": num_workers,
             "persistent_workers": persistent_workers,
             "pin_memory": pin_memory,
@@ -152,7 +182,13 @@ class ImageDataModule(pl.LightningDataModule):
         return len(self._indices(split))
 
     def use_input(self, spec: InputSpec) -> None:
-        """Makes the loaders give images for a network that takes `spec`, and says in the log what that means."""
+        """Makes the loaders give images for a network that takes `spec`, and says in the log what that means.
+
+        Raises:
+            UserError: An augmentation that makes no sense for such images.
+        """
+        if self.augmentation is not None:
+            self.augmentation.require_fits(spec)
         if spec != self.input:
             log.info("%s", self._conversion(spec))
         self.input = spec

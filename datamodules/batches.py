@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class Split(Dataset):
     ) -> None:
         self._source, self._indices, self._spec = source, indices, spec
         self._augmentation, self._seed = augmentation, seed
+        augmentation.require_fits(spec)
         self._transform = augmentation.transform(spec) if augmentation.transforms_images else None
         # Shared, so that worker processes that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -62,11 +64,17 @@ class Split(Dataset):
             images = torch.stack([self._transformed(*both) for both in zip(positions, chosen, strict=True)])
         if self._augmentation.policy == "affine":
             images = Affine()(images, self._epoch_draws()[positions])
+        if self._augmentation.erasing:
+            images = torch.stack([self._erased(*both) for both in zip(positions, images, strict=True)])
         return normalise(images, self._spec), self._source.labels[chosen]
 
     def _transformed(self, position: Tensor, index: Tensor) -> Tensor:
         seed = derived_seed(self._seed, "augmentation", int(self._epoch), int(position))
         return draw(self._transform, self._source.image(int(index)), seed)
+
+    def _erased(self, position: Tensor, image: Tensor) -> Tensor:
+        seed = derived_seed(self._seed, "erasing", int(self._epoch), int(position))
+        return draw(partial(self._augmentation.erase, spec=self._spec), image, seed)
 
     def _epoch_draws(self) -> Tensor:
         epoch = int(self._epoch)

@@ -12,12 +12,14 @@ from zoo.errors import UserError
 from zoo.storage.records import neighbours
 
 
-def require_count(key: str, value: Any, *, at_least: int = 0) -> None:
-    """Refuses what is no whole number, or one below the bound."""
+def require_count(key: str, value: Any, *, at_least: int = 0, at_most: int | None = None) -> None:
+    """Refuses what is no whole number, or one out of bounds."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise UserError(f"dataset.{key}={value}: expected a whole number")
     if value < at_least:
         raise UserError(f"dataset.{key}={value}: expected at least {at_least}")
+    if at_most is not None and value > at_most:
+        raise UserError(f"dataset.{key}={value}: expected at most {at_most}")
 
 
 def require_text(key: str, value: Any) -> None:
@@ -31,6 +33,13 @@ def require_share(key: str, value: Any, *, whole: bool = False) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not (0 < value < 1 or (whole and value == 1)):
         raise UserError(f"dataset.{key}={value}: expected a share above 0 and {'at most' if whole else 'below'} 1")
+
+
+def require_strength(key: str, value: Any, at_most: float) -> None:
+    """Refuses what is no number from 0 to the bound."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= at_most:
+        raise UserError(f"dataset.{key}={value}: expected a number from 0 to {at_most:g}")
 
 
 def require_flag(key: str, value: Any) -> None:

@@ -27,6 +27,7 @@ from zoo.weights import weights_sha256
 # Where a job is computed and logged, and how its directory is treated, changes no result.
 ELSEWHERE = ("output_dir", "runs_dir", "cache", "logger", "trainer", "resume", "skip_completed")
 _OF_TRAINER = ("precision", "accumulate_batches")  # but these do
+_OF_DEVICE = frozenset({"trainer.precision"})
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def read_inputs(config: Config, command: str) -> Inputs:
         UserError: what is not there, or is not what it is given as.
     """
     data, zoo, blueprint = _data(config), read_zoo(config.zoo), _blueprint(config)
+    _require_fitting_augmentation(data, zoo)
     identity = {
         "command": command,
         **{key: _told(value) for key, value in _flat(result_settings(config))},
@@ -79,7 +81,7 @@ def result_settings(config: Config) -> dict[str, Any]:
 
 def resumed_identity(identity: Mapping[str, str]) -> dict[str, str]:
     """The part of an identity that must not change when a run goes on: it may go on on another device."""
-    return {name: value for name, value in identity.items() if not name.startswith("trainer.")}
+    return {name: value for name, value in identity.items() if name not in _OF_DEVICE}
 
 
 def differences(stored: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
@@ -99,6 +101,20 @@ def _data(config: Config) -> ImageDataModule:
             f"dataset._target_={config.dataset.get('_target_')} made a {type(data).__name__}, no ImageDataModule"
         )
     return data
+
+
+def _require_fitting_augmentation(data: ImageDataModule, zoo: Zoo) -> None:
+    """Refuses an augmentation that makes sense for no network of the zoo, before one is searched for."""
+    if data.augmentation is None:
+        return
+    refusals = []
+    for entry in zoo.values():
+        try:
+            data.augmentation.require_fits(entry.input)
+        except UserError as error:
+            refusals.append(error)
+    if refusals and len(refusals) == len(zoo):
+        raise refusals[0]
 
 
 def _blueprint(config: Config) -> GivenBlueprint | None:

@@ -119,7 +119,9 @@ def register() -> None:
 
 def structured() -> DictConfig:
     """Returns the schema with its defaults, as OmegaConf checks values against it."""
-    return _writable(OmegaConf.structured(Config))
+    config = _writable(OmegaConf.structured(Config))
+    OmegaConf.set_struct(config.dataset, False)  # takes what its data module takes, which ``launch.checks`` knows
+    return config
 
 
 def keys() -> list[str]:

@@ -26,7 +26,10 @@ EVERY = [
     {"augmentation": "randaugment"},
     {"crop": "random_padded", "flip": True},
     {"augmentation": "affine", "crop": "random_resized"},
+    {"augmentation": "affine", "erasing": 0.7},
+    {"augmentation": "randaugment", "num_ops": 1, "magnitude": 30, "brightness": 0.4, "contrast": 0.4, "erasing": 0.5},
 ]
+JITTER = {"brightness": 0.4, "contrast": 0.3, "saturation": 0.5, "hue": 0.1}
 
 
 def noise(num_images: int = 12, channels: int = 3) -> Tensor:
@@ -88,7 +91,8 @@ def test_a_worker_process_may_be_started_anew(options: dict) -> None:
 
 
 def test_worker_processes_draw_what_one_process_draws() -> None:
-    alone, helped = data_of(batch_size=2, **PHOTOS), data_of(batch_size=2, num_workers=2, **PHOTOS)
+    options = {**PHOTOS, **JITTER, "augmentation": "randaugment", "num_ops": 3, "magnitude": 12, "erasing": 0.5}
+    alone, helped = data_of(batch_size=2, **options), data_of(batch_size=2, num_workers=2, **options)
     loader = helped.train_dataloader()
     for number in (0, 1):
         loader.batch_sampler.set_epoch(number)
@@ -166,6 +170,53 @@ def test_random_crops_differ_and_keep_the_share_asked_for() -> None:
     assert len(lowest) > 3
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_erasing_paints_rectangles_of_the_mean_colour_over_as_many_images_as_asked_for(channels: int) -> None:
+    images = noise(num_images=300, channels=channels)
+    indices = torch.arange(300)
+    spec = InputSpec(channels, 24, 20, (0.25,) * channels, (0.5,) * channels)
+    splits = {"train": indices, "val": indices[:1], "test": indices[:1]}
+    source = ImagesInMemory(images, indices % 2)
+    data = ImageDataModule(name="n", source=source, splits=splits, class_names="ab", erasing=0.3)
+    varied, plain = data.images("train", spec, augmented_epoch=0)[0], data.images("train", spec)[0]
+    changed = (varied != plain).any(dim=1)
+    erased = changed.flatten(1).any(dim=1)
+    assert 60 < int(erased.sum()) < 120
+    assert varied.permute(0, 2, 3, 1)[changed].abs().max() < 1e-6  # the mean, normalised
+    for mask in changed[erased]:
+        rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+        area = int((rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1))
+        assert mask.sum() > 0.9 * area  # one rectangle, but for pixels that had that colour
+        assert 0.01 < area / mask.numel() < 0.36
+
+
+def test_erasing_takes_bytes() -> None:
+    spec = InputSpec(3, 16, 16, (0.2, 0.4, 0.6), (1.0,) * 3)
+    white = torch.full((3, 16, 16), 255, dtype=torch.uint8)
+    erased = draw(lambda image: Augmentation(erasing=1.0).erase(image, spec), white, 0)
+    assert erased.dtype == torch.uint8
+    assert erased.flatten(1).unique(dim=1).T.tolist() == [[51, 102, 153], [255, 255, 255]]
+
+
+def test_colour_jitter_stays_within_its_strength() -> None:
+    image = torch.full((1, 16, 16), 0.5)
+    transform = Augmentation(brightness=0.4).transform(InputSpec(1, 16, 16, (0.0,), (1.0,)))
+    values = torch.stack([draw(transform, image, seed)[0, 0, 0] for seed in range(60)])
+    assert 0.3 - 1e-5 <= values.min() < 0.35
+    assert 0.65 < values.max() <= 0.7 + 1e-5
+
+
+def test_magnitude_and_number_of_operations_reach_randaugment() -> None:
+    def strength(**options: int) -> float:
+        transform = Augmentation("randaugment", **options).transform(COLOUR)
+        plain = Augmentation().transform(COLOUR)
+        images = enumerate(noise(60))
+        return sum(float((draw(transform, image, seed) - plain(image)).abs().mean()) for seed, image in images)
+
+    assert strength(magnitude=0) < 0.8 * strength(magnitude=20)
+    assert strength(num_ops=1) < strength(num_ops=4)
+
+
 def test_crop_fraction_cuts_the_middle_out_and_is_part_of_the_digest() -> None:
     image = torch.zeros(1, 1, 80, 80)
     image[..., 10:70, 10:70] = 1
@@ -198,6 +249,12 @@ def test_image_files_are_varied_from_their_full_size(tmp_path: Path) -> None:
         ({"flip": 1}, "dataset.flip=1: expected true or false"),
         ({"min_crop_area": 0}, "dataset.min_crop_area=0: expected a share above 0 and at most 1"),
         ({"crop_fraction": 1.2}, "dataset.crop_fraction=1.2: expected a share above 0 and at most 1"),
+        ({"magnitude": 31}, "dataset.magnitude=31: expected at most 30"),
+        ({"num_ops": 0}, "dataset.num_ops=0: expected at least 1"),
+        ({"magnitude": 5}, "dataset.magnitude=5 is of RandAugment: leave it out, or type dataset.augmentation=rand"),
+        ({"erasing": 1.5}, "dataset.erasing=1.5: expected a number from 0 to 1"),
+        ({"hue": 0.6}, "dataset.hue=0.6: expected a number from 0 to 0.5"),
+        ({"contrast": True}, "dataset.contrast=True: expected a number from 0 to 1"),
         ({"batch_size": "many"}, "dataset.batch_size=many: expected a whole number"),
         ({"batch_size": True}, "dataset.batch_size=True: expected a whole number"),
         ({"num_workers": 1.5}, "dataset.num_workers=1.5: expected a whole number"),
@@ -211,10 +268,19 @@ def test_refuses_wrong_settings(options: dict, told: str) -> None:
     assert str(error.value).startswith(told)
 
 
+@pytest.mark.parametrize("key", ["saturation", "hue"])
+def test_grey_images_have_no_colours_to_vary(key: str) -> None:
+    told = rf"^dataset\.{key}=0.4 is for colour images, the network takes one channel: type dataset\.{key}=0$"
+    with pytest.raises(UserError, match=told):
+        data_of(spec=GREY, **{key: 0.4})
+
+
 def test_policies_are_for_grey_and_colour() -> None:
     spec = InputSpec(4, 16, 16, (0.0,) * 4, (1.0,) * 4)
     with pytest.raises(UserError, match=r"the network takes 4 channels: type dataset\.augmentation=affine"):
-        data_of(noise(channels=4), spec, augmentation="trivial").train_dataloader()
+        data_of(noise(channels=4), spec, augmentation="trivial")
+    with pytest.raises(UserError, match=r"the network takes 4 channels: type dataset\.contrast=0"):
+        data_of(noise(channels=4), spec, contrast=0.4)
     assert (
         data_of(noise(channels=4), spec, crop="random_padded").images("train", spec, augmented_epoch=0)[0].shape[1] == 4
     )

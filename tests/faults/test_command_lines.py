@@ -269,13 +269,15 @@ ZOO = [
     ("train", ["method=cloning", "task.sources=[nosuch]"], ["task.sources=nosuch", "resnext_low"]),
 ]
 FURTHER_DATASET = [
-    ("search", ["+dataset.nosuch=1"], ["dataset.nosuch=1", "batch_size"]),
-    ("search", ["+dataset.bach_size=1"], ["dataset.bach_size=1", "did you mean 'batch_size'"]),
+    ("search", ["dataset.nosuch=1"], ["dataset.nosuch=1", "batch_size"]),
+    ("search", ["dataset.magnitude=31"], ["dataset.magnitude", "at most 30"]),
+    ("search", ["dataset.erasing=often"], ["dataset.erasing", "a number"]),
     ("search", ["+dataset.seed=1"], ["dataset.seed=1", "type seed="]),
     ("search", ["+dataset.split_rule=x"], ["dataset.split_rule=x"]),
     ("search", ["+dataset.source=x"], ["dataset.source=x"]),
     ("search", ["+dataset._partial_=true"], ["dataset._partial_"]),
-    ("search", ["dataset.bach_size=1"], ["dataset.bach_size", "--package dataset"]),
+    ("search", ["dataset.bach_size=1"], ["dataset.bach_size=1", "did you mean 'batch_size'"]),
+    ("search", ["dataset.hue=0.2"], ["dataset.hue=0.2", "one channel", "type dataset.hue=0"]),
     ("search", ["~dataset._target_"], ["dataset._target_"]),
     ("search", ["dataset=image_folder"], ["dataset.root is not given", "type dataset.root="]),
     ("search", ["dataset=image_folder", "~dataset.root"], ["dataset.root"]),
