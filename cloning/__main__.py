@@ -22,9 +22,7 @@ from zoo.blueprint import WEIGHTS_FILE, read_bundle, write_bundle
 from zoo.errors import UserError
 from zoo.registry import read_zoo
 from zoo.storage.files import read_safetensors
-from zoo.storage.records import neighbours, short_repr
-
-ZOOS = Path(__file__).resolve().parents[1] / "conf" / "zoo"
+from zoo.storage.records import short_repr
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,11 +149,7 @@ def _report(found: Unpacked) -> str:
 
 
 def _networks(zoo: str) -> FrozenNetworks:
-    path = Path(zoo) if Path(zoo).suffix else ZOOS / f"{zoo}.yaml"
-    if path.parent == ZOOS and not path.exists():
-        known = neighbours(zoo, [other.stem for other in ZOOS.glob("*.yaml")])
-        raise UserError(f"--zoo={zoo}: there is no {path.name}: {known}; or give the path of a YAML file")
-    return FrozenNetworks(read_zoo(path))
+    return FrozenNetworks(read_zoo(zoo))
 
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

@@ -19,7 +19,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,13 +34,17 @@ from cloning.frozen import FrozenNetwork
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
 from zoo.blueprint import Bundle, check_tensors, parse_blueprint, to_text
+from zoo.entries import ZooEntry
 from zoo.errors import UserError
+from zoo.loading import load_chain
+from zoo.registry import Zoo
 from zoo.storage.files import read_bytes, write_bytes
 from zoo.storage.plain import MAX_BYTES, inflate, one_line, parse_json
 from zoo.storage.records import from_plain, short_repr
 
 MAGIC = b"huozi-clone/1"
 LEARNT = ("adapters", "head")
+_STORED = "networks/"
 SECTIONS = ("blueprint", *LEARNT, "probe")
 NUM_PROBES = 4
 MAX_FILE_BYTES = 2**31
@@ -70,22 +74,62 @@ class Unpacked:
     repaired: tuple[str, ...] = ()
 
 
-def to_bundle(network: ClonedNetwork) -> Bundle:
-    """The content of a bundle directory: what was learnt; complete if copies of networks were tuned."""
+def to_bundle(network: ClonedNetwork, *, complete: bool = False) -> Bundle:
+    """The content of a bundle directory: what was learnt.
+
+    Args:
+        network: A cloned network.
+        complete: Add the weights of target and sources (``networks/NAME/...``), so that loading needs no zoo's. Where
+            copies of the networks were tuned (``copies...``) these are all there is, and the bundle is always complete.
+    """
     tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    return Bundle(describe(network), tensors, complete=len(network.copies) > 0)
+    if complete and not len(network.copies):
+        for frozen in network.networks():
+            state = frozen.chain.network.state_dict()
+            tensors |= {f"{_STORED}{frozen.name}/{key}": tensor.detach().clone() for key, tensor in state.items()}
+    return Bundle(describe(network), tensors, complete=complete or len(network.copies) > 0)
 
 
-def from_bundle(bundle: Bundle, load_network: Load) -> ClonedNetwork:
+def from_bundle(bundle: Bundle, load_network: Load, *, check_digests: bool = True) -> ClonedNetwork:
     """Rebuilds the network of a bundle, in eval mode; its outputs are bit-equal to those of the one saved.
+
+    Args:
+        bundle: Of a directory.
+        load_network: Gives a network of the zoo by name; see ``stored_networks``.
+        check_digests: Compare their weights with the blueprint's digests.
 
     Raises:
         UserError: Networks with other digests, tensors that do not fit the blueprint.
     """
-    network = build(bundle.blueprint, load_network)
-    network = network.thawed() if bundle.complete else network
-    _fill(network, bundle.tensors, "bundle")
+    network = build(bundle.blueprint, load_network, check_digests=check_digests)
+    network = network.thawed() if _holds_copies(bundle) else network
+    _fill(network, {n: t for n, t in bundle.tensors.items() if not n.startswith(_STORED)}, "bundle")
     return network.eval()
+
+
+def from_complete_bundle(bundle: Bundle, zoo: Zoo) -> ClonedNetwork:
+    """Rebuilds the network of a complete bundle; of the zoo its architectures are used, and no weights.
+
+    Raises:
+        UserError: As ``from_bundle``, or the bundle lacks weights of a network.
+    """
+    return from_bundle(
+        bundle, lambda name: _stored_network(bundle, zoo.entry(name)), check_digests=not _holds_copies(bundle)
+    )
+
+
+def _stored_network(bundle: Bundle, entry: ZooEntry) -> FrozenNetwork:
+    chain = load_chain(replace(entry, weights=None))
+    if not _holds_copies(bundle):
+        prefix, state = f"{_STORED}{entry.name}/", chain.network.state_dict()
+        found = {n.removeprefix(prefix): t for n, t in bundle.tensors.items() if n.startswith(prefix)}
+        check_tensors(found, state, is_required=lambda name: True, where=f"bundle: {entry.name}")
+        chain.network.load_state_dict(found)
+    return FrozenNetwork(chain, entry.classes, entry.input)
+
+
+def _holds_copies(bundle: Bundle) -> bool:
+    return any(name.startswith("copies.") for name in bundle.tensors)
 
 
 def pack(network: ClonedNetwork, path: str | Path, *, dtype: str = "float32") -> int:
@@ -145,6 +189,14 @@ def unpack(path: str | Path, load_network: Load, *, tolerance: float | None = No
     network = build(_blueprint(path, sections), load_network)
     _fill(network, _learnt(path, network, header, sections, LEARNT), str(path))
     return _compared(path, network, header, sections, tolerance)
+
+
+def packed_blueprint(path: str | Path) -> CloningBlueprint:
+    """The blueprint of a file, without the networks that it names; refusals as in ``unpack``."""
+    _, sections, damaged = _read(path)
+    if "blueprint" in damaged:
+        raise UserError(f"{path}: damaged in its blueprint (cut short, or a bit has flipped): have it sent again")
+    return _blueprint(path, sections)
 
 
 def repair(

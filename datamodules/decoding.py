@@ -108,20 +108,29 @@ def decode(path: Path, decoding: Decoding) -> Decoded:
 
 
 def _decode(path: Path, decoding: Decoding) -> Decoded:
-    remarks: dict[str, str] = {}
     with Image.open(path, formats=image_formats()) as image:
-        if getattr(image, "is_animated", False):
-            image.seek(0)
-            remarks["frames"] = "several frames, of which the first is taken"
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith(("I", "F")):  # Pillow would clip these at 255
-            return _deep(np.array(upright), upright.info.get("transparency"), decoding, path, remarks)
-        if upright.mode == "LAB":
-            profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-            upright = ImageCms.profileToProfile(upright, *profiles, outputMode="RGB")
-        if upright.has_transparency_data:
-            upright = _composed(upright, decoding, remarks)
-        return Decoded(torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1), 255, remarks)
+        return decode_image(image, decoding, printable(str(path)))
+
+
+def decode_image(image: Image.Image, decoding: Decoding, where: str) -> Decoded:
+    """An image of Pillow's; of several frames the first. ``where`` begins the message of what is refused.
+
+    Raises:
+        UnreadableImage: It holds values beyond its white; what Pillow's readers raise is the caller's.
+    """
+    remarks: dict[str, str] = {}
+    if getattr(image, "is_animated", False):
+        image.seek(0)
+        remarks["frames"] = "several frames, of which the first is taken"
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):  # Pillow would clip these at 255
+        return _deep(np.array(upright), upright.info.get("transparency"), decoding, where, remarks)
+    if upright.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        upright = ImageCms.profileToProfile(upright, *profiles, outputMode="RGB")
+    if upright.has_transparency_data:
+        upright = _composed(upright, decoding, remarks)
+    return Decoded(torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1), 255, remarks)
 
 
 def _composed(image: Image.Image, decoding: Decoding, remarks: dict[str, str]) -> Image.Image:
@@ -141,7 +150,7 @@ def _composed(image: Image.Image, decoding: Decoding, remarks: dict[str, str]) -
 
 
 def _deep(
-    pixels: np.ndarray, transparent: int | None, decoding: Decoding, path: Path, remarks: dict[str, str]
+    pixels: np.ndarray, transparent: int | None, decoding: Decoding, where: str, remarks: dict[str, str]
 ) -> Decoded:
     white = decoding.white_level or (1.0 if pixels.dtype.kind == "f" else 65535)
     low, high = pixels.min(), pixels.max()
@@ -151,9 +160,7 @@ def _deep(
             if not low >= 0 or not np.isfinite(high)
             else f"rescale it, or set dataset.white_level={high:g}"
         )
-        raise UnreadableImage(
-            f"{printable(str(path))} holds values from {low:g} to {high:g}, expected 0 to {white:g}; {key}"
-        )
+        raise UnreadableImage(f"{where} holds values from {low:g} to {high:g}, expected 0 to {white:g}; {key}")
     grey = torch.from_numpy(pixels.astype(np.float32) / white)
     colour = grey.expand(3, -1, -1)
     if transparent is not None and (pixels == transparent).any():

@@ -157,6 +157,17 @@ def labelled_files(root: Path, folder: str, class_names: Sequence[str], listing:
     return len(listing.names) - count
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder, at any depth, by name; what is hidden or no image to Pillow is left out.
+
+    Raises:
+        UserError: It cannot be listed; a link to nothing or to a folder around it.
+    """
+    listing = Listing()
+    _walk(folder, ".", _identities(folder), listing)
+    return [folder / name for name in listing.names]
+
+
 def _walk(root: Path, place: str, above: tuple[tuple[int, int], ...], listing: Listing) -> None:
     for entry in entries(root / place):
         name = f"{place}/{entry.name}"

@@ -51,7 +51,7 @@ def train(job: Job) -> Mapping[str, Any]:
     data, digests = search.correction(describe(network)), describe(network).networks
     options = tuning_options(job, job.run_dir, describe(network))
     network, tuned = tune_cloned(network, data, job.config.tuning, **options)
-    files = save_bundle(job, to_bundle(network))
+    files = save_bundle(job, to_bundle(network, complete=job.config.complete_bundle), network.classes)
     accuracies = search.accuracies(network)
     return job.finish(
         {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from launch.inputs import resumed_identity
 from launch.job import Job
-from zoo.blueprint import BLUEPRINT_FILE, WEIGHTS_FILE, Bundle, to_text, write_bundle
+from zoo.blueprint import BLUEPRINT_FILE, INTERFACE_FILE, WEIGHTS_FILE, Bundle, to_text, write_bundle
+from zoo.interface import Interface, interface_to_plain
 from zoo.storage.store import content_key
 
 
@@ -32,12 +35,25 @@ def tuning_options(job: Job, run_dir: Path, blueprint: Any) -> dict[str, Any]:
     }
 
 
-def save_bundle(job: Job, bundle: Bundle) -> list[Path]:
-    """Writes the bundle of a tuned network, and hands a copy to the tracker."""
+def save_bundle(job: Job, bundle: Bundle, classes: Sequence[str]) -> list[Path]:
+    """Writes the bundle of a tuned network with its interface, and hands a copy to the tracker.
+
+    Args:
+        classes: names of the network's outputs in their order.
+    """
     if not job.is_main:
         return []
-    directory = job.run_dir / "bundle"
-    write_bundle(directory, bundle)
-    files = [directory / BLUEPRINT_FILE, directory / WEIGHTS_FILE]
+    directory, dataset = job.run_dir / "bundle", job.config.dataset
+    assert job.data.input is not None, "tuning has told the data what the network takes"
+    interface = Interface(
+        job.data.input,
+        tuple(classes),
+        crop_fraction=job.data.options["crop_fraction"],
+        background=dataset.get("background", "white"),
+        white_level=dataset.get("white_level"),
+        networks={name: job.zoo.entry(name) for name in bundle.blueprint.networks},
+    )
+    write_bundle(directory, replace(bundle, interface=interface_to_plain(interface)))
+    files = [directory / name for name in (BLUEPRINT_FILE, INTERFACE_FILE, WEIGHTS_FILE)]
     job.tracker.artifact("bundle", "model", files)
     return files

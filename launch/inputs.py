@@ -25,7 +25,7 @@ from zoo.storage.sources import module_digest
 from zoo.weights import weights_sha256
 
 # Where a job is computed and logged, and how its directory is treated, changes no result.
-ELSEWHERE = ("output_dir", "runs_dir", "cache", "logger", "trainer", "resume", "skip_completed")
+ELSEWHERE = ("output_dir", "runs_dir", "cache", "logger", "trainer", "resume", "skip_completed", "complete_bundle")
 _OF_TRAINER = ("precision", "accumulate_batches")  # but these do
 _OF_DEVICE = frozenset({"trainer.precision"})
 

@@ -48,7 +48,8 @@ def train(job: Job) -> Mapping[str, Any]:
     search = _build_search(job)
     network = _compose(job, search)
     tuned = _tune(job, search, network, job.run_dir)
-    files = save_bundle(job, to_bundle(network, search.chains, complete=job.config.tuning.mode == "full"))
+    complete = job.config.complete_bundle or job.config.tuning.mode == "full"
+    files = save_bundle(job, to_bundle(network, search.chains, complete=complete), search.data.class_names)
     costs = count(network, search.data.input.example())
     return job.finish(
         {

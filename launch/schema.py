@@ -98,6 +98,7 @@ class Config:
     resume: str | None = None
     blueprint: str | None = None
     skip_completed: bool = False
+    complete_bundle: bool = False
 
     def __post_init__(self) -> None:
         check(self)

@@ -205,12 +205,20 @@ def from_bundle(bundle: Bundle, chains: Mapping[str, Chain]) -> AssembledNetwork
 def load(directory: str | Path, zoo: Zoo) -> AssembledNetwork:
     """Rebuilds the network of a bundle's directory with the networks of a zoo, in eval mode.
 
+    Raises:
+        UserError: As ``read_bundle`` and ``rebuild``.
+    """
+    return rebuild(read_bundle(directory), zoo)
+
+
+def rebuild(bundle: Bundle, zoo: Zoo) -> AssembledNetwork:
+    """Rebuilds the network of a bundle with the networks of a zoo, in eval mode.
+
     For a complete bundle no weights of the zoo are read, so that their files may be missing.
 
     Raises:
-        UserError: As ``read_bundle``, ``load_chain`` and ``from_bundle``, or a network that the zoo lacks.
+        UserError: As ``load_chain`` and ``from_bundle``, or a network that the zoo lacks.
     """
-    bundle = read_bundle(directory)
     entries = {name: zoo.entry(name) for name in bundle.blueprint.networks}
     if bundle.complete:
         entries = {name: replace(entry, weights=None) for name, entry in entries.items()}

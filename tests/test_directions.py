@@ -10,12 +10,15 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = {"hydra", "omegaconf", "conf", "launch"}
 ABOVE_METHODS = {"deploy", "studies", "benchmarks", *CONFIG}
+HYDRA = {"hydra", "omegaconf", "conf"}
 FORBIDDEN = {
     "zoo": {"tuning", "reassembly", "cloning", "datamodules", *ABOVE_METHODS},
     "datamodules": {"tuning", "reassembly", "cloning", *ABOVE_METHODS},
     "tuning": {"reassembly", "cloning", "datamodules", *ABOVE_METHODS},
     "reassembly": {"cloning", *ABOVE_METHODS},
     "cloning": {"reassembly", *ABOVE_METHODS},
+    "launch": {"deploy", "studies", "benchmarks"},
+    "deploy": {"studies", "benchmarks", *HYDRA},
 }
 # Of the ground floor, what each room may import of it.
 ROOMS = {

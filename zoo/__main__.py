@@ -15,13 +15,11 @@ from zoo.architectures import select
 from zoo.chain import Chain, Costs
 from zoo.errors import UserError
 from zoo.loading import load_chain
-from zoo.registry import find_entry
+from zoo.registry import ZOOS, find_entry
 from zoo.storage.files import write_text
 from zoo.support import examine, support_page
 
 WIDTH_IN_FILES = 140
-ZOOS = Path(__file__).resolve().parents[1] / "conf" / "zoo"
-"""Where the command looks for zoos; the package itself takes a path."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

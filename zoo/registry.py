@@ -43,8 +43,28 @@ class Zoo(Mapping[str, ZooEntry]):
         return self._entries[name]
 
 
+ZOOS = Path(__file__).resolve().parents[1] / "conf" / "zoo"
+"""Where a zoo that is given by its name alone is looked for."""
+
+
+def zoo_path(source: str | Path) -> Path:
+    """The YAML file of a zoo that is given as a path, or by its name alone (`embedded`).
+
+    Raises:
+        UserError: Neither there; near names are told.
+    """
+    path = Path(source)
+    if path.suffix or path.exists() or len(path.parts) != 1:
+        return path
+    named = ZOOS / f"{path}.yaml"
+    if not named.exists():
+        known = neighbours(str(source), [other.stem for other in ZOOS.glob("*.yaml")])
+        raise UserError(f"there is no zoo {str(source)!r}: {known}; or give the path of a YAML file")
+    return named
+
+
 def read_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
-    """A zoo out of a YAML file, or out of a mapping with the same fields (`name`, `input`, `networks`).
+    """A zoo by its name (`embedded`), out of a YAML file, or out of a mapping of `name`, `input` and `networks`.
 
     What an entry's `input` leaves open comes from the zoo's, then, for networks of timm and torchvision, from the
     preprocessing of the published weights. `task`, what `method=cloning` makes of this zoo unless told otherwise, is
@@ -61,7 +81,11 @@ def read_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
 
 
 def _parse_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
-    content, where = (source, "zoo") if isinstance(source, Mapping) else (read_yaml(source), str(source))
+    if isinstance(source, Mapping):
+        content, where = source, "zoo"
+    else:
+        path = zoo_path(source)
+        content, where = read_yaml(path), str(path)
     unknown = [str(key) for key in content if key not in _FIELDS]
     if unknown:
         raise UserError(f"{where}: unknown field {unknown[0]!r}: {neighbours(unknown[0], _FIELDS)}")

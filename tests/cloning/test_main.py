@@ -88,7 +88,7 @@ def test_mistakes_are_one_line_and_exit_code_2(run: Path, capsys: pytest.Capture
         (["pack", run / "nothing", run / "new"], "holds no bundle"),
         (["unpack", run / "cut", "--zoo", run / "zoo.yaml"], "damaged in head"),
         (["unpack", run / "clone", "--zoo", other], "has no network 'high'"),
-        (["unpack", run / "clone", "--zoo", "nowhere"], "--zoo=nowhere: there is no nowhere.yaml: known: cnn"),
+        (["unpack", run / "clone", "--zoo", "nowhere"], "there is no zoo 'nowhere': known: cnn"),
     ):
         assert call(*arguments) == 2
         printed = capsys.readouterr()

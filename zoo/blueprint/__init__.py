@@ -18,11 +18,20 @@ from zoo.blueprint.blueprint import (
     to_text,
     write_blueprint,
 )
-from zoo.blueprint.bundle import BLUEPRINT_FILE, WEIGHTS_FILE, Bundle, check_tensors, read_bundle, write_bundle
+from zoo.blueprint.bundle import (
+    BLUEPRINT_FILE,
+    INTERFACE_FILE,
+    WEIGHTS_FILE,
+    Bundle,
+    check_tensors,
+    read_bundle,
+    write_bundle,
+)
 
 __all__ = [
     "BLUEPRINT_FILE",
     "FORMAT",
+    "INTERFACE_FILE",
     "MAX_CLASSES",
     "WEIGHTS_FILE",
     "AdapterSpec",

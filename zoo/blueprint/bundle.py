@@ -1,11 +1,12 @@
 """Bundles: a blueprint and what was learnt, in one directory that travels.
 
     blueprint.yaml        which parts of which networks, with their digests
+    interface.yaml        what the network takes and gives, and what its networks are built by (``zoo.interface``)
     weights.safetensors   the learnt tensors only, or every tensor of the composed network
 
-The header of the weights holds the digest of the tensors and that of the blueprint they belong to, so that damage and
+The header of the weights holds the digest of the tensors and those of the texts they belong to, so that damage and
 files that do not belong together are told from a good bundle. The weights are written last: without them there is no
-bundle.
+bundle. Bundles of earlier versions have no ``interface.yaml``.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from zoo.blueprint.blueprint import read_blueprint, to_text
 from zoo.digests import digest
 from zoo.errors import UserError
 from zoo.storage import files
+from zoo.storage.plain import MAX_BYTES, dump_yaml
 
 FORMAT = "huozi-bundle/1"
 BLUEPRINT_FILE = "blueprint.yaml"
+INTERFACE_FILE = "interface.yaml"
 WEIGHTS_FILE = "weights.safetensors"
 
 
@@ -37,11 +40,13 @@ class Bundle:
         tensors: by their names in the composed network.
         complete: whether ``tensors`` are all of the network's, so that the zoo's weights are not needed, only its
             architectures; then the digests in the blueprint say where the network began, and are not checked.
+        interface: plain data of ``zoo.interface``; None in bundles that have none.
     """
 
     blueprint: Any
     tensors: Mapping[str, Tensor]
     complete: bool
+    interface: Mapping[str, Any] | None = None
 
 
 def write_bundle(directory: str | Path, bundle: Bundle) -> None:
@@ -50,13 +55,14 @@ def write_bundle(directory: str | Path, bundle: Bundle) -> None:
         "format": FORMAT,
         "contents": "complete" if bundle.complete else "learnt",
         "tensors": digest(bundle.tensors),
-        "blueprint": _text_digest(bundle.blueprint),
+        "blueprint": _sha256(to_text(bundle.blueprint).encode()),
     }
+    contents = {Path(directory) / BLUEPRINT_FILE: to_text(bundle.blueprint).encode()}
+    if bundle.interface is not None:
+        text = contents[Path(directory) / INTERFACE_FILE] = dump_yaml(bundle.interface).encode()
+        metadata["interface"] = _sha256(text)
     files.write_together(
-        {
-            Path(directory) / BLUEPRINT_FILE: to_text(bundle.blueprint).encode(),
-            Path(directory) / WEIGHTS_FILE: files.safetensors_bytes(bundle.tensors, metadata),
-        }
+        {**contents, Path(directory) / WEIGHTS_FILE: files.safetensors_bytes(bundle.tensors, metadata)}
     )
 
 
@@ -77,9 +83,18 @@ def read_bundle(directory: str | Path, *kinds: type) -> Bundle:
         raise UserError(f"{path}: format {metadata.get('format')!r} is not supported; expected {FORMAT}")
     if metadata.get("tensors") != digest(tensors):
         raise UserError(f"{path}: damaged: its tensors differ from the digest in its header; copy the bundle anew")
-    if metadata.get("blueprint") != _text_digest(blueprint):
+    if metadata.get("blueprint") != _sha256(to_text(blueprint).encode()):
         raise UserError(f"{path}: these weights belong to another blueprint than {BLUEPRINT_FILE} beside them")
-    return Bundle(blueprint, tensors, complete=metadata["contents"] == "complete")
+    interface = _read_interface(Path(directory) / INTERFACE_FILE, metadata.get("interface"))
+    return Bundle(blueprint, tensors, metadata["contents"] == "complete", interface)
+
+
+def _read_interface(path: Path, expected: str | None) -> dict[str, Any] | None:
+    if expected is None:  # of an earlier version; a file that lies there is of another bundle
+        return None
+    if _sha256(files.read_bytes(path, MAX_BYTES)) != expected:
+        raise UserError(f"{path}: damaged, or not what the weights beside it were written with; copy the bundle anew")
+    return files.read_yaml(path)
 
 
 def check_tensors(
@@ -110,5 +125,5 @@ def check_tensors(
             raise UserError(f"{where}: tensor {name!r} is missing")
 
 
-def _text_digest(blueprint: Any) -> str:
-    return hashlib.sha256(to_text(blueprint).encode()).hexdigest()
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,47 @@
+"""``python -m deploy COMMAND RUN``: what is done with the result of a run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from zoo.errors import UserError
+
+COMMANDS = {
+    "describe": "print what a result is: composition, classes, input, parameters",
+    "complete": "make its bundle independent of zoo files, checkpoints and the network",
+}
+"""What the help says, by name; ``deploy/NAME.py`` has ``add_arguments(parser)`` and ``run(options) -> exit status``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code: 2 for a mistake of the user, 1 for any other failure."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="python -m deploy", description="Use the result of search.py and train.py.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, told in COMMANDS.items():
+        command = commands.add_parser(name, help=told, description=told[0].upper() + told[1:] + ".")
+        if name in arguments[:1]:  # the others are not imported
+            importlib.import_module(f"deploy.{name}").add_arguments(command)
+    options = parser.parse_args(arguments)
+    console = logging.StreamHandler()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
+    try:
+        return importlib.import_module(f"deploy.{options.command}").run(options) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read the output, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
