@@ -177,6 +177,12 @@ class ImageDataModule(pl.LightningDataModule):
                 images[name] = ListedImage(label, split, size_bytes, modified_ns)
         return Manifest(self.digest, dict(sorted(images.items())))
 
+    @property
+    def evaluation_input(self) -> InputSpec:
+        """What the images of validation and test are made for, the crop included; `use_input` comes first."""
+        assert self.input is not None, "call use_input before asking for it"
+        return self._cropped(self.input)
+
     def num_images(self, split: str) -> int:
         """Number of images of a split."""
         return len(self._indices(split))

@@ -28,7 +28,7 @@ def description(model: Model) -> str:
     costs = model.costs
     classes = ", ".join(model.classes[:12]) + (", ..." if len(model.classes) > 12 else "")
     mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (spec.mean, spec.std))
-    crop = "" if model.interface.crop_fraction == 1 else f", crop {model.interface.crop_fraction:g}"
+    crop = "" if spec.crop_pct == 1 and spec.crop_mode == "center" else f", {spec.crop_mode} crop {spec.crop_pct:.4g}"
     what = {"recipe": "recipe without learnt weights", "clone": "packed clone"}.get(origin.kind)
     if what is None:
         what = "complete bundle" if origin.bundle is not None and origin.bundle.complete else "bundle"

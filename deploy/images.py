@@ -42,7 +42,7 @@ def _is_single(images: Images) -> bool:
 
 def _prepared(item: Any, interface: Interface) -> Tensor:
     pixels = as_pixels(item, interface)
-    return normalise(resize_and_crop(pixels, interface.input, interface.crop_fraction), interface.input)
+    return normalise(resize_and_crop(pixels, interface.input), interface.input)
 
 
 def as_pixels(item: Any, interface: Interface) -> Tensor:

@@ -44,11 +44,9 @@ def save_bundle(job: Job, bundle: Bundle, classes: Sequence[str]) -> list[Path]:
     if not job.is_main:
         return []
     directory, dataset = job.run_dir / "bundle", job.config.dataset
-    assert job.data.input is not None, "tuning has told the data what the network takes"
     interface = Interface(
-        job.data.input,
+        job.data.evaluation_input,
         tuple(classes),
-        crop_fraction=job.data.options["crop_fraction"],
         background=dataset.get("background", "white"),
         white_level=dataset.get("white_level"),
         networks={name: job.zoo.entry(name) for name in bundle.blueprint.networks},

@@ -1,8 +1,7 @@
 """What a bundle tells of its network beside the recipe: what it takes, what it gives, what its networks are built by.
 
     format: huozi-interface/1
-    input: {channels: 3, height: 224, width: 224, mean: [...], std: [...], interpolation: bicubic}
-    crop_fraction: 0.875
+    input: {channels: 3, height: 224, width: 224, mean: [...], std: [...], interpolation: bicubic, crop_pct: 0.95}
     background: white
     classes: [cat, dog]
     networks: {resnet18: {source: timm, model: resnet18, ...}}
@@ -16,14 +15,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Any
 
 from torch import nn
 
 from zoo.builders import require_architecture
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
-from zoo.limits import above
 from zoo.storage.records import from_plain, short_repr, to_plain
 
 FORMAT = "huozi-interface/1"
@@ -39,7 +37,6 @@ class Interface:
     Attributes:
         input: What it takes.
         classes: Names of its outputs in their order.
-        crop_fraction: Share of the covering side that is cut out of an image's centre.
         background: Behind what is transparent in an image.
         white_level: What is white in images of more than 8 bits; None takes 65535 and 1.
         networks: Entries of the zoo that it was built of; empty where nothing is known of them.
@@ -47,7 +44,6 @@ class Interface:
 
     input: InputSpec
     classes: tuple[str, ...]
-    crop_fraction: Annotated[float, above(0, 1)] = 1.0
     background: str | int | tuple[int, int, int] = "white"
     white_level: float | None = None
     networks: Mapping[str, ZooEntry] | None = None
