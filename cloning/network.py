@@ -20,6 +20,7 @@ from cloning.clone import Clone, num_positions, source_position
 from cloning.frozen import FrozenNetwork
 from cloning.stages import Grafts, Trunk
 from tuning.network import TunableNetwork
+from zoo.chain.origins import Origin
 from zoo.errors import UserError
 from zoo.stitching.adapters import Adapter
 
@@ -79,6 +80,15 @@ class ClonedNetwork(TunableNetwork):
         if mode == "probe":
             return [self.head]
         return [self] if mode == "full" else [*self.adapters, self.head]
+
+    def origins(self) -> dict[str, Origin]:
+        """Of the parameters of the copies that ``full`` tunes, each in the chain of its own network."""
+        networks = (self.target, *(clone.source for clone in self.clones))
+        return {
+            f"copies.{k}.{name}": network.chain.origins[name]
+            for k, (module, network) in enumerate(zip(self.copies, networks, strict=False))
+            for name, _ in module.named_parameters()
+        }
 
     def initial_head(self) -> tuple[Tensor, Tensor]:
         """The closed-form F_c: (C, d) and (C,), block by block.

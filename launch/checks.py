@@ -59,6 +59,7 @@ def check(config: Config) -> None:
     """
     _check_paths(config)
     _check_dataset(config.dataset)
+    _check_optimizer(config)
     _check_machine(config)
     _check_zoo(config)
 
@@ -134,6 +135,20 @@ def _check_machine(config: Config) -> None:
             f"trainer.strategy={trainer.strategy} with trainer.accelerator={kind} and trainer.precision="
             f"{trainer.precision} cannot be used here: {str(error).rstrip('.')}; type trainer=cpu, gpu or ddp"
         ) from error
+
+
+def _check_optimizer(config: Config) -> None:
+    """Refuses an optimiser or schedule that cannot be had or cannot take a step."""
+    optimizer, trainer = config.optimizer, config.trainer
+    if optimizer.fused and optimizer.gradient_clip_norm and trainer.precision == "16-mixed":
+        raise UserError(
+            "optimizer.fused=true with trainer.precision=16-mixed cannot clip gradients: type optimizer.fused=false or "
+            "optimizer.gradient_clip_norm=0"
+        )
+    if optimizer._target_ is not None or config.schedule._target_ is not None:
+        from tuning.optimizers import check_optimizer  # heavy
+
+        check_optimizer(optimizer, config.schedule)
 
 
 def _count_devices() -> dict[str, int]:

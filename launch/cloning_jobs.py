@@ -66,6 +66,7 @@ def train(job: Job) -> Mapping[str, Any]:
         composition=describe(network).composition,
         choice=tuned.choice,
         val_accuracies=tuned.val_accuracies,
+        parameter_groups=tuned.parameter_groups,
         accuracies=asdict(accuracies),
         num_trained_parameters=tuned.num_trained_parameters,
         **_measures(search, network, "test", digests),

@@ -61,6 +61,7 @@ def train(job: Job) -> Mapping[str, Any]:
         composition=network.blueprint.composition,
         choice=tuned.choice,
         val_accuracies=tuned.val_accuracies,
+        parameter_groups=tuned.parameter_groups,
         num_parameters=costs.num_params,
         num_trained_parameters=tuned.num_trained_parameters,
         macs=costs.macs,

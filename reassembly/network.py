@@ -15,6 +15,7 @@ from torch.nn.utils import skip_init
 from tuning.network import TunableNetwork
 from zoo.blueprint import AdapterSpec, BlockSpec, Bundle, ReassemblyBlueprint, check_digest, check_tensors, read_bundle
 from zoo.chain import Chain, Costs
+from zoo.chain.origins import Origin
 from zoo.chain.signals import Signal, pool
 from zoo.digests import digest
 from zoo.errors import UserError
@@ -36,6 +37,7 @@ class AssembledNetwork(TunableNetwork):
         adapters: One between each two blocks; identity where a block continues the one before it.
         neck: The last network's own way from its last block to its classifier, or mean pooling.
         head: New linear classifier.
+        origins: Of the parameters of the networks that the blocks come from, by network and original name.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class AssembledNetwork(TunableNetwork):
         adapters: Sequence[nn.Module],
         neck: nn.Module,
         head: nn.Linear,
+        origins: Mapping[str, Mapping[str, Origin]],
     ) -> None:
         super().__init__()
         self.blueprint, self.class_names = blueprint, blueprint.head.classes
+        self._origins = origins
         self.blocks = nn.ModuleList(blocks)
         self.adapters = nn.ModuleList(adapters)
         self.neck = neck
@@ -65,6 +69,15 @@ class AssembledNetwork(TunableNetwork):
         if mode != "freeze":
             return list(super().trainable_modules(mode))
         return [*(adapter for adapter in self.adapters if isinstance(adapter, Adapter)), self.head]
+
+    def origins(self) -> dict[str, Origin]:
+        """Of the parameters of blocks and neck, each in the chain of its own network."""
+        parts = [(f"blocks.{k}", *part) for k, part in enumerate(zip(self.blocks, self.blueprint.blocks, strict=True))]
+        return {
+            f"{prefix}.{name}": self._origins[spec.network][name]
+            for prefix, module, spec in [*parts, ("neck", self.neck, self.blueprint.blocks[-1])]
+            for name, _ in module.named_parameters()
+        }
 
 
 class MeanPool(nn.Module):
@@ -110,7 +123,8 @@ def assemble(
     with torch.no_grad():
         head.weight.normal_(0, 1 / math.sqrt(num_features), generator=generator)
         head.bias.zero_()
-    return AssembledNetwork(blueprint, blocks, adapters, neck, head).eval()
+    origins = {name: chains[name].origins for name in {block.network for block in blueprint.blocks}}
+    return AssembledNetwork(blueprint, blocks, adapters, neck, head, origins).eval()
 
 
 def check_blueprint(blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain], *, check_digests: bool = True) -> None:

@@ -21,6 +21,8 @@ from tuning.losses import LeaveOneOutHead
 from tuning.module import TuningModule
 from tuning.network import TunableNetwork
 from tuning.norm_stats import choose_norm_stats, has_norm_stats
+from tuning.optimizers import check_optimizer
+from tuning.parameter_groups import ParameterGroup, parameter_groups, table
 from tuning.ridge import RidgeFit, calibrate, fit_ridge
 from tuning.settings import OptimizerSettings, Recipe, ScheduleSettings, TrainerSettings, TuningSettings
 from tuning.trainer import build_trainer, quiet
@@ -52,6 +54,7 @@ class TuningResult:
         num_trained_parameters: Of what the mode trains.
         epochs: Passes over the training images.
         seconds: Wall time per phase.
+        parameter_groups: ``name``, ``num_parameters``, ``learning_rate`` and ``weight_decay`` of what was trained.
     """
 
     choice: str
@@ -65,6 +68,7 @@ class TuningResult:
     num_trained_parameters: int
     epochs: int
     seconds: dict[str, float]
+    parameter_groups: list[dict[str, str | int | float]]
 
 
 def tune(
@@ -108,6 +112,7 @@ def tune(
     check_data(data, network, test=test)
     settings = (optimizer or OptimizerSettings(), schedule or ScheduleSettings(), trainer or TrainerSettings())
     recipe = Recipe(tuning, *settings, seed)
+    check_optimizer(recipe.optimizer, recipe.schedule)
     checkpoints = Checkpoints(Path(run_dir) / "checkpoints", identity or {})
     resumed = checkpoints.resumable() if resume else None
     clock = _Clock()
@@ -123,6 +128,7 @@ def tune(
             start = evaluation.candidate("start", inputs)
             for logger in loggers:
                 logger.log_metrics({"val/accuracy": start.val_accuracy, "val/loss": start.val_loss}, step=0)
+        groups: list[ParameterGroup] = []
         candidates, loss, norm_stats = [start], _resolve_loss(network, inputs, tuning), "none"
         if loss != "none":
             with clock("fit"):
@@ -135,6 +141,9 @@ def tune(
                 network.freeze(tuning.mode, norm_stats=norm_stats)
                 features = partial(inputs.features, "train", device)
                 module = TuningModule(network, inputs.body, recipe, leave_one_out=head, features=features)
+                groups = parameter_groups(network, recipe.optimizer)
+                for line in table(groups):
+                    log.info("%s", line)
                 _fit(module, inputs, recipe, checkpoints, loggers, callbacks, resume=resumed is not None)
             with clock("refit"):
                 _restore(network, checkpoints.state(BEST))
@@ -165,6 +174,7 @@ def tune(
         num_trained_parameters=num_trained,
         epochs=tuning.num_epochs if loss != "none" else 0,
         seconds=clock.seconds,
+        parameter_groups=[group.record() for group in groups],
     )
 
 

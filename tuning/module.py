@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
@@ -20,7 +19,9 @@ from tuning.distributed import gather_rows, total, world_size
 from tuning.losses import LeaveOneOutHead, cross_entropy
 from tuning.mixing import mix
 from tuning.network import TunableNetwork
-from tuning.settings import Recipe, ScheduleSettings
+from tuning.optimizers import build_optimizer, build_schedule
+from tuning.parameter_groups import parameter_groups
+from tuning.settings import Recipe
 from zoo.checkpoints import shorten
 from zoo.errors import UserError
 
@@ -163,16 +164,10 @@ class TuningModule(pl.LightningModule):
         self._resumed = checkpoint.get("trained")
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Decays weight matrices and kernels, not norms and biases; one schedule step per optimiser step."""
-        settings = self._recipe.optimizer
-        groups = parameter_groups(self.network, settings.weight_decay)
-        if settings.name == "adamw":
-            optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
-        else:
-            optimizer = torch.optim.SGD(
-                groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0
-            )
-        scheduler = LambdaLR(optimizer, rate(self._recipe.schedule, int(self.trainer.estimated_stepping_batches)))
+        """The optimiser of the parameter groups; one schedule step per optimiser step."""
+        settings, num_steps = self._recipe.optimizer, int(self.trainer.estimated_stepping_batches)
+        optimizer = build_optimizer(parameter_groups(self.network, settings), settings)
+        scheduler = LambdaLR(optimizer, build_schedule(self._recipe.schedule, num_steps, settings.learning_rate))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -206,31 +201,6 @@ class TuningModule(pl.LightningModule):
         accuracy.update(logits, labels)
         for name, metric in (("loss", loss), ("accuracy", accuracy)):
             self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(labels))
-
-
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trained parameters in two groups: matrices and kernels with decay, vectors and scalars without."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def rate(schedule: ScheduleSettings, num_steps: int) -> Callable[[int], float]:
-    """The share of the peak learning rate at each step: a linear rise, then a cosine or nothing more."""
-    warmup = schedule.warmup_fraction * num_steps
-
-    def share(step: int) -> float:
-        if step + 1 < warmup:
-            return (step + 1) / warmup
-        if schedule.name == "constant":
-            return 1.0
-        progress = min((step - warmup) / max(num_steps - warmup, 1), 1.0)
-        return schedule.final_fraction + (1 - schedule.final_fraction) * (1 + math.cos(math.pi * max(progress, 0))) / 2
-
-    return share
 
 
 def _frozen_keys(module: TuningModule) -> set[str]:

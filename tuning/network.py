@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from tuning.freezing import keep_frozen_in_eval, set_trainable, trainable_submodules
+from zoo.chain.origins import Origin
 from zoo.errors import UserError
 
 MODES = ("full", "freeze", "probe")
@@ -37,6 +38,10 @@ class TunableNetwork(nn.Module, ABC):
     def trainable_modules(self, mode: str) -> Sequence[nn.Module]:
         """The modules a mode trains: all in ``full``, the head in ``probe`` and, if not overridden, in ``freeze``."""
         return [self] if mode == "full" else [self.head]
+
+    def origins(self) -> Mapping[str, Origin]:
+        """Where the pre-trained parameters stood in their own networks, by name, as far as that is known."""
+        return {}
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Maps images (N, C, H, W) to the pooled features (N, d) that feed the head."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from tuning.network import MODES
 from zoo.errors import UserError
-from zoo.limits import MAX_INTEGER, above, at_least, check, from_below, one_of
+from zoo.limits import MAX_INTEGER, above, at_least, check, from_below, one_of, require, shown
 
 
 @dataclass(frozen=True)
@@ -85,24 +85,57 @@ class TuningSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The optimiser of the trained parameters; norms and biases are not decayed.
+    """The optimiser of the trained parameters, and how the parameters are grouped (``tuning.parameter_groups``).
 
     Attributes:
         name: ``adamw`` or ``sgd`` (Nesterov).
-        learning_rate: Peak of the schedule.
-        weight_decay: Decoupled for ``adamw``.
+        learning_rate: Of adapters and head, at the peak of the schedule.
+        block_scale: The rate of pre-trained blocks, relative to that of adapters and head.
+        layer_decay: By this the rate of a pre-trained block shrinks with each node between it and the head of its own
+            network; 1 gives all nodes the same.
+        weight_decay: Decoupled for ``adamw``; norms, biases, tokens and tables of positions are not decayed.
         momentum: For ``sgd``.
+        betas: For ``adamw``: decay of the running means of gradient and squared gradient.
+        fused: One kernel for all parameters of a group: faster on a GPU, the same up to rounding.
         gradient_clip_norm: Largest norm of the gradient; 0 switches clipping off.
+        _target_: Dotted name of another optimiser, of torch, timm or your own: called with groups of parameters,
+            ``lr``, ``weight_decay`` and ``kwargs``. It takes the place of ``name``.
+        kwargs: Further arguments of ``_target_``.
     """
 
     name: Annotated[str, one_of("adamw", "sgd")] = "adamw"
     learning_rate: Annotated[float, above(0, 1000)] = 3e-3
+    block_scale: Annotated[float, at_least(0, 1000)] = 1.0
+    layer_decay: Annotated[float, above(0, 1)] = 1.0
     weight_decay: Annotated[float, at_least(0, 1000)] = 0.02
     momentum: Annotated[float, from_below(0, 1)] = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    fused: bool = False
     gradient_clip_norm: Annotated[float, at_least(0, 1e9)] = 0.0
+    _target_: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(self, "optimizer")
+        object.__setattr__(self, "betas", tuple(self.betas))
+        if len(self.betas) != 2:
+            raise UserError(
+                f"optimizer.betas={list(self.betas)}: allowed are two numbers; type optimizer.betas=[0.9,0.999]"
+            )
+        for beta in self.betas:
+            require("optimizer.betas", beta, from_below(0, 1), default="[0.9,0.999]")
+        if self.kwargs and self._target_ is None:
+            raise UserError(
+                f"optimizer.kwargs={shown(self.kwargs)} are for optimizer._target_=..., and optimizer.name={self.name} "
+                "has keys of its own: leave them out"
+            )
+        used = {} if self._target_ else {"sgd": {"momentum", "fused"}, "adamw": {"betas", "fused"}}[self.name]
+        for key in ("momentum", "betas", "fused"):
+            value, default = getattr(self, key), OptimizerSettings.__dataclass_fields__[key].default
+            if key not in used and value != default:
+                which = f"_target_={self._target_}" if self._target_ else f"name={self.name}"
+                advice = f"type optimizer.kwargs={{{key}: ...}}" if self._target_ else "leave it out"
+                raise UserError(f"optimizer.{key}={shown(value)} has no effect with optimizer.{which}: {advice}")
 
 
 @dataclass(frozen=True)
@@ -112,15 +145,27 @@ class ScheduleSettings:
     Attributes:
         name: ``cosine`` to ``final_fraction`` of the peak, or ``constant``.
         warmup_fraction: Share of all steps over which the rate rises linearly.
-        final_fraction: Share of the peak at the last step.
+        final_fraction: Share of the peak at the last step of ``cosine``.
+        _target_: Dotted name of another schedule, of torch, timm, transformers or your own: called with an optimiser
+            and ``kwargs``, and stepped after every step of the optimiser. What it calls the number of all steps
+            (``T_max``, ``total_steps``, ``t_initial``, ...) is filled in where ``kwargs`` leave it out. It takes the
+            place of ``name`` and follows on the warm-up.
+        kwargs: Further arguments of ``_target_``.
     """
 
     name: Annotated[str, one_of("cosine", "constant")] = "cosine"
     warmup_fraction: Annotated[float, at_least(0, 1)] = 0.2
     final_fraction: Annotated[float, at_least(0, 1)] = 0.0
+    _target_: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(self, "schedule")
+        if self.kwargs and self._target_ is None:
+            raise UserError(
+                f"schedule.kwargs={shown(self.kwargs)} are for schedule._target_=..., and schedule.name={self.name} "
+                "has keys of its own: leave them out"
+            )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from zoo.chain.modes import eval_mode, fresh_caches, meta_copy, meta_pass
 from zoo.chain.neck import neck_program
 from zoo.chain.nodes import choose_cuts
 from zoo.chain.observe import Observation, observe
+from zoo.chain.origins import Origin, parameter_origins
 from zoo.chain.program import Block, Program, Step
 from zoo.chain.refusals import ADVICE, failed_forward, no_tensor, require_plain
 from zoo.chain.signals import Signal
@@ -208,6 +209,11 @@ class Chain(Nodes):
     def neck_costs(self) -> Costs:
         """Of the neck, at the native resolution."""
         return self._neck_costs_and_dim[0]
+
+    @cached_property
+    def origins(self) -> dict[str, Origin]:
+        """Where every parameter of the network stands, by its qualified name."""
+        return parameter_origins(self)
 
     @property
     def costs(self) -> Costs:
