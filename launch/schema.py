@@ -143,6 +143,8 @@ def keys() -> list[str]:
 def _writable(node: DictConfig) -> DictConfig:
     """Lets the composition set the keys: OmegaConf makes the node of a frozen dataclass read-only."""
     OmegaConf.set_readonly(node, None)
+    if "kwargs" in node:
+        OmegaConf.set_struct(node._get_node("kwargs"), False)  # its keys are those of the optimiser, schedule
     for key in node:
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():

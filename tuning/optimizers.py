@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import math
 import pkgutil
 from collections.abc import Callable, Sequence
@@ -70,7 +71,8 @@ def build_schedule(settings: ScheduleSettings, num_steps: int, learning_rate: fl
         UserError: ``_target_`` cannot be imported, refuses its arguments, or is no function of the step alone.
     """
     if settings._target_ is not None:
-        return _ForeignSchedule(settings, num_steps, learning_rate)
+        foreign = _ForeignSchedule(settings, num_steps, learning_rate)
+        return lambda step: foreign(step)  # a plain function: the state of an object would go into checkpoints
     warmup = settings.warmup_fraction * num_steps
 
     def share(step: int) -> float:
@@ -97,10 +99,19 @@ def check_optimizer(optimizer: OptimizerSettings, schedule: ScheduleSettings) ->
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, 1e-3)
         _made("optimizer", optimizer, tried.step)
+        _made("optimizer", optimizer, lambda: _written_and_read(tried))
     if schedule._target_ is not None:
         share = build_schedule(schedule, 10, optimizer.learning_rate)
         for step in range(10):
             share(step)
+
+
+def _written_and_read(optimizer: Optimizer) -> None:
+    """Fails where a checkpoint could not hold what the optimiser keeps: tensors and plain values, no code."""
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    torch.load(file, weights_only=True)
 
 
 class _ForeignSchedule:

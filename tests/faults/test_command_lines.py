@@ -197,6 +197,17 @@ CONTRADICTIONS = [
     ("train", ["tuning.loss=loo", "tuning.norm_stats=adaptive"], ["tuning.norm_stats=frozen"]),
     ("train", ["tuning=probe", "tuning.head.initialisation=random"], ["tuning.head.initialisation=random"]),
     ("train", ["trainer.devices=2"], ["trainer.devices=2", "trainer=ddp"]),
+    ("train", ["optimizer._target_=torch.optim.NoSuch"], ["optimizer._target_=torch.optim.NoSuch", "type the dotted"]),
+    (
+        "train",
+        ["optimizer._target_=torch.optim.RMSprop", "optimizer.kwargs.alpa=1"],
+        ["alpa", "its arguments are", "alpha"],
+    ),
+    ("train", ["optimizer.kwargs={alpha: 1}"], ["optimizer.kwargs", "optimizer._target_="]),
+    ("train", ["optimizer.betas=[0.9]"], ["optimizer.betas=[0.9]", "type optimizer.betas=[0.9,0.999]"]),
+    ("train", ["optimizer.betas=[0.9,nan]"], ["optimizer.betas=nan", "type optimizer.betas=[0.9,0.999]"]),
+    ("train", ["optimizer=sgd", "optimizer.betas=[0.8,0.9]"], ["optimizer.betas=", "leave it out"]),
+    ("train", ["schedule._target_=torch.optim.lr_scheduler.StepLR"], ["schedule._target_=", "step_size"]),
 ]
 MACHINE = [
     ("train", ["trainer=gpu"], ["trainer.accelerator=gpu", "type trainer=cpu"]),

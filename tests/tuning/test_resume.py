@@ -6,7 +6,7 @@ import torch
 from tuning_stand_ins import Blobs, StandIn
 
 from tuning.fit import tune
-from tuning.settings import HeadSettings, TuningSettings
+from tuning.settings import HeadSettings, OptimizerSettings, ScheduleSettings, TuningSettings
 
 
 class Cut(Exception):
@@ -43,11 +43,17 @@ class CutAt(pl.Callback):
 )
 def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(settings, moment, tmp_path):
     tuning = TuningSettings(num_epochs=3, guard=False, head=HeadSettings(refit="never"), **settings)
+    options = {"seed": 3}
+    if tuning.mixup_alpha:  # with them groups of unequal rates, and a schedule that is no formula of ours
+        kwargs = {"max_lr": 0.02, "cycle_momentum": False}
+        schedule = ScheduleSettings(_target_="torch.optim.lr_scheduler.OneCycleLR", kwargs=kwargs)
+        optimizer = OptimizerSettings(_target_="timm.optim.Lamb", block_scale=0.3)
+        options |= {"optimizer": optimizer, "schedule": schedule}
     whole, cut, resumed = StandIn(), StandIn(), StandIn()
-    expected = tune(whole, Blobs(), tuning, run_dir=tmp_path / "whole", seed=3)
+    expected = tune(whole, Blobs(), tuning, run_dir=tmp_path / "whole", **options)
     with pytest.raises(Cut):
-        tune(cut, Blobs(), tuning, run_dir=tmp_path / "cut", seed=3, callbacks=[CutAt(*moment)])
-    result = tune(resumed, Blobs(), tuning, run_dir=tmp_path / "cut", seed=3, resume=True)
+        tune(cut, Blobs(), tuning, run_dir=tmp_path / "cut", callbacks=[CutAt(*moment)], **options)
+    result = tune(resumed, Blobs(), tuning, run_dir=tmp_path / "cut", resume=True, **options)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     for path in sorted((tmp_path / "whole").rglob("last.ckpt")):
@@ -56,7 +62,7 @@ def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(settings, momen
         assert all(torch.equal(tensor, other[name]) for name, tensor in last.items())
     assert result.val_losses == expected.val_losses
     assert result.test_loss == expected.test_loss
-    again = tune(StandIn(), Blobs(), tuning, run_dir=tmp_path / "cut", seed=3, resume=True)  # all epochs done
+    again = tune(StandIn(), Blobs(), tuning, run_dir=tmp_path / "cut", resume=True, **options)  # all epochs done
     assert again.val_losses == expected.val_losses
 
 
