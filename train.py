@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from launch import interruption
+from zoo import threads
 
 if __name__ == "__main__":
     interruption.watch()  # before what is heavy: from here on Ctrl-C is told in one line
+    threads.prepare()  # before torch is loaded
 
 from launch.entry import application
 from launch.schema import Config

@@ -26,7 +26,7 @@ from reassembly.enumeration import PathCosts, feasible_paths
 from reassembly.home_features import HomeFeatures
 from reassembly.network import assemble
 from reassembly.prefix_tree import PathOutput, PrefixTree, ScoringData
-from reassembly.proxies import ProxySettings
+from reassembly.settings import ProxySettings
 from zoo.blueprint import AdapterSpec, HeadSpec, ReassemblyBlueprint
 from zoo.digests import digest
 from zoo.loading import load_chain, load_network

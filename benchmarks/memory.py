@@ -16,11 +16,8 @@ from pathlib import Path
 
 from datamodules import Digits
 from launch.errors import CONF
-from reassembly.assembly import Budget
-from reassembly.partition import PartitionSettings
 from reassembly.pipeline import Search
-from reassembly.proxies import ProxySettings
-from reassembly.settings import SearchSettings, SimilaritySettings
+from reassembly.settings import Budget, PartitionSettings, ProxySettings, SearchSettings, SimilaritySettings
 from zoo.registry import Zoo, read_zoo
 from zoo.storage.files import read_yaml
 from zoo.storage.store import Store

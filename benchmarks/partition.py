@@ -16,8 +16,9 @@ import torch
 
 from benchmarks.common import timed
 from benchmarks.synthetic import residual_features
-from reassembly.partition import PartitionSettings, find_partition, longest_block
-from reassembly.similarity import linear_cka
+from reassembly.partition import find_partition, longest_block
+from reassembly.settings import PartitionSettings
+from reassembly.similarity.cka import linear_cka
 
 
 class SwapSearch:

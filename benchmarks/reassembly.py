@@ -21,11 +21,9 @@ from rich.table import Table
 
 from benchmarks.common import embedded_zoo
 from datamodules import ClutteredMNIST, Digits, ImageDataModule
-from reassembly.assembly import Budget
-from reassembly.partition import PartitionSettings
 from reassembly.pipeline import Search, SearchResult
 from reassembly.scoring import ScoredCandidate
-from reassembly.settings import SearchSettings
+from reassembly.settings import Budget, PartitionSettings, SearchSettings
 from tuning.fit import TuningResult, tune
 from tuning.settings import TuningSettings
 from zoo.blueprint import ReassemblyBlueprint

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.common import timed
 from benchmarks.synthetic import residual_features
-from reassembly.similarity import linear_cka
+from reassembly.similarity.cka import linear_cka
 
 
 def pairwise_cka(x: Tensor, y: Tensor, batch_size: int) -> float:

@@ -8,6 +8,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from zoo import threads
+
+if __name__ == "__main__":
+    threads.prepare()  # before torch is loaded
+
 import torch
 from torch import Tensor
 

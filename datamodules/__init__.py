@@ -1,20 +1,25 @@
-"""Image data modules: `conf/dataset/*.yaml` names one each."""
+"""Image data modules: `conf/dataset/*.yaml` names one each. They are imported when first asked for."""
 
-from datamodules.base import ImageDataModule
-from datamodules.cluttered_mnist import ClutteredMNIST
-from datamodules.digits import Digits
-from datamodules.image_folder import ImageFolder
-from datamodules.manifest import Manifest, difference
-from datamodules.mnist5k import MNIST5k
-from datamodules.published import PublishedImages
+from __future__ import annotations
 
-__all__ = [
-    "ClutteredMNIST",
-    "Digits",
-    "ImageDataModule",
-    "ImageFolder",
-    "MNIST5k",
-    "Manifest",
-    "PublishedImages",
-    "difference",
-]
+import importlib
+from typing import Any
+
+_PLACE_OF = {
+    "ClutteredMNIST": "datamodules.cluttered_mnist",
+    "Digits": "datamodules.digits",
+    "ImageDataModule": "datamodules.base",
+    "ImageFolder": "datamodules.image_folder",
+    "MNIST5k": "datamodules.mnist5k",
+    "Manifest": "datamodules.manifest",
+    "PublishedImages": "datamodules.published",
+    "difference": "datamodules.manifest",
+}
+
+__all__ = sorted(_PLACE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACE_OF:
+        raise AttributeError(f"module 'datamodules' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACE_OF[name]), name)

@@ -10,7 +10,6 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
 
 from datamodules.checks import require_count, require_flag, require_option, require_share, require_strength
 from datamodules.images import convert_channels, resize_and_crop
@@ -150,6 +149,8 @@ class Augmentation:
         Raises:
             UserError: See `require_fits`.
         """
+        from torchvision.transforms import InterpolationMode, v2  # heavy, and images that do not vary need none of it
+
         self.require_fits(spec)
         size, interpolation = (spec.height, spec.width), InterpolationMode(spec.interpolation)
         steps: list[nn.Module] = []
@@ -178,6 +179,8 @@ class Augmentation:
 
     def erase(self, image: Tensor, spec: InputSpec) -> Tensor:
         """An image (C, H, W), uint8 or in [0, 1], with a rectangle of `spec`'s mean by chance; see `draw`."""
+        from torchvision.transforms import v2
+
         scale = 255 if image.dtype == torch.uint8 else 1
         mean = [min(max(value, 0.0), 1.0) * scale for value in spec.mean]
         return v2.RandomErasing(self.erasing, value=mean)(image)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -25,7 +24,7 @@ log = logging.getLogger(__name__)
 _CHUNK = 64
 
 
-class ImageDataModule(pl.LightningDataModule):
+class ImageDataModule:
     """Labelled images in three splits.
 
     Args:
@@ -83,7 +82,6 @@ class ImageDataModule(pl.LightningDataModule):
         persistent_workers: bool = True,
         pin_memory: bool = False,
     ) -> None:
-        super().__init__()
         require_text("name", name)
         require_count("batch_size", batch_size, at_least=1)
         require_count("num_workers", num_workers)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from datamodules.base import ImageDataModule
 from datamodules.images import ImagesInMemory
 from datamodules.splits import cut, stratified_order
 from zoo.limits import above, at_least
+from zoo.storage.files import installed_file
 
 
 class Digits(ImageDataModule):
@@ -37,9 +38,9 @@ class Digits(ImageDataModule):
         crop_fraction: Annotated[float | None, above(0, 1)] = 1.0,
         **options: Any,
     ) -> None:
-        pixels, labels = load_digits(return_X_y=True)
-        images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16
-        source = ImagesInMemory(images, torch.from_numpy(labels).long())
+        rows = np.loadtxt(installed_file("sklearn", "datasets/data/digits.csv.gz"), delimiter=",", dtype=np.uint8)
+        images = torch.from_numpy(rows[:, :-1]).float().view(-1, 1, 8, 8) / 16
+        source = ImagesInMemory(images, torch.from_numpy(rows[:, -1]).long())
         sizes = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
         train, val, test = cut(stratified_order(source.labels, seed), sizes).values()
         splits = {"train": train, "val": val, "test": test}

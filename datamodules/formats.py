@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import ImageNetInfo
 from torch import Tensor
-from torchvision import datasets
 
 from datamodules.files import ImagesInFiles
 from datamodules.images import ImagesInMemory, LabelledImages
@@ -63,11 +61,10 @@ class Format:
         return root.parent if root.name == self.expects.split("/")[0] else root
 
 
-def _in_memory(
-    root: Path, download: bool, *, dataset: Callable[..., Any], class_names: Sequence[str] | None = None
-) -> Found:
+def _in_memory(root: Path, download: bool, *, dataset: str, class_names: Sequence[str] | None = None) -> Found:
     """CIFAR and MNIST: arrays of all images, in train and test."""
-    parts = {split: dataset(root, train=split == "train", download=download) for split in ("train", "test")}
+    make = _of_torchvision(dataset)
+    parts = {split: make(root, train=split == "train", download=download) for split in ("train", "test")}
     pixels = torch.cat([torch.as_tensor(part.data) for part in parts.values()])
     pixels = pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels[:, None]
     labels = torch.cat([torch.as_tensor(part.targets) for part in parts.values()])
@@ -80,14 +77,15 @@ def _listed(
     root: Path,
     download: bool,
     *,
-    dataset: Callable[..., Any],
+    dataset: str,
     splits: Mapping[str, str],
     files: Callable[[Any], tuple[Sequence[Any], Sequence[int]]],
 ) -> Found:
     """Data sets of which torchvision reads the lists of files."""
     names: list[str] = []
     labels: list[int] = []
-    parts = {split: dataset(root, split=published, download=download) for split, published in splits.items()}
+    make = _of_torchvision(dataset)
+    parts = {split: make(root, split=published, download=download) for split, published in splits.items()}
     class_names = {split: tuple(part.classes) for split, part in parts.items()}
     for split, theirs in class_names.items():
         if theirs != class_names["train"]:
@@ -103,6 +101,12 @@ def _listed(
     return Found(images, _consecutive(sizes), class_names["train"])
 
 
+def _of_torchvision(name: str) -> Callable[..., Any]:
+    from torchvision import datasets  # heavy, and most data sets are none of these
+
+    return getattr(datasets, name)
+
+
 def _paths_and_labels(dataset: Any) -> tuple[Sequence[Any], Sequence[int]]:
     """Asks a data set that opens files by a function of the user's for the paths instead."""
     dataset.loader = str
@@ -111,7 +115,7 @@ def _paths_and_labels(dataset: Any) -> tuple[Sequence[Any], Sequence[int]]:
 
 def _caltech101(root: Path, download: bool) -> Found:
     if download:
-        datasets.Caltech101(root, download=True)
+        _of_torchvision("Caltech101")(root, download=True)
     place, no_class = "caltech101/101_ObjectCategories", "BACKGROUND_Google"
     class_names = class_folders(root / place, ignored=no_class)
     listing = Listing()
@@ -124,7 +128,9 @@ def _imagenet(root: Path, download: bool) -> Found:
     root = root / "imagenet" if (root / "imagenet").is_dir() else root
     if download and not ((root / "train").is_dir() and (root / "val").is_dir()):
         for split in ("train", "val"):
-            datasets.ImageNet(root, split=split)  # unpacks the archives
+            _of_torchvision("ImageNet")(root, split=split)  # unpacks the archives
+    from timm.data import ImageNetInfo  # heavy
+
     synsets = class_folders(root / "train")
     class_names = _readable(synsets, ImageNetInfo().label_descriptions(as_dict=True))
     return _folders(root, {"train": "train", "test": "val"}, synsets, class_names)
@@ -197,21 +203,21 @@ _TRAIN_VAL_TEST = {"train": "train", "val": "val", "test": "test"}
 FORMATS = {
     "cifar10": Format(
         "CIFAR-10",
-        partial(_in_memory, dataset=datasets.CIFAR10),
+        partial(_in_memory, dataset="CIFAR10"),
         "cifar-10-batches-py/",
         "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         (10, 60_000),
     ),
     "cifar100": Format(
         "CIFAR-100",
-        partial(_in_memory, dataset=datasets.CIFAR100),
+        partial(_in_memory, dataset="CIFAR100"),
         "cifar-100-python/",
         "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         (100, 60_000),
     ),
     "mnist": Format(
         "MNIST",
-        partial(_in_memory, dataset=datasets.MNIST, class_names=DIGITS),
+        partial(_in_memory, dataset="MNIST", class_names=DIGITS),
         "MNIST/raw/ with train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
         "t10k-labels-idx1-ubyte",
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -245,14 +251,14 @@ FORMATS = {
     ),
     "flowers102": Format(
         "Flowers-102",
-        partial(_listed, dataset=datasets.Flowers102, splits=_TRAIN_VAL_TEST, files=_paths_and_labels),
+        partial(_listed, dataset="Flowers102", splits=_TRAIN_VAL_TEST, files=_paths_and_labels),
         "flowers-102/ with jpg/, imagelabels.mat, setid.mat",
         _robots("flowers/102/"),
         (102, 8_189),
     ),
     "stanford_cars": Format(
         "Stanford Cars",
-        partial(_listed, dataset=datasets.StanfordCars, splits=_TRAIN_TEST, files=_paths_and_labels),
+        partial(_listed, dataset="StanfordCars", splits=_TRAIN_TEST, files=_paths_and_labels),
         "stanford_cars/ with cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat",
         "https://www.kaggle.com/datasets/jessicali9530/stanford-cars-dataset (images) and "
         "https://github.com/pytorch/vision/issues/7545 (annotations)",
@@ -262,7 +268,7 @@ FORMATS = {
     ),
     "fgvc_aircraft": Format(
         "FGVC Aircraft",
-        partial(_listed, dataset=datasets.FGVCAircraft, splits=_TRAIN_VAL_TEST, files=_paths_and_labels),
+        partial(_listed, dataset="FGVCAircraft", splits=_TRAIN_VAL_TEST, files=_paths_and_labels),
         "fgvc-aircraft-2013b/",
         _robots("fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"),
         (100, 10_000),
@@ -271,7 +277,7 @@ FORMATS = {
         "Oxford-IIIT Pets",
         partial(
             _listed,
-            dataset=datasets.OxfordIIITPet,
+            dataset="OxfordIIITPet",
             splits={"train": "trainval", "test": "test"},
             files=lambda part: (part._images, part._labels),  # opens its files by itself
         ),
@@ -289,7 +295,7 @@ FORMATS = {
     ),
     "dtd": Format(
         "DTD",
-        partial(_listed, dataset=datasets.DTD, splits=_TRAIN_VAL_TEST, files=_paths_and_labels),
+        partial(_listed, dataset="DTD", splits=_TRAIN_VAL_TEST, files=_paths_and_labels),
         "dtd/dtd/ with images/ and labels/",
         _robots("dtd/download/dtd-r1.0.1.tar.gz"),
         (47, 5_640),

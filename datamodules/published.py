@@ -8,9 +8,6 @@ import tarfile
 import zipfile
 from typing import Any
 
-from filelock import FileLock
-from scipy.io.matlab import MatReadError
-
 from datamodules.base import ImageDataModule
 from datamodules.checks import require_flag, require_folder, require_option
 from datamodules.files import ImagesInFiles, check_readable
@@ -23,7 +20,7 @@ log = logging.getLogger(__name__)
 # What torchvision and the readers say of files that are missing, broken or of another kind.
 _REFUSALS = (
     *(OSError, RuntimeError, ValueError, LookupError, TypeError, AssertionError, EOFError),
-    *(pickle.PickleError, tarfile.TarError, zipfile.BadZipFile, MatReadError),
+    *(pickle.PickleError, tarfile.TarError, zipfile.BadZipFile),
 )
 
 
@@ -86,17 +83,21 @@ class PublishedImages(ImageDataModule):
 
 
 def _read(format: Format, root: str, download: bool) -> Found:
+    from filelock import FileLock
+    from scipy.io.matlab import MatReadError
+
+    refusals = (*_REFUSALS, MatReadError)
     wanted = f"{format.expects} of {format.title} ({format.address})"
     folder = format.base(require_folder(root, wanted, create=download and format.downloads))
     try:
         return format.read(folder, False)
-    except _REFUSALS as error:
+    except refusals as error:
         if not download:
             raise _refusal(format, root, error, download) from error
     try:
         with FileLock(folder / f".{format.title}.lock"):  # the processes of one job wait for each other
             return format.read(folder, True)
-    except _REFUSALS as error:
+    except refusals as error:
         raise _refusal(format, root, error, download) from error
 
 

@@ -22,6 +22,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from launch.schema import Config
+from tuning.settings import TrainerSettings
 from zoo.errors import UserError
 from zoo.limits import MAX_INTEGER, plain, shown
 from zoo.storage.records import convert, neighbours
@@ -85,6 +86,8 @@ def _require_effect(config: Config, overrides: Sequence[str], command: str) -> N
 
 def _check_machine(config: Config) -> None:
     """Refuses a device, precision or strategy that this machine or the installed Lightning does not have."""
+    if _runs_everywhere(config.trainer):
+        return
     import pytorch_lightning as pl
     from pytorch_lightning.strategies import StrategyRegistry
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -135,6 +138,12 @@ def _check_machine(config: Config) -> None:
             f"trainer.strategy={trainer.strategy} with trainer.accelerator={kind} and trainer.precision="
             f"{trainer.precision} cannot be used here: {str(error).rstrip('.')}; type trainer=cpu, gpu or ddp"
         ) from error
+
+
+def _runs_everywhere(trainer: TrainerSettings) -> bool:
+    """Whether every machine can do it: one process on the processor. Lightning, which takes seconds, is not asked."""
+    is_simple = trainer.accelerator == "cpu" and trainer.devices == 1 and trainer.strategy == "auto"
+    return is_simple and trainer.precision in ("32-true", "bf16-mixed")
 
 
 def _check_optimizer(config: Config) -> None:

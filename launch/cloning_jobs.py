@@ -12,8 +12,6 @@ from cloning.bundle import from_bundle, to_bundle
 from cloning.measures import mean, measure_costs, require_restored, size_share
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSearchResult, CloningSettings
-from cloning.report import write_report
-from cloning.tuning import check_tuning, tune_cloned
 from launch.components import save_bundle, tuning_options
 from launch.job import Job
 from zoo.blueprint import read_blueprint, read_bundle
@@ -45,6 +43,8 @@ def search(job: Job) -> Mapping[str, Any]:
 
 def train(job: Job) -> Mapping[str, Any]:
     """Tunes what the search of the same settings found, a blueprint or a bundle; ``value`` is validation accuracy."""
+    from cloning.tuning import check_tuning, tune_cloned  # with Lightning
+
     check_tuning(job.config.tuning)
     search = _build_search(job)
     network = _compose(job, search)
@@ -96,6 +96,8 @@ def _compose(job: Job, search: CloningSearch) -> ClonedNetwork:
 def _report(job: Job, search: CloningSearch, found: CloningSearchResult, network: ClonedNetwork) -> list[Path]:
     if not job.is_main:
         return []
+    from cloning.report import write_report  # with matplotlib
+
     files = write_report(found, network, search.localities(network, "val"), job.run_dir)
     job.tracker.table("positions", files.table)
     job.tracker.figures(files.figures)

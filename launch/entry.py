@@ -21,6 +21,7 @@ from launch.command_line import readable
 from launch.errors import CONF, explain, report
 from launch.schema import Config, keys, register
 from launch.sweep import Sweep
+from zoo import threads
 from zoo.errors import UserError
 
 # Lightning starts the further processes of these by running the command again, in a multirun the whole sweep of it.
@@ -38,6 +39,8 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
 
     def decorate(function: Callable[[Config], Mapping[str, Any]]) -> Callable[[], None]:
         def checked(config: Config) -> Mapping[str, Any]:
+            trainer = config.trainer
+            threads.prepare(trainer.devices if trainer.accelerator == "cpu" else 1)
             check(config)
             return function(config)
 

@@ -18,10 +18,9 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules import ImageDataModule, Manifest, difference
-from launch import interruption
+from launch import interruption, processes
 from launch.errors import is_bad_input
 from launch.inputs import GivenBlueprint, Inputs, differences, read_inputs, result_settings, resumed_identity
 from launch.run_directory import (
@@ -135,7 +134,7 @@ def open_job(config: Config, command: str) -> Iterator[Job]:
     Raises:
         UserError: the directory belongs to another job, or what is resumed is not of these settings, data or weights.
     """
-    (directory, key), is_main = run_directory(config, command), rank_zero_only.rank == 0
+    (directory, key), is_main = run_directory(config, command), processes.is_main()
     store = Store(config.cache.root, rebuild_damaged=config.cache.rebuild_damaged)
     find_run = resumable_run if config.resume else new_run
     if not is_main:

@@ -6,20 +6,20 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.components import save_bundle, tuning_options
 from launch.job import Job
 from launch.run_directory import FINALISTS, remove
 from reassembly.network import AssembledNetwork, load, to_bundle
 from reassembly.pipeline import Search, SearchResult
-from reassembly.report import write_report
 from reassembly.settings import SearchSettings
-from tuning.data import check_classes
-from tuning.fit import TuningResult, tune
 from zoo.blueprint import ReassemblyBlueprint, read_blueprint, to_text
 from zoo.chain.costs import count
 from zoo.storage.store import content_key
+
+if TYPE_CHECKING:
+    from tuning.fit import TuningResult
 
 
 def search(job: Job) -> Mapping[str, Any]:
@@ -104,6 +104,8 @@ def _short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, in
 def _report(job: Job, search: Search, found: SearchResult) -> list[Path]:
     if not job.is_main:
         return []
+    from reassembly.report import write_report  # with matplotlib
+
     files = write_report(found, search.settings, job.run_dir)
     job.tracker.table("candidates", files.table)
     job.tracker.figures(files.figures)
@@ -116,6 +118,8 @@ def _compose(job: Job, search: Search) -> AssembledNetwork:
     if given := job.blueprint:
         if given.is_bundle:
             return load(given.path, search.zoo)
+        from tuning.data import check_classes
+
         blueprint = read_blueprint(given.path)
         check_classes(blueprint.head.classes or blueprint.head.size, search.data)
         return search.build(blueprint)
@@ -129,6 +133,8 @@ def _compose(job: Job, search: Search) -> AssembledNetwork:
 def _tune(
     job: Job, search: Search, network: AssembledNetwork, run_dir: Path, *, test: bool = True, **changes: Any
 ) -> TuningResult:
+    from tuning.fit import tune  # with Lightning, which a search without finalists does without
+
     search.data.use_input(search.zoo.entry(network.blueprint.blocks[0].network).input)
     settings = dataclasses.replace(job.config.tuning, **changes)
     return tune(network, search.data, settings, test=test, **tuning_options(job, run_dir, network.blueprint))

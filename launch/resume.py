@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import datamodules
+from launch import processes
 from launch.inputs import result_settings
 from launch.run_directory import CONFIG, owned, resumable_run, settle
 from launch.schema import Config, structured
@@ -81,11 +82,9 @@ _REFERENCE = re.compile(r"\$\{")
 
 def _run_to_resume(directory: Path) -> Path:
     """The directory that the last run in ``directory`` writes to; for a process of its own, others are told of it."""
-    from pytorch_lightning.utilities.rank_zero import rank_zero_only  # heavy
-
     if not os.path.isdir(directory):  # of a name that is too long, too
         raise UserError(f"resume={shown(str(directory), 200)} is no directory: give that of a `python train.py` run")
-    if rank_zero_only.rank == 0:
+    if processes.is_main():
         with owned(directory, "resume"):
             settle(directory)
     run_dir = resumable_run(directory)

@@ -12,10 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
-from reassembly.assembly import Budget
-from reassembly.partition import PartitionSettings
-from reassembly.proxies import ProxySettings
-from reassembly.settings import AdapterSettings, SimilaritySettings
+from reassembly.settings import AdapterSettings, Budget, PartitionSettings, ProxySettings, SimilaritySettings
 from tuning.settings import OptimizerSettings, ScheduleSettings, TrainerSettings, TuningSettings
 from zoo.errors import UserError
 from zoo.limits import SEED, at_least, check, one_of
@@ -115,7 +112,11 @@ _OF_CLONING = frozenset({"task", "localisation", "insertion", "correction"})
 
 def register() -> None:
     """Makes the schema known to Hydra as ``schema``, the first entry of ``conf/base.yaml``'s defaults."""
-    ConfigStore.instance().store(name="schema", node=structured())
+    store = ConfigStore.instance()
+    store.store(name="schema", node=structured())
+    # For ``--help`` Hydra copies the whole store for each of its groups, which takes seconds; what it loads out of the
+    # store it copies once more, so that one store can serve all.
+    store.__deepcopy__ = lambda memo: store
 
 
 def structured() -> DictConfig:

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from rich.console import Console
-from rich.table import Table
 
 from launch.run_directory import owned
 from launch.schema import Config
@@ -103,6 +101,9 @@ class Sweep:
 
     def print_table(self) -> None:
         """Prints the rows so far; of the overrides, those in which the jobs differ."""
+        from rich.console import Console
+        from rich.table import Table
+
         overrides = [row["overrides"].split() for row in self.rows]
         shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
         columns = [name for name in self._columns() if name != "value" and (name != "error" or self.num_failed)]

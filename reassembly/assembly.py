@@ -7,68 +7,16 @@ its cost is ``block costs + adapter costs + neck and head``, to the last digit w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import pairwise, product
-from typing import Annotated
 
 import numpy as np
 
 from reassembly.enumeration import PathCosts, Paths, best_path, feasible_paths
+from reassembly.settings import Budget
 from zoo.blueprint import BlockSpec, composition
 from zoo.chain import Costs
 from zoo.errors import UserError
-from zoo.limits import MAX_INTEGER, at_least, check
-
-UNBOUNDED = np.iinfo(np.int64).max
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Limits on a composition's parameters and MACs, neck and head included; None leaves a side open.
-
-    Raises:
-        UserError: A limit that is negative or no integer, or a minimum above its maximum.
-    """
-
-    min_params: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
-    max_params: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
-    min_macs: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
-    max_macs: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
-
-    def __post_init__(self) -> None:
-        check(self, "budget")
-        for unit in ("params", "macs"):
-            low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
-            if low is not None and high is not None and low > high:
-                raise UserError(
-                    f"budget.min_{unit}={low} is above budget.max_{unit}={high}; allowed is a minimum <= the maximum; "
-                    f"type e.g. budget.min_{unit}={high} budget.max_{unit}={low}"
-                )
-
-    def limits(self) -> dict[str, int]:
-        """The limits that are set, by name."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
-
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), each (2,) int64: parameters, MACs."""
-        low = [self.min_params, self.min_macs]
-        high = [self.max_params, self.max_macs]
-        return (
-            np.array([0 if value is None else value for value in low], np.int64),
-            np.array([UNBOUNDED if value is None else value for value in high], np.int64),
-        )
-
-    def admits(self, num_params: int, macs: int) -> bool:
-        """Whether a composition of these costs fits."""
-        low, high = self.bounds()
-        return bool(((low <= (num_params, macs)) & ((num_params, macs) <= high)).all())
-
-    def without(self, names: Sequence[str]) -> Budget:
-        """The same budget with some limits lifted."""
-        return Budget(**{name: value for name, value in self.limits().items() if name not in names})
-
-    def __str__(self) -> str:
-        return " ".join(f"budget.{name}={value}" for name, value in self.limits().items()) or "an open budget"
 
 
 @dataclass(frozen=True)
@@ -169,7 +117,7 @@ def list_candidates(table: CostTable, budget: Budget, max_candidates: int = 1_00
         UserError: Nothing fits (names the limit that binds and the nearest that would fit), or more than
             ``max_candidates`` compositions do.
     """
-    low, high = budget.bounds()
+    low, high = map(np.asarray, budget.bounds())
     found: list[Paths] = []
     count = 0
     for length in range(1, table.costs.num_stages + 1):
@@ -223,7 +171,8 @@ def _nearest(table: CostTable, budget: Budget, names: Sequence[str]) -> _Fix | N
         scale = 1 if len(names) == 1 else max(limits[name], 1)
         weights[name.endswith("macs")] = sign / scale
         at_limits += sign * limits[name] / scale
-    found = best_path(table.costs, *budget.without(names).bounds(), table.costs.combined(weights))
+    low, high = map(np.asarray, budget.without(names).bounds())
+    found = best_path(table.costs, low, high, table.costs.combined(weights))
     if found is None:
         return None
     excess, path = found

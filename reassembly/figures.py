@@ -15,8 +15,8 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from reassembly.assembly import Budget
 from reassembly.partition import Partition
+from reassembly.settings import Budget
 from zoo.storage.files import atomic_path
 
 DPI = 160

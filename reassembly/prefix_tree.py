@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from reassembly.assembly import Candidate, ScoredCandidate
 from reassembly.home_features import HomeFeatures
 from reassembly.matched_adapter import matched_adapter
-from reassembly.proxies import Evidence, ProxySettings, find_proxy
+from reassembly.proxies import Evidence, find_proxy
 from reassembly.proxies.naswot import CodeRecorder
+from reassembly.settings import ProxySettings
 from zoo.blueprint import AdapterSpec, BlockSpec
 from zoo.chain.batches import run_in_batches
 from zoo.stitching.adapters import Adapter, closed_form_adapter

@@ -10,7 +10,8 @@ from reassembly.assembly import Candidate, ScoredCandidate
 from reassembly.block_cache import BlockCache
 from reassembly.home_features import HomeFeatures
 from reassembly.prefix_tree import PrefixTree, ScoringData
-from reassembly.proxies import ProxySettings, find_proxy
+from reassembly.proxies import find_proxy
+from reassembly.settings import ProxySettings
 from reassembly.shortlist import Path, shortlist
 from zoo.blueprint import AdapterSpec
 from zoo.chain import Chain

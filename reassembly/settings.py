@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
-from reassembly.assembly import Budget
-from reassembly.partition import PartitionSettings
-from reassembly.proxies import ProxySettings
+from reassembly.proxies import PROXIES
 from reassembly.similarity import SIMILARITIES
 from zoo.blueprint import AdapterSpec
-from zoo.limits import above, at_least, check, one_of
+from zoo.errors import UserError
+from zoo.limits import MAX_INTEGER, above, at_least, check, one_of, require
 from zoo.storage.records import from_plain
+
+MAX_PERMUTED_BLOCKS = 8
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,121 @@ class SimilaritySettings:
             "svcca": ("explained_variance",),
         }
         return {name: getattr(self, name) for name in names[self.measure]}
+
+
+@dataclass(frozen=True)
+class PartitionSettings:
+    """How networks are partitioned.
+
+    Attributes:
+        num_blocks: K, blocks of every network and number of equivalence sets.
+        mode: ``stage``: block k of every network is in set k, so that one block from every set is one for every stage;
+            ``permutation``: every network uses every set once, in any order; ``even`` (baseline): blocks of equal
+            length, in stages.
+        size_slack: eps of the size limit max(floor((1 + eps) L / K), ceil(L / K)) nodes.
+        num_starts: Starts of the coordinate ascent, the even splits first and random ones after.
+        max_bound_steps: Subgradient steps spent on the upper bound and the proof; 0 reports the trivial bound.
+    """
+
+    num_blocks: Annotated[int, at_least(1)] = 4
+    mode: Annotated[str, one_of("stage", "permutation", "even")] = "stage"
+    size_slack: Annotated[float, at_least(0, 1000)] = 0.5
+    num_starts: Annotated[int, at_least(1)] = 40
+    max_bound_steps: Annotated[int, at_least(0)] = 3000
+
+    def __post_init__(self) -> None:
+        check(self, "partition")
+        if self.mode == "permutation" and self.num_blocks > MAX_PERMUTED_BLOCKS:
+            raise UserError(
+                f"partition.mode=permutation with partition.num_blocks={self.num_blocks} is not allowed: its work "
+                f"grows as 2^K, type partition.num_blocks={MAX_PERMUTED_BLOCKS} or less, or partition.mode=stage"
+            )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits on a composition's parameters and MACs, neck and head included; None leaves a side open.
+
+    Raises:
+        UserError: A limit that is negative or no integer, or a minimum above its maximum.
+    """
+
+    min_params: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
+    max_params: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
+    min_macs: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
+    max_macs: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
+
+    def __post_init__(self) -> None:
+        check(self, "budget")
+        for unit in ("params", "macs"):
+            low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
+            if low is not None and high is not None and low > high:
+                raise UserError(
+                    f"budget.min_{unit}={low} is above budget.max_{unit}={high}; allowed is a minimum <= the maximum; "
+                    f"type e.g. budget.min_{unit}={high} budget.max_{unit}={low}"
+                )
+
+    def limits(self) -> dict[str, int]:
+        """The limits that are set, by name."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+    def bounds(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The least and the most (parameters, MACs) that fit, as int64 holds them."""
+        low, high = (self.min_params, self.min_macs), (self.max_params, self.max_macs)
+        return _filled(low, 0), _filled(high, MAX_INTEGER)
+
+    def admits(self, num_params: int, macs: int) -> bool:
+        """Whether a composition of these costs fits."""
+        low, high = self.bounds()
+        return all(low[i] <= cost <= high[i] for i, cost in enumerate((num_params, macs)))
+
+    def without(self, names: Sequence[str]) -> Budget:
+        """The same budget with some limits lifted."""
+        return Budget(**{name: value for name, value in self.limits().items() if name not in names})
+
+    def __str__(self) -> str:
+        return " ".join(f"budget.{name}={value}" for name, value in self.limits().items()) or "an open budget"
+
+
+def _filled(limits: tuple[int | None, int | None], open_end: int) -> tuple[int, int]:
+    first, second = (open_end if limit is None else limit for limit in limits)
+    return first, second
+
+
+@dataclass(frozen=True)
+class ProxySettings:
+    """How candidates are scored.
+
+    Attributes:
+        name: The proxy that ranks them.
+        also: Further proxies to report beside it.
+        num_draws: Draws of the random adapters over which scores are averaged.
+        adapters: ``random`` (scaled to the moments that the next block knows from home) or ``closed_form``.
+        num_images: Training images to score on, at most; None takes all.
+        batch_size: Images per forward pass; NASWOT sees the first batch only.
+        max_scored: Assemblies to score at most, those that ``reassembly.shortlist`` predicts to be best; None scores
+            all.
+        max_redrawn: Assemblies that get more than one draw at most, the best by the first draw; None redraws all, which
+            takes ``num_draws`` times as long.
+
+    Raises:
+        UserError: A value that is not allowed.
+    """
+
+    name: str = "ridge"
+    also: tuple[str, ...] = ()
+    num_draws: Annotated[int, at_least(1)] = 3
+    adapters: Annotated[str, one_of("random", "closed_form")] = "random"
+    num_images: Annotated[int | None, at_least(2)] = 300
+    batch_size: Annotated[int, at_least(2)] = 100
+    max_scored: Annotated[int | None, at_least(1)] = 1000
+    max_redrawn: Annotated[int | None, at_least(1)] = 60
+
+    def __post_init__(self) -> None:
+        check(self, "proxy")
+        for key, names in (("name", (self.name,)), ("also", self.also)):
+            for name in names:
+                require(f"proxy.{key}", name, one_of(*PROXIES))
 
 
 @dataclass(frozen=True)

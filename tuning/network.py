@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from tuning.freezing import keep_frozen_in_eval, set_trainable, trainable_submodules
+from tuning.settings import MODES
 from zoo.chain.origins import Origin
 from zoo.errors import UserError
 
-MODES = ("full", "freeze", "probe")
 NORM_STATS = ("frozen", "adaptive")
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from tuning.network import MODES
 from zoo.errors import UserError
 from zoo.limits import MAX_INTEGER, above, at_least, check, from_below, one_of, require, shown
+
+MODES = ("full", "freeze", "probe")
 
 
 @dataclass(frozen=True)

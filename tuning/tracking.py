@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning.loggers import Logger, WandbLogger
-
-from tuning.metrics_file import MetricsFile
 from zoo.errors import UserError
 from zoo.storage.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
 
 _IDENTITY = "wandb_run.json"
 
@@ -30,8 +30,12 @@ class Tracker:
 
     def lightning_loggers(self) -> list[Logger]:
         """Returns the loggers for a ``Trainer``: ``metrics.csv`` in the run directory, and W&B where it is on."""
+        from tuning.metrics_file import MetricsFile  # with Lightning, which a search does without
+
         loggers: list[Logger] = [MetricsFile(self.run_dir / "metrics.csv", resume=self._resume)]
         if self._run is not None:
+            from pytorch_lightning.loggers import WandbLogger
+
             loggers.append(WandbLogger(experiment=self._run, log_model=False))
         return loggers
 

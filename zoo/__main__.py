@@ -8,6 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from zoo import threads
+
+if __name__ == "__main__":
+    threads.prepare()  # before torch is loaded
+
 from rich.console import Console
 from rich.table import Table
 

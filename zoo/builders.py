@@ -15,11 +15,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import huggingface_hub
 import numpy as np
-import timm
 import torch
-import torchvision
 from torch import nn
 
 from zoo.entries import ZooEntry
@@ -90,6 +87,8 @@ def size_arguments(entry: ZooEntry) -> dict[str, Any]:
     """
     size = (entry.input.height, entry.input.width)
     if entry.source == "torchvision":
+        import torchvision  # heavy, as timm is: a zoo of factories needs neither
+
         argument = next((name for prefix, name in _SIZE_ARGUMENTS.items() if entry.model.startswith(prefix)), None)
         (side,) = torchvision.models.get_model_weights(entry.model).DEFAULT.transforms().crop_size
         if argument is None or argument in entry.kwargs or size == (side, side):
@@ -104,6 +103,8 @@ def size_arguments(entry: ZooEntry) -> dict[str, Any]:
         return {argument: size[0] if argument == "image_size" else size}
     if entry.source != "timm":
         return {}
+    import timm
+
     config = timm.get_pretrained_cfg(tagged(entry.model, entry.hub))
     free = entry.kwargs.get("dynamic_img_size") or entry.kwargs.get("strict_img_size") is False
     if config is None or not config.fixed_input_size or free:
@@ -118,17 +119,30 @@ def size_arguments(entry: ZooEntry) -> dict[str, Any]:
 
 @cache
 def _architectures(source: str) -> list[str]:
-    return timm.list_models() if source == "timm" else torchvision.models.list_models(module=torchvision.models)
+    if source == "timm":
+        import timm
+
+        return timm.list_models()
+    from torchvision import models
+
+    return models.list_models(module=models)
 
 
 @cache
 def _tags(source: str, architecture: str) -> list[str]:
     if source == "timm":
+        import timm
+
         return [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
-    return list(torchvision.models.get_model_weights(architecture).__members__)
+    from torchvision import models
+
+    return list(models.get_model_weights(architecture).__members__)
 
 
 def _from_timm(entry: ZooEntry, published: bool) -> nn.Module:
+    import huggingface_hub
+    import timm
+
     name = tagged(entry.model, entry.hub)
     require_architecture("timm", name, entry.name)
     config = timm.get_pretrained_cfg(name)
@@ -153,6 +167,8 @@ def _from_timm(entry: ZooEntry, published: bool) -> nn.Module:
 
 
 def _from_torchvision(entry: ZooEntry, published: bool) -> nn.Module:
+    import torchvision
+
     require_architecture("torchvision", tagged(entry.model, entry.hub), entry.name)
     if entry.input.channels != 3:
         told = f"networks of torchvision take 3 channels, but input.channels is {entry.input.channels}"
@@ -221,6 +237,8 @@ def _attempt(entry: ZooEntry, what: str, action: Callable[[], Result]) -> Result
 
 def _cached(config: PretrainedCfg) -> str | None:
     """The file of published weights that an earlier download left in the hub's cache."""
+    import huggingface_hub
+
     if not config.hf_hub_id or config.custom_load:
         return None
     names = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
@@ -18,7 +19,9 @@ def digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
     The order of the names, the device and the memory layout do not count; non-persistent buffers of a module do not
     either. One flipped bit, a renamed or a recast tensor gives another digest.
     """
-    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    import torch
+
+    state = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
     sha256 = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

@@ -9,9 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import timm
-import torchvision
-
 from zoo.builders import require_architecture, require_size, tagged
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
@@ -197,6 +194,8 @@ def _read_input(fields: Mapping[str, Any], default: Any, where: str) -> Any:
 
 
 def _timm_input(model: str) -> InputSpec:
+    import timm  # heavy
+
     published = timm.get_pretrained_cfg(model)
     if published is None:
         raise UserError(f"{model}: timm publishes no weights, hence no preprocessing; give `input` in full")
@@ -207,6 +206,8 @@ def _timm_input(model: str) -> InputSpec:
 
 
 def _torchvision_input(model: str) -> InputSpec:
+    import torchvision
+
     architecture, _, tag = model.partition(".")
     published = torchvision.models.get_model_weights(architecture)[tag or "DEFAULT"].transforms()
     ((side,), (resized,)) = published.crop_size, published.resize_size

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import timm.models
 import torch
 from torch import Tensor, nn
 
@@ -265,6 +264,8 @@ def _with_channels(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[
         return state
     _log.info("%s: weights for %d channels converted to %d", first, channels, own_channels)
     if channels == 3:
+        import timm.models  # heavy
+
         return {**state, first: timm.models.adapt_input_conv(own_channels, given)}
     return {**state, first: given.mean(1, keepdim=True).repeat(1, own_channels, 1, 1) * (channels / own_channels)}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,42 +16,10 @@ from torch import Tensor
 from reassembly.partition.ascent import multi_start
 from reassembly.partition.bound import certify
 from reassembly.partition.problem import PartitionProblem, longest_block
+from reassembly.settings import PartitionSettings
 from zoo.errors import UserError
-from zoo.limits import at_least, check, one_of
 
 __all__ = ["Partition", "PartitionSettings", "find_partition", "longest_block"]
-
-MODES = ("stage", "permutation", "even")
-MAX_PERMUTED_BLOCKS = 8
-
-
-@dataclass(frozen=True)
-class PartitionSettings:
-    """How networks are partitioned.
-
-    Attributes:
-        num_blocks: K, blocks of every network and number of equivalence sets.
-        mode: ``stage``: block k of every network is in set k, so that one block from every set is one for every stage;
-            ``permutation``: every network uses every set once, in any order; ``even`` (baseline): blocks of equal
-            length, in stages.
-        size_slack: eps of the size limit max(floor((1 + eps) L / K), ceil(L / K)) nodes.
-        num_starts: Starts of the coordinate ascent, the even splits first and random ones after.
-        max_bound_steps: Subgradient steps spent on the upper bound and the proof; 0 reports the trivial bound.
-    """
-
-    num_blocks: Annotated[int, at_least(1)] = 4
-    mode: Annotated[str, one_of(*MODES)] = "stage"
-    size_slack: Annotated[float, at_least(0, 1000)] = 0.5
-    num_starts: Annotated[int, at_least(1)] = 40
-    max_bound_steps: Annotated[int, at_least(0)] = 3000
-
-    def __post_init__(self) -> None:
-        check(self, "partition")
-        if self.mode == "permutation" and self.num_blocks > MAX_PERMUTED_BLOCKS:
-            raise UserError(
-                f"partition.mode=permutation with partition.num_blocks={self.num_blocks} is not allowed: its work "
-                f"grows as 2^K, type partition.num_blocks={MAX_PERMUTED_BLOCKS} or less, or partition.mode=stage"
-            )
 
 
 @dataclass(frozen=True)

@@ -8,30 +8,23 @@ image (a dead node) has similarity 0 to every node, itself included.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from reassembly.similarity.checks import NodeError
-from reassembly.similarity.cka import KernelAlignment, linear_cka, rbf_cka
-from reassembly.similarity.subspace import linear_regression, svcca
 from zoo.errors import UserError
+from zoo.lazy import Registry
 
-__all__ = [
-    "SIMILARITIES",
-    "KernelAlignment",
-    "linear_cka",
-    "linear_regression",
-    "rbf_cka",
-    "similarity_matrix",
-    "svcca",
-]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-SIMILARITIES: dict[str, Callable[..., Tensor]] = {
-    "linear_cka": linear_cka,
-    "rbf_cka": rbf_cka,
-    "regression": linear_regression,
-    "svcca": svcca,
-}
+__all__ = ["SIMILARITIES", "similarity_matrix"]
+
+SIMILARITIES: Registry[Callable[..., Tensor]] = Registry(
+    linear_cka="reassembly.similarity.cka:linear_cka",
+    rbf_cka="reassembly.similarity.cka:rbf_cka",
+    regression="reassembly.similarity.subspace:linear_regression",
+    svcca="reassembly.similarity.subspace:svcca",
+)
 
 
 def similarity_matrix(

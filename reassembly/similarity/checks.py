@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEAD_VARIANCE = 1e-12
 """A node is dead when the variance of its features is below this share of their mean square.
@@ -46,7 +47,7 @@ def check_features(features: Sequence[Tensor], min_samples: int) -> int:
             "type similarity.num_probe_images=512"
         )
     for index, x in enumerate(features):
-        if not torch.isfinite(x).all():
+        if not x.isfinite().all():
             raise NodeError(index, "hold NaN or infinity: take that network out of the zoo or repair its weights")
     return num_samples
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from reassembly import enumeration
-from reassembly.assembly import Budget, cost_table, list_candidates, partition_blocks
+from reassembly.assembly import cost_table, list_candidates, partition_blocks
+from reassembly.settings import Budget
 from zoo.blueprint import BlockSpec
 from zoo.chain import Costs
 from zoo.errors import UserError

@@ -14,8 +14,8 @@ from reassembly.assembly import Candidate
 from reassembly.block_cache import BlockCache, ByteLimitedCache
 from reassembly.matched_adapter import ChannelStatistics, channel_statistics
 from reassembly.prefix_tree import ScoringData
-from reassembly.proxies import ProxySettings
 from reassembly.scoring import score_candidates
+from reassembly.settings import ProxySettings
 from zoo import chain_cache
 from zoo.blueprint import BlockSpec
 from zoo.chain import Chain

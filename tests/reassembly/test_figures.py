@@ -10,8 +10,8 @@ import pytest
 from matplotlib.patches import FancyBboxPatch
 
 from reassembly import figures
-from reassembly.assembly import Budget
-from reassembly.partition import Partition, PartitionSettings, find_partition
+from reassembly.partition import Partition, find_partition
+from reassembly.settings import Budget, PartitionSettings
 
 LENGTHS = (4, 6, 5)
 

@@ -8,9 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from reassembly.partition import Partition, PartitionSettings, find_partition
+from reassembly.partition import Partition, find_partition
 from reassembly.partition.bound import certify
 from reassembly.partition.problem import PartitionProblem
+from reassembly.settings import PartitionSettings
 from zoo.errors import UserError
 
 

@@ -12,13 +12,18 @@ import pytest
 import torch
 
 from datamodules import Digits
-from reassembly.assembly import Budget
 from reassembly.features import node_features
 from reassembly.network import assemble
-from reassembly.partition import PartitionSettings
 from reassembly.pipeline import Search, joined
-from reassembly.proxies import PROXIES, Proxy, ProxySettings
-from reassembly.settings import AdapterSettings, SearchSettings, SimilaritySettings
+from reassembly.proxies import PROXIES, Proxy
+from reassembly.settings import (
+    AdapterSettings,
+    Budget,
+    PartitionSettings,
+    ProxySettings,
+    SearchSettings,
+    SimilaritySettings,
+)
 from zoo import chain_cache
 from zoo.blueprint import BlockSpec
 from zoo.chain.costs import count

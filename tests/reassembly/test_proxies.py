@@ -12,11 +12,12 @@ from scipy.optimize import minimize
 from torch import nn
 from torch.nn.functional import one_hot
 
-from reassembly.proxies import PROXIES, ProxySettings, find_proxy
+from reassembly.proxies import PROXIES, find_proxy
 from reassembly.proxies.controls import random_score
 from reassembly.proxies.logme import logme_score
 from reassembly.proxies.naswot import DIAGONAL, CodeRecorder, code_kernel, naswot_score
 from reassembly.proxies.ridge import ridge_score
+from reassembly.settings import ProxySettings
 from tuning.ridge import RIDGES
 from zoo.errors import UserError
 

@@ -12,16 +12,17 @@ import timm
 import torch
 from torch import nn
 
-from reassembly.assembly import Budget, Candidate, cost_table, list_candidates, partition_blocks
+from reassembly.assembly import Candidate, cost_table, list_candidates, partition_blocks
 from reassembly.block_cache import BlockCache
 from reassembly.home_features import HomeFeatures
 from reassembly.matched_adapter import input_statistics, matched_adapter
 from reassembly.network import assemble, assembled_costs
 from reassembly.prefix_tree import PathOutput, PrefixTree, ScoringData, adapter_seed
-from reassembly.proxies import PROXIES, Evidence, Proxy, ProxySettings
+from reassembly.proxies import PROXIES, Evidence, Proxy
 from reassembly.proxies.naswot import CodeRecorder
 from reassembly.report import write_candidates_csv
 from reassembly.scoring import score_candidates
+from reassembly.settings import Budget, ProxySettings
 from reassembly.shortlist import shortlist
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.chain import Chain

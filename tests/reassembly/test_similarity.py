@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from reassembly.similarity import (
-    SIMILARITIES,
-    KernelAlignment,
-    linear_cka,
-    linear_regression,
-    rbf_cka,
-    similarity_matrix,
-    svcca,
-)
+from reassembly.similarity import SIMILARITIES, similarity_matrix
+from reassembly.similarity.cka import KernelAlignment, linear_cka, rbf_cka
+from reassembly.similarity.subspace import linear_regression, svcca
 from zoo.errors import UserError
 
 

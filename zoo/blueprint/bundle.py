@@ -15,15 +15,16 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from zoo.blueprint.blueprint import read_blueprint, to_text
 from zoo.digests import digest
 from zoo.errors import UserError
 from zoo.storage import files
 from zoo.storage.plain import MAX_BYTES, dump_yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "huozi-bundle/1"
 BLUEPRINT_FILE = "blueprint.yaml"

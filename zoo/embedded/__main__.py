@@ -12,6 +12,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from zoo import threads
+
+if __name__ == "__main__":
+    threads.prepare()  # before torch is loaded
+
 from torch import Tensor
 
 from zoo.blueprint import Bundle, read_bundle

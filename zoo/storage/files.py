@@ -10,6 +10,7 @@ import csv
 import errno
 import functools
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -22,14 +23,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError
 from zoo.storage.plain import MAX_BYTES, MAX_JSON_BYTES, dump_yaml, one_line, parse_json, parse_yaml
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,8 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, torch.Tensor], met
 
 def safetensors_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
     """What ``write_safetensors`` writes."""
+    from safetensors.torch import save  # with torch, which a command that only reads text does without
+
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     return save(copies, metadata=dict(metadata))
 
@@ -159,6 +161,8 @@ def read_json(path: str | Path) -> Any:
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read all tensors (on the CPU) and the metadata; ``UserError`` if the file is missing, truncated or damaged."""
+    from safetensors import SafetensorError, safe_open
+
     _require_file(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -167,6 +171,18 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[st
         raise UserError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or truncated weights file: {one_line(error)}") from error
+
+
+def installed_file(package: str, path: str) -> Path:
+    """A file that an installed package brings along; the package, which may be heavy, is not imported.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(f"{package} is not installed: pip install -e . brings it")
+    return Path(found.submodule_search_locations[0]) / path
 
 
 def require_whole_archive(path: str | Path) -> None:

@@ -18,17 +18,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError
 from zoo.storage.files import write_bytes
 from zoo.storage.sources import library_versions, own_code_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +37,7 @@ _JSON = "__json__"
 class StageResult:
     """What a stage computed: named tensors and JSON-serialisable values."""
 
-    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
     values: Any = None
 
 
@@ -114,6 +111,8 @@ class Store:
     @contextmanager
     def _locked(self, path: Path) -> Iterator[bool]:
         """Holds the lock of an entry; gives whether there is one: there is none where nothing can be written."""
+        from filelock import FileLock, Timeout
+
         lock = FileLock(path.with_suffix(".lock"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,13 +166,19 @@ def _checksum(name: tuple[str, str], payload: bytes) -> str:
 
 
 def _pack(name: tuple[str, str], result: StageResult) -> bytes:
+    import torch
+    from safetensors.torch import save
+
     text = torch.tensor(list(json.dumps(result.values).encode()), dtype=torch.uint8)
-    payload = save_safetensors({**{name: t.contiguous() for name, t in result.tensors.items()}, _JSON: text})
+    payload = save({**{name: t.contiguous() for name, t in result.tensors.items()}, _JSON: text})
     return f"{_MAGIC} {' '.join(name)} {_checksum(name, payload)}\n".encode() + payload
 
 
 def _unpack(name: tuple[str, str], content: bytes) -> StageResult:
     """The result of the entry of that name; ``ValueError`` says what is wrong with its file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     header, _, payload = content.partition(b"\n")
     words = header.decode(errors="replace").split(" ")
     if len(words) != 4 or words[0] != _MAGIC or words[3] != _checksum((words[1], words[2]), payload):
@@ -181,7 +186,7 @@ def _unpack(name: tuple[str, str], content: bytes) -> StageResult:
     if (words[1], words[2]) != name:
         raise ValueError(f"is another one under this name ({words[1]}/{words[2]})")
     try:
-        tensors = load_safetensors(payload)
+        tensors = load(payload)
         return StageResult(values=json.loads(bytes(tensors.pop(_JSON).tolist())), tensors=tensors)
     except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ValueError("is damaged (its content cannot be read)") from error
