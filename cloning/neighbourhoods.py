@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.ridge import damped_solve
+
 KERNEL_WIDTH = 0.25
 LEAST_KEPT = 0.4
 
@@ -75,8 +77,7 @@ def fit_surrogates(neighbourhoods: Neighbourhoods, outputs: Tensor, ridge: float
     design = _design(neighbourhoods)
     weighted = design * neighbourhoods.proximity[..., None]
     gram = weighted.transpose(1, 2) @ design
-    damped = gram + ridge * torch.eye(gram.shape[-1], dtype=gram.dtype)
-    return torch.linalg.solve(damped, weighted.transpose(1, 2) @ outputs.double())
+    return damped_solve(gram, weighted.transpose(1, 2) @ outputs.double(), ridge)
 
 
 def surrogate_outputs(neighbourhoods: Neighbourhoods, surrogates: Tensor) -> Tensor:

@@ -64,6 +64,7 @@ def train(job: Job) -> Mapping[str, Any]:
         parameter_groups=tuned.parameter_groups,
         num_parameters=costs.num_params,
         num_trained_parameters=tuned.num_trained_parameters,
+        num_head_images=tuned.num_head_images,
         macs=costs.macs,
         seconds={**search.seconds, **tuned.seconds},
         digests={"data": search.data.digest, **network.blueprint.networks},

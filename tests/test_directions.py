@@ -25,7 +25,8 @@ ROOMS = {
     "zoo.limits": {"zoo.errors"},
     "zoo.storage": {"zoo.errors", "zoo.limits"},
     "zoo.chain": {"zoo.errors"},
-    "zoo.stitching": {"zoo.errors", "zoo.chain"},
+    "zoo.ridge": set(),
+    "zoo.stitching": {"zoo.errors", "zoo.chain", "zoo.ridge"},
     "zoo.blueprint": {"zoo.errors", "zoo.digests", "zoo.storage"},
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tuning.distributed import world_size
 from tuning.network import TunableNetwork
 from tuning.settings import TuningSettings
-from zoo.chain.batches import run_in_batches
+from zoo.chain.batches import Batches, Rows, batches_of, map_batches, run_in_batches
 from zoo.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -115,14 +115,16 @@ class TuningInputs:
         labels: By split, (n,).
         num_train: All training images, of which closed forms take ``len(labels["train"])``.
         batch_size: For passes without gradient.
+        free_bytes: What ``tuning.max_cache_bytes`` leaves beside the inputs that are kept.
     """
 
     body: nn.Module
     loaders: IndexedData
-    inputs: Mapping[str, Tensor | Iterable[Tensor]]
+    inputs: Mapping[str, Rows]
     labels: Mapping[str, Tensor]
     num_train: int
     batch_size: int
+    free_bytes: int = 0
 
     @property
     def complete(self) -> bool:
@@ -137,10 +139,8 @@ class TuningInputs:
 
     def batches(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
         """The inputs of a split, ``batch_size`` at a time; with a limit the batches that hold the first ones."""
-        inputs = self.inputs[split]
-        batches = inputs.split(self.batch_size) if isinstance(inputs, Tensor) else inputs
         num_rows = 0
-        for batch in batches:
+        for batch in batches_of(self.inputs[split], self.batch_size):
             yield batch if limit is None else batch[: limit - num_rows]
             num_rows += len(batch)
             if limit is not None and num_rows >= limit:
@@ -148,7 +148,26 @@ class TuningInputs:
 
     def features(self, split: str, device: torch.device, limit: int | None = None) -> Tensor:
         """Pooled features (n, d) of a split, in eval mode, on the CPU."""
-        return run_in_batches(self.body, self.batches(split, limit), batch_size=self.batch_size, device=device)
+        inputs = self.inputs[split] if limit is None else self.batches(split, limit)
+        return run_in_batches(self.body, inputs, batch_size=self.batch_size, device=device)
+
+    def feature_rows(self, split: str, device: torch.device, dim: int) -> Rows:
+        """The same features, of ``dim`` float32 columns: in memory while they fit, else computed anew in each pass."""
+        count = len(self.labels[split])
+        num_bytes = 4 * count * dim
+        if num_bytes <= self.free_bytes:
+            return self.features(split, device)
+        log.info(
+            "the features of %s images (%.1f GiB) are computed anew in each pass of a closed form: "
+            "tuning.max_cache_bytes leaves %.1f GiB",
+            *(f"{count:,}", num_bytes / 2**30, self.free_bytes / 2**30),
+        )
+
+        def read() -> Iterator[Tensor]:
+            passes = map_batches(self.body, self.batches(split), batch_size=self.batch_size, device=device)
+            return (outputs.cpu() for _, outputs in passes)
+
+        return Batches(count, read)
 
 
 def prepare_inputs(
@@ -162,37 +181,32 @@ def prepare_inputs(
         UserError: ``tuning.cache_prefix=always`` where augmentation or mixing makes every epoch's images new.
     """
     num_train, batch_size = data.num_images("train"), data.batch_size
-    num_solved = min(num_train, tuning.head.max_images)
+    num_solved = min(num_train, tuning.head.max_images or num_train)
     labels = {"train": data.labels("train", num_solved), "val": data.labels("val")}
-    image = next(iter(_Images(data, "train", 1)))
+    image = next(iter(_images(data, "train", 1)))
     prefix, rest = network.frozen_prefix(tuning.mode)
     if not _caches(prefix, data, tuning, image, device):
         fits = image.nbytes * num_solved <= tuning.max_cache_bytes
-        train = data.images("train", data.input, num_solved)[0] if fits else _Images(data, "train", num_solved)
-        inputs = {"train": train, "val": _Images(data, "val")}
-        body = nn.Sequential(*network.stages())
-        return TuningInputs(body, IndexedData(data), inputs, labels, num_train, batch_size)
+        train = data.images("train", data.input, num_solved)[0] if fits else _images(data, "train", num_solved)
+        inputs = {"train": train, "val": _images(data, "val")}
+        body, free = nn.Sequential(*network.stages()), tuning.max_cache_bytes - (train.nbytes if fits else 0)
+        return TuningInputs(body, IndexedData(data), inputs, labels, num_train, batch_size, free)
 
     def outputs(split: str) -> Tensor:
-        return run_in_batches(prefix, _Images(data, split), batch_size=batch_size, device=device)
+        return run_in_batches(prefix, _images(data, split), batch_size=batch_size, device=device)
 
     cached = {split: (outputs(split), data.labels(split)) for split in ("train", "val")}
     num_bytes = sum(tensor.nbytes for tensor, _ in cached.values())
     log.info("computed the %d frozen stages once (%d bytes)", len(prefix), num_bytes)
     inputs = {"train": cached["train"][0][:num_solved], "val": cached["val"][0]}
-    return TuningInputs(rest, IndexedData(data, cached), inputs, labels, num_train, batch_size)
+    free = max(0, tuning.max_cache_bytes - num_bytes)
+    return TuningInputs(rest, IndexedData(data, cached), inputs, labels, num_train, batch_size, free)
 
 
-@dataclass(frozen=True)
-class _Images:
+def _images(data: TuningData, split: str, limit: int | None = None) -> Batches:
     """Images of a split, read anew each time they are gone through."""
-
-    data: TuningData
-    split: str
-    limit: int | None = None
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self.data.image_batches(self.split, self.data.input, self.limit, batch_size=self.data.batch_size)
+    count = data.num_images(split) if limit is None else min(limit, data.num_images(split))
+    return Batches(count, lambda: data.image_batches(split, data.input, limit, batch_size=data.batch_size))
 
 
 def _caches(

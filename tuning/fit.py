@@ -23,9 +23,10 @@ from tuning.network import TunableNetwork
 from tuning.norm_stats import choose_norm_stats, has_norm_stats
 from tuning.optimizers import check_optimizer
 from tuning.parameter_groups import ParameterGroup, parameter_groups, table
-from tuning.ridge import RidgeFit, calibrate, fit_ridge
+from tuning.ridge import NotFiniteError, RidgeFit, calibrate, fit_ridge
 from tuning.settings import OptimizerSettings, Recipe, ScheduleSettings, TrainerSettings, TuningSettings
 from tuning.trainer import build_trainer, quiet
+from zoo.chain.batches import Rows
 from zoo.chain.modes import eval_mode
 from zoo.errors import UserError
 
@@ -53,6 +54,7 @@ class TuningResult:
         num_parameters: Of the network.
         num_trained_parameters: Of what the mode trains.
         epochs: Passes over the training images.
+        num_head_images: Training images that closed-form heads were solved on, or would have been.
         seconds: Wall time per phase.
         parameter_groups: ``name``, ``num_parameters``, ``learning_rate`` and ``weight_decay`` of what was trained.
     """
@@ -67,6 +69,7 @@ class TuningResult:
     num_parameters: int
     num_trained_parameters: int
     epochs: int
+    num_head_images: int
     seconds: dict[str, float]
     parameter_groups: list[dict[str, str | int | float]]
 
@@ -137,7 +140,7 @@ def tune(
                 checkpoints.norm_stats = norm_stats
                 head = None
                 if loss == "loo":
-                    head = LeaveOneOutHead(*(solved or _solve_head(network, inputs, device)))
+                    head = _leave_one_out_head(*(solved or _solve_head(network, inputs, device)))
                 network.freeze(tuning.mode, norm_stats=norm_stats)
                 features = partial(inputs.features, "train", device)
                 module = TuningModule(network, inputs.body, recipe, leave_one_out=head, features=features)
@@ -173,6 +176,7 @@ def tune(
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         num_trained_parameters=num_trained,
         epochs=tuning.num_epochs if loss != "none" else 0,
+        num_head_images=len(inputs.labels["train"]),
         seconds=clock.seconds,
         parameter_groups=[group.record() for group in groups],
     )
@@ -257,21 +261,29 @@ def _solves_start(tuning: TuningSettings, *, learnt: bool) -> bool:
 
 def _solve_head(
     network: TunableNetwork, inputs: TuningInputs, device: torch.device
-) -> tuple[Tensor, Tensor, RidgeFit, float]:
-    """Solves the network's head on the training images without augmentation.
+) -> tuple[Rows, Tensor, RidgeFit, float]:
+    """Solves the network's head on the training images without augmentation, whatever their number.
 
     Returns:
-        Features, labels, fit and temperature, as ``LeaveOneOutHead`` takes them.
+        Features (in memory where they fit), labels, fit and temperature.
     """
-    features, labels = inputs.features("train", device), inputs.labels["train"]
-    if not torch.isfinite(features).all():
-        raise UserError(f"{_first_not_finite(network, inputs, device)} gives values that are not finite")
-    if not inputs.complete:
-        log.info("head solved on %d of %d training images (tuning.head.max_images)", len(labels), inputs.num_train)
-    fit = fit_ridge(features, labels, network.head.out_features)
-    temperature = calibrate(fit.loo_predictions, labels)
+    features, labels = inputs.feature_rows("train", device, network.head.in_features), inputs.labels["train"]
+    try:
+        fit = fit_ridge(features, labels, network.head.out_features)
+    except NotFiniteError as error:
+        place = _first_not_finite(network, inputs, device)
+        raise UserError(f"{place} gives values that are not finite") from error
+    temperature = calibrate(fit.leave_one_out(features, labels), labels)
     fit.copy_to(network.head, temperature=temperature)
+    left_out = "" if inputs.complete else f" of {inputs.num_train:,} training images (tuning.head.max_images)"
+    log.info("head solved on %s%s", f"{len(labels):,}", left_out or " images")
     return features, labels, fit, temperature
+
+
+def _leave_one_out_head(features: Rows, labels: Tensor, fit: RidgeFit, temperature: float) -> LeaveOneOutHead:
+    if not isinstance(features, Tensor):  # its bank holds them anyway
+        features = torch.cat(list(features))
+    return LeaveOneOutHead(features, labels, fit, temperature)
 
 
 @torch.no_grad()

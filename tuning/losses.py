@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tuning.ridge import RidgeFit, fit_ridge, standardisation
+from tuning.ridge import RidgeFit, fit_ridge
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -34,14 +34,13 @@ class LeaveOneOutHead(nn.Module):
     def __init__(self, features: Tensor, labels: Tensor, fit: RidgeFit, temperature: float) -> None:
         """Starts from the features (n, d) of the start, their labels (n,), and the closed-form head solved on them."""
         super().__init__()
-        features = features.detach().double()
-        mean, scale = standardisation(features)
+        mean, scale = fit.path.mean, fit.path.scale
         self.ridge, self.temperature = fit.ridge, temperature
         self.num_classes = len(fit.bias)
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", scale)
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("scale", scale.clone())
         self.register_buffer("labels", labels.long().clone())  # its own: the caller's are not ours to change
-        self.register_buffer("bank", (features - mean) / scale)
+        self.register_buffer("bank", (features.detach().double() - mean) / scale)
 
     def forward(self, features: Tensor, index: Tensor) -> Tensor:
         """Logits (b, C), float64, of a batch, each from the other n - 1 images; its rows of the bank are overwritten.

@@ -55,7 +55,7 @@ def _loss(network: TunableNetwork, inputs: TuningInputs, device: torch.device) -
         return float("inf")
     labels = inputs.labels["train"][:MAX_IMAGES]
     fit = fit_ridge(train, labels, network.head.out_features)
-    temperature = calibrate(fit.loo_predictions, labels)
+    temperature = calibrate(fit.leave_one_out(train, labels), labels)
     logits = temperature * (val.double() @ fit.weight.T + fit.bias)
     return float(F.cross_entropy(logits, inputs.labels["val"][:MAX_IMAGES]))
 

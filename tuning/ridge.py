@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from zoo.chain.batches import Rows, batches_of
 from zoo.errors import UserError
+from zoo.ridge import Moments
 
 RIDGES = tuple(10.0 ** (exponent / 2) for exponent in range(-2, 9))
 """The default grid of penalties, 0.1 to 10,000; features are standardised, so one grid serves every network."""
+
+_ROWS = 4096  # of features in memory that are computed with at once
+
+
+class NotFiniteError(UserError):
+    """Features that hold NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +30,17 @@ class RidgeFit:
         weight: (C, d) float64, acts on raw (not standardised) features.
         bias: (C,) float64.
         ridge: The penalty that won on leave-one-out squared error.
-        loo_predictions: (n, C) float64, the score of each sample from a fit on all the others.
         loo_accuracy: Share of samples whose leave-one-out prediction is their label.
         loo_mse: Mean squared error of the leave-one-out predictions against the one-hot labels.
+        path: What the leave-one-out predictions are made of.
     """
 
     weight: Tensor
     bias: Tensor
     ridge: float
-    loo_predictions: Tensor
     loo_accuracy: float
     loo_mse: float
+    path: RidgePath
 
     @torch.no_grad()
     def copy_to(self, head: nn.Linear, *, temperature: float = 1.0) -> None:
@@ -40,26 +48,86 @@ class RidgeFit:
         head.weight.copy_(self.weight * temperature)
         head.bias.copy_(self.bias * temperature)
 
+    def leave_one_out(self, features: Rows, labels: Tensor) -> Iterator[Tensor]:
+        """The scores (b, C) float64 of each sample from a fit on all the others, batch by batch.
 
-def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each column, (d,) and (d,); a constant column gets the scale 1.
+        Args:
+            features: Those that were fitted.
+            labels: Theirs.
+        """
+        for batch, own in _with_labels(features, labels):
+            (scores,) = self.path.leave_one_out(batch, own, [self.ridge])
+            yield scores
 
-    A column counts as constant where its spread is below what float32 can tell from its mean.
+
+@dataclass(frozen=True)
+class RidgePath:
+    """The solutions of all penalties, in the basis in which they are diagonal.
+
+    Attributes:
+        num_rows: n.
+        mean: (d,) of the features.
+        scale: (d,) their standard deviation; 1 for a constant column, which is one whose spread is below what float32
+            can tell from its mean.
+        prior: (C,) shares of the classes.
+        basis: (d, k) eigenvectors of Z'Z for the standardised features Z; k <= min(n, d).
+        eigenvalues: (k,).
+        projected: (k, C) basis' Z'Y.
     """
-    mean = features.mean(0)
-    scale = (features - mean).square().mean(0).sqrt()
-    return mean, torch.where(scale <= 1e-7 * mean.abs(), torch.ones_like(scale), scale)
+
+    num_rows: int
+    mean: Tensor
+    scale: Tensor
+    prior: Tensor
+    basis: Tensor
+    eigenvalues: Tensor
+    projected: Tensor
+
+    @classmethod
+    def of(cls, moments: Moments, rows: Tensor | None) -> RidgePath:
+        """Out of the moments of features and one-hot labels; of fewer rows than columns out of the rows (n, d)."""
+        deviation = moments.deviation()
+        scale = torch.where(deviation <= 1e-7 * moments.x.abs(), torch.ones_like(deviation), deviation)
+        if rows is None:
+            eigenvalues, basis = torch.linalg.eigh(moments.xx / torch.outer(scale, scale))
+            eigenvalues = eigenvalues.clamp_min(0)
+        else:
+            z = (rows - moments.x) / scale
+            eigenvalues, vectors = torch.linalg.eigh(z @ z.T)
+            kept = eigenvalues > torch.finfo(z.dtype).eps * len(z) * eigenvalues.max()
+            eigenvalues, basis = eigenvalues[kept], z.T @ (vectors[:, kept] / eigenvalues[kept].sqrt())
+        projected = basis.T @ (moments.xy / scale[:, None])
+        return cls(int(moments.count), moments.x, scale, moments.y, basis, eigenvalues, projected)
+
+    def solution(self, ridge: float) -> tuple[Tensor, Tensor]:
+        """Weight (C, d) and bias (C,) on raw features."""
+        weight = (self.basis @ (self.projected / (self.eigenvalues + ridge)[:, None])).T / self.scale
+        return weight, self.prior - weight @ self.mean
+
+    def leave_one_out(self, features: Tensor, labels: Tensor, ridges: Sequence[float]) -> Iterator[Tensor]:
+        """For every penalty the predictions (b, C) of some of the samples, each without its own share."""
+        targets = nn.functional.one_hot(labels, len(self.prior)).to(self.mean)
+        rows = ((features.to(self.mean) - self.mean) / self.scale) @ self.basis
+        leverages = rows.square()
+        for ridge in ridges:
+            gains = 1 / (self.eigenvalues + ridge)
+            residuals = targets - self.prior - rows @ (gains[:, None] * self.projected)
+            left = (1 - 1 / self.num_rows - leverages @ gains).clamp_min(1e-12)
+            yield targets - residuals / left[:, None]
 
 
-def fit_ridge(features: Tensor, labels: Tensor, num_classes: int, ridges: float | Sequence[float] = RIDGES) -> RidgeFit:
+def fit_ridge(features: Rows, labels: Tensor, num_classes: int, ridges: float | Sequence[float] = RIDGES) -> RidgeFit:
     """Solves min |Y - 1b' - ZW|^2 + ridge |W|^2 for one-hot Y and standardised features Z.
 
     The intercept b is free, so leaving sample i out is exact with the leverage h_i = 1/n + z_i'(Z'Z + ridge I)^-1 z_i:
     its residual is r_i / (1 - h_i), as from a refit on the other n - 1 samples at the same feature scale. One
     eigendecomposition, of ZZ' where n <= d and of Z'Z otherwise, serves the whole grid; ties go to the larger penalty.
 
+    Features that come in batches are gone through twice: for their moments, and for the residuals. Memory is
+    O(d^2 + dC) however many there are, and the solution is that of the same features in memory up to rounding.
+
     Args:
-        features: (n, d), any floating dtype; computed in float64.
+        features: (n, d), any floating dtype, in memory or in batches; computed in float64.
         labels: (n,) class indices.
         num_classes: C; classes without samples are allowed.
         ridges: The penalties to choose from by leave-one-out squared error.
@@ -67,62 +135,65 @@ def fit_ridge(features: Tensor, labels: Tensor, num_classes: int, ridges: float 
     Raises:
         UserError: Fewer than two samples, labels outside 0..C-1, features that are not finite, a penalty <= 0.
     """
-    ridges = [float(ridge) for ridge in (ridges if isinstance(ridges, Sequence) else [ridges])]
+    ridges = sorted((float(r) for r in (ridges if isinstance(ridges, Sequence) else [ridges])), reverse=True)
+    labels = labels.long()
     _check(features, labels, num_classes, ridges)
-    x = features.detach().double()
-    n, d = x.shape
-    mean, scale = standardisation(x)
-    z = (x - mean) / scale
-    targets = nn.functional.one_hot(labels.long(), num_classes).to(z)
-    prior = targets.mean(0)
-    centred = targets - prior
+    moments, rows = None, []
+    for batch, own in _with_labels(features, labels):
+        x = batch.detach().double()
+        if not torch.isfinite(x).all():
+            raise NotFiniteError(
+                "ridge: features are not finite; lower the learning rate or check the network's weights"
+            )
+        moments = moments or Moments.zeros(x.shape[1], num_classes, x.device)
+        moments.add(x, nn.functional.one_hot(own, num_classes).to(x))
+        if len(labels) <= x.shape[1]:
+            rows.append(x)
+    if moments.count != len(labels):
+        raise ValueError(f"{len(labels)} labels for {moments.count} rows of features")
+    path = RidgePath.of(moments, torch.cat(rows) if rows else None)
 
-    if n <= d:  # dual: H = U s/(s+ridge) U',  W = Z'U 1/(s+ridge) U'Y
-        eigenvalues, basis = torch.linalg.eigh(z @ z.T)
-        lift = z.T @ basis
-    else:  # primal: H = ZV 1/(s+ridge) (ZV)',  W = V 1/(s+ridge) (ZV)'Y
-        eigenvalues, lift = torch.linalg.eigh(z.T @ z)
-        basis = z @ lift
-    eigenvalues = eigenvalues.clamp_min(0)
-    numerators = eigenvalues if n <= d else torch.ones_like(eigenvalues)
-    projected, leverages = basis.T @ centred, basis.square()
-
-    def leave_one_out(ridge: float) -> Tensor:
-        gains = numerators / (eigenvalues + ridge)
-        residuals = centred - basis @ (gains[:, None] * projected)
-        left = (1 - 1 / n - leverages @ gains).clamp_min(1e-12)
-        return targets - residuals / left[:, None]
-
-    def error(ridge: float) -> float:
-        return (leave_one_out(ridge) - targets).square().mean().item()
-
-    ridge = min(sorted(ridges, reverse=True), key=error)
-    predictions = leave_one_out(ridge)
-    weight = (lift @ (projected / (eigenvalues + ridge)[:, None])).T / scale
-    return RidgeFit(
-        weight=weight,
-        bias=prior - weight @ mean,
-        ridge=ridge,
-        loo_predictions=predictions,
-        loo_accuracy=(predictions.argmax(1) == labels).double().mean().item(),
-        loo_mse=(predictions - targets).square().mean().item(),
-    )
+    errors, hits = torch.zeros(len(ridges), dtype=torch.float64), torch.zeros(len(ridges), dtype=torch.int64)
+    for batch, own in _with_labels(features, labels):
+        targets = nn.functional.one_hot(own, num_classes)
+        for index, scores in enumerate(path.leave_one_out(batch.detach(), own, ridges)):
+            errors[index] += (scores - targets).square().sum().cpu()
+            hits[index] += (scores.argmax(1) == own).sum().cpu()
+    best = int(errors.argmin())
+    count = len(labels)
+    weight, bias = path.solution(ridges[best])
+    accuracy, error = int(hits[best]) / count, float(errors[best]) / (count * num_classes)
+    return RidgeFit(weight, bias, ridges[best], accuracy, error, path)
 
 
-def calibrate(scores: Tensor, labels: Tensor) -> float:
+def calibrate(scores: Tensor | Iterable[Tensor], labels: Tensor) -> float:
     """The factor between 1 and 100 that turns regression scores (n, C) into logits of the least cross-entropy.
 
-    Given leave-one-out scores, it makes the confidence of a ridge head honest; the accuracy stays as it is.
+    Given leave-one-out scores, all at once or in batches, it makes the confidence of a ridge head honest; the accuracy
+    stays as it is.
     """
     factors = torch.logspace(0, 2, 81, dtype=torch.float64).tolist()
-    return min(factors, key=lambda factor: nn.functional.cross_entropy(factor * scores.double(), labels).item())
+    losses, start = [0.0] * len(factors), 0
+    for part in [scores] if isinstance(scores, Tensor) else scores:
+        part, own = part.double(), labels[start : start + len(part)].to(part.device)
+        start += len(part)
+        for index, factor in enumerate(factors):
+            losses[index] += float(nn.functional.cross_entropy(factor * part, own, reduction="sum"))
+    return factors[min(range(len(factors)), key=losses.__getitem__)]
 
 
-def _check(features: Tensor, labels: Tensor, num_classes: int, ridges: list[float]) -> None:
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
+def _with_labels(features: Rows, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    start = 0
+    for batch in batches_of(features, _ROWS):
+        yield batch, labels[start : start + len(batch)].to(batch.device)
+        start += len(batch)
+
+
+def _check(features: Rows, labels: Tensor, num_classes: int, ridges: list[float]) -> None:
+    shape = tuple(features.shape) if isinstance(features, Tensor) else (len(features), "d")
+    if len(shape) != 2 or labels.shape != shape[:1]:
         raise UserError(
-            f"ridge: features of shape {tuple(features.shape)} and labels of shape {tuple(labels.shape)}; "
-            "allowed are (n, d) and (n,)"
+            f"ridge: features of shape {shape} and labels of shape {tuple(labels.shape)}; allowed are (n, d) and (n,)"
         )
     if len(features) < 2:
         raise UserError(f"ridge: {len(features)} training image(s); at least 2 are needed to leave one out")
@@ -131,7 +202,5 @@ def _check(features: Tensor, labels: Tensor, num_classes: int, ridges: list[floa
             f"ridge: labels from {labels.min()} to {labels.max()}; allowed are 0 to {num_classes - 1} "
             f"for {num_classes} classes"
         )
-    if not torch.isfinite(features).all():
-        raise UserError("ridge: features are not finite; lower the learning rate or check the network's weights")
     if not ridges or min(ridges) <= 0:
         raise UserError(f"ridge: penalties {ridges}; allowed are one or more numbers above 0")

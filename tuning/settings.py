@@ -20,13 +20,13 @@ class HeadSettings:
             was drawn, ``auto`` is ``ridge`` for a new head and leaves a learnt one (a bundle's) as it is.
         refit: Whether a head solved anew on the tuned features is a candidate: ``auto`` (while the training images
             are at most ``max_images``), ``always`` or ``never``.
-        max_images: The most training images that a closed form takes: the first ones, which stand for the split, where
-            there are more. They need not fit in memory together; their features (max_images, d) do.
+        max_images: The most training images that a closed form takes, in a stratified choice by the seed of the data;
+            None takes all. Neither they nor their features need fit in memory together.
     """
 
     initialisation: Annotated[str, one_of("auto", "ridge", "random")] = "auto"
     refit: Annotated[str, one_of("auto", "always", "never")] = "auto"
-    max_images: Annotated[int, at_least(2)] = 50_000
+    max_images: Annotated[int | None, at_least(2)] = None
 
     def __post_init__(self) -> None:
         check(self, "tuning.head")
@@ -45,8 +45,8 @@ class TuningSettings:
             what a look at the start says (``norm_stats.choose_norm_stats``).
         cache_prefix: Compute the outputs of the frozen leading stages once: ``auto`` (no augmentation, fits in
             memory), ``always`` or ``never``.
-        max_cache_bytes: The most that outputs of the frozen stages, or else the images for closed forms, take in
-            memory; what is larger is computed or read anew each time. No result depends on it.
+        max_cache_bytes: The most that outputs of the frozen stages, or else the images for closed forms, and their
+            features take in memory; what is larger is computed or read anew each time. No result depends on it.
         guard: Keep the best on validation of start, tuned and refitted, so that tuning never ends below its start.
         label_smoothing: Share of the target spread over all classes.
         mixup_alpha: Parameter of the Beta distribution of Mixup; 0 switches it off.

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
+from tuning import ridge
 from tuning.ridge import RIDGES, calibrate, fit_ridge
+from zoo.chain.batches import Batches
 from zoo.errors import UserError
 
 
@@ -26,19 +30,20 @@ def solve(features, targets, scale, ridge):
 
 
 @pytest.mark.parametrize(("n", "d"), [(12, 30), (30, 30), (40, 7), (25, 1)])
-@pytest.mark.parametrize("ridge", [0.1, 3.0, 500.0])
-def test_leave_one_out_equals_a_loop_of_refits(n, d, ridge):
+@pytest.mark.parametrize("penalty", [0.1, 3.0, 500.0])
+def test_leave_one_out_equals_a_loop_of_refits(n, d, penalty):
     features, labels = problem(n, d)
-    fit = fit_ridge(features, labels, 4, ridge)
+    fit = fit_ridge(features, labels, 4, penalty)
     x, targets = features.double(), nn.functional.one_hot(labels, 4).double()
     scale = x.std(0, unbiased=False)
+    predictions = torch.cat(list(fit.leave_one_out(features, labels)))
     for i in range(n):
         rest = torch.arange(n) != i
-        solution = solve(x[rest], targets[rest], scale, ridge)
+        solution = solve(x[rest], targets[rest], scale, penalty)
         expected = torch.cat([x[i] / scale, torch.ones(1, dtype=x.dtype)]) @ solution
-        torch.testing.assert_close(fit.loo_predictions[i], expected, rtol=1e-6, atol=1e-8)
-    assert fit.loo_accuracy == (fit.loo_predictions.argmax(1) == labels).double().mean()
-    assert fit.loo_mse == pytest.approx((fit.loo_predictions - targets).square().mean().item())
+        torch.testing.assert_close(predictions[i], expected, rtol=1e-6, atol=1e-8)
+    assert fit.loo_accuracy == (predictions.argmax(1) == labels).double().mean()
+    assert fit.loo_mse == pytest.approx((predictions - targets).square().mean().item())
 
 
 @pytest.mark.parametrize(("n", "d"), [(12, 30), (40, 7)])
@@ -60,16 +65,20 @@ def test_dual_and_primal_agree_where_both_apply():
     features, labels = problem(20, 20)
     dual = fit_ridge(features, labels, 3)
     primal = fit_ridge(features[:, :19], labels, 3)
-    padded = fit_ridge(torch.cat([features[:, :19], torch.full((20, 5), 7.0)], 1), labels, 3)  # 5 constant columns
+    with_constants = torch.cat([features[:, :19], torch.full((20, 5), 7.0)], 1)
+    padded = fit_ridge(with_constants, labels, 3)
     assert dual.ridge in RIDGES
-    torch.testing.assert_close(primal.loo_predictions, padded.loo_predictions)
+    predictions = [
+        list(fit.leave_one_out(x, labels)) for fit, x in ((primal, features[:, :19]), (padded, with_constants))
+    ]
+    torch.testing.assert_close(*predictions)
     assert padded.weight[:, 19:].abs().max() < 1e-12
 
 
 def test_the_grid_takes_the_penalty_of_the_least_loo_error():
     features, labels = problem(40, 60, seed=1)
     fit = fit_ridge(features, labels, 3)
-    errors = {ridge: fit_ridge(features, labels, 3, ridge).loo_mse for ridge in RIDGES}
+    errors = {penalty: fit_ridge(features, labels, 3, penalty).loo_mse for penalty in RIDGES}
     assert fit.ridge == min(errors, key=errors.get)
     assert fit.loo_mse == errors[fit.ridge]
 
@@ -77,7 +86,7 @@ def test_the_grid_takes_the_penalty_of_the_least_loo_error():
 def test_two_samples_and_missing_classes():
     fit = fit_ridge(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]), 5)
     assert fit.weight.shape == (5, 1)
-    assert torch.isfinite(fit.loo_predictions).all()
+    assert fit.loo_mse < float("inf")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +104,69 @@ def test_refusals(features, labels, ridges, message):
         fit_ridge(features, labels, 3, ridges)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def batches(rows: torch.Tensor, size: int) -> Batches:
+    return Batches(len(rows), lambda: iter(rows.split(size)))
+
+
+@pytest.mark.parametrize(("n", "d"), [(12, 30), (30, 30), (60, 7), (31, 30)])
+@pytest.mark.parametrize("kind", ["as they are", "few directions", "constant columns", "far from zero"])
+def test_features_that_are_streamed_give_the_head_of_those_in_memory(n, d, kind, monkeypatch):
+    features, labels = problem(n, d)
+    if kind == "few directions":
+        generator = torch.Generator().manual_seed(4)
+        features = torch.randn(n, 3, generator=generator) @ torch.randn(3, d, generator=generator)
+    if kind == "constant columns":
+        features[:, ::3] = 0.1
+    if kind == "far from zero":
+        features = features.double() + 1e4
+    whole = fit_ridge(features, labels, 4)
+    expected = torch.cat(list(whole.leave_one_out(features, labels)))
+    targets = nn.functional.one_hot(labels, 4).double()
+    for rows_at_once in (1, 5, n - 1):
+        monkeypatch.setattr(ridge, "_ROWS", rows_at_once)
+        streamed = fit_ridge(batches(features, 3), labels, 4)
+        assert streamed.ridge == whole.ridge
+        tolerance = {"rtol": 1e-8, "atol": 1e-8}
+        x = features.double()
+        torch.testing.assert_close(x @ streamed.weight.T + streamed.bias, x @ whole.weight.T + whole.bias, **tolerance)
+        found = torch.cat(list(streamed.leave_one_out(batches(features, 7), labels)))
+        torch.testing.assert_close(found, expected, **tolerance)
+        assert streamed.loo_accuracy == (found.argmax(1) == labels).double().mean()
+        assert streamed.loo_mse == pytest.approx(float((found - targets).square().mean()))
+        assert calibrate(streamed.leave_one_out(batches(features, 7), labels), labels) == calibrate(expected, labels)
+
+
+def test_the_batches_that_rows_come_in_change_no_bit():
+    features, labels = problem(50, 9)
+    fits = [fit_ridge(rows, labels, 3) for rows in (features, batches(features, 1), batches(features, 32))]
+    for other in fits[1:]:
+        assert torch.equal(fits[0].weight, other.weight)
+        assert fits[0].loo_mse == other.loo_mse
+
+
+def test_no_more_rows_are_held_than_there_are_columns(monkeypatch):
+    monkeypatch.setattr(ridge, "_ROWS", 8)
+    features, labels = problem(400, 6)
+    alive = weakref.WeakSet()
+
+    def read():
+        for start in range(0, len(features), 4):
+            batch = features[start : start + 4].clone()
+            alive.add(batch)
+            assert len(alive) <= 5  # of 100
+            yield batch
+
+    rows = Batches(len(features), read)
+    fit = fit_ridge(rows, labels, 3)
+    assert 1 < calibrate(fit.leave_one_out(rows, labels), labels) < 100
+
+
+def test_rows_that_are_missing_are_noticed():
+    features, labels = problem(20, 4)
+    with pytest.raises(ValueError, match="20 labels for 16 rows"):
+        fit_ridge(Batches(20, lambda: iter(features[:16].split(4))), labels, 3)
 
 
 def test_calibration_takes_the_factor_of_the_least_cross_entropy():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,9 +17,53 @@ from zoo.errors import UserError
 Outputs = Tensor | tuple[Tensor, ...]
 
 
+@dataclass(frozen=True)
+class Batches:
+    """Rows that are read or computed anew each time they are gone through, where they need not fit in memory.
+
+    Attributes:
+        num_rows: Of all batches together; their ``len``.
+        read: Starts a pass: gives batches (b, ...), the same rows in the same order every time.
+    """
+
+    num_rows: int
+    read: Callable[[], Iterable[Tensor]]
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.read())
+
+
+Rows = Tensor | Batches
+"""(n, ...), in memory or not."""
+
+
+def batches_of(rows: Rows, batch_size: int) -> Iterator[Tensor]:
+    """The rows ``batch_size`` at a time, the last ones fewer, in whatever batches they come: what is computed with
+    them is the same, bit for bit, in memory or not."""
+    if isinstance(rows, Tensor):
+        yield from rows.split(batch_size)
+        return
+    held: list[Tensor] = []
+    num_held = 0
+    for batch in rows:
+        held.append(batch)
+        num_held += len(batch)
+        if num_held >= batch_size:
+            *whole, rest = (held[0] if len(held) == 1 else torch.cat(held)).split(batch_size)
+            if len(rest) == batch_size:
+                whole, rest = [*whole, rest], rest[:0]
+            yield from whole
+            held, num_held = [rest] if len(rest) else [], len(rest)
+    if held:
+        yield torch.cat(held)
+
+
 def run_in_batches(
     module: Callable[[Tensor], Outputs],
-    inputs: Tensor | Iterable[Tensor],
+    inputs: Rows | Iterable[Tensor],
     *,
     batch_size: int,
     device: torch.device | str | None = None,
@@ -43,7 +88,7 @@ def run_in_batches(
     outputs: Outputs = ()
     for batch, outputs in map_batches(module, inputs, batch_size=batch_size, device=device):
         parts = outputs if isinstance(outputs, tuple) else (outputs,)
-        if isinstance(inputs, Tensor):  # of known length: written in place, so that nothing is held twice
+        if isinstance(inputs, (Tensor, Batches)):  # of known length: written in place, so that nothing is held twice
             shapes = [(len(inputs), *part.shape[1:]) for part in parts]
             collected = collected or [
                 [part.new_empty(shape, device=batch.device)] for part, shape in zip(parts, shapes, strict=True)

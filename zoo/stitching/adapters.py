@@ -20,12 +20,14 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from zoo.chain import Costs
+from zoo.chain.batches import Rows, batches_of
 from zoo.chain.signals import Signal, to_grid
 from zoo.errors import UserError
 from zoo.stitching.closed_form import MAX_COLUMNS, PatchMoments, choose
 
 Kind = Literal["linear", "paper"]
 NEGATIVE_SLOPE = 0.1
+_AT_ONCE = 64  # images of features in memory that go into the moments at once
 
 
 class Adapter(nn.Module):
@@ -122,8 +124,8 @@ def adapter_costs(source: Signal, target: Signal, kind: Kind = "linear", kernel_
 def closed_form_adapter(
     source: Signal,
     target: Signal,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Rows,
+    targets: Rows,
     *,
     kind: Kind = "linear",
     kernel_size: int | Literal["auto"] = "auto",
@@ -144,8 +146,9 @@ def closed_form_adapter(
     Args:
         source: signal of ``inputs``.
         target: signal of ``targets``.
-        inputs: what comes in for the probe images, n first.
-        targets: what the next block received at home for the same images, n first.
+        inputs: what comes in for the probe images, n first; where not all fit into memory, in batches.
+        targets: what the next block received at home for the same images, n first; in batches where ``inputs`` is,
+            of the same sizes. Batches are gone through once, for ``paper`` those of ``inputs`` twice.
         kind: ``linear`` or ``paper``.
         kernel_size: 1, 3 or ``auto``.
         seed: of the folds and of the positions drawn.
@@ -159,30 +162,32 @@ def closed_form_adapter(
             f"closed-form adapter: got {len(inputs)} incoming and {len(targets)} home features; expected the same "
             "number of images, at least 2"
         )
-    for name, features in (("incoming", inputs), ("home", targets)):
-        if not torch.isfinite(features).all():
-            raise UserError(f"closed-form adapter {source} -> {target}: the {name} features are not finite")
     sizes = _kernel_sizes(source, target, kind, kernel_size)
 
     norm = nn.Identity()
     if kind == "paper":
         norm = _norm_of(source, inputs)
     moments = PatchMoments(source.channels, target.channels, max(sizes), native_grid(target), len(inputs), seed)
-    for fold, images in moments.schedule():
-        x = norm(resize(to_grid(inputs[images], source), native_grid(target)))
-        y = to_grid(targets[images], target)
+    prefix: Tensor | float = 0.0
+    for incoming, home in zip(batches_of(inputs, _AT_ONCE), batches_of(targets, _AT_ONCE), strict=True):
+        for name, features in (("incoming", incoming), ("home", home)):
+            if not torch.isfinite(features).all():
+                raise UserError(f"closed-form adapter {source} -> {target}: the {name} features are not finite")
+        x = norm(resize(to_grid(incoming, source), native_grid(target)))
+        y = to_grid(home, target)
         if kind == "paper":
             y = torch.where(y < 0, y / math.sqrt(NEGATIVE_SLOPE), y)
-        moments.add(fold, x, y)
+        moments.add(x, y)
+        prefix = prefix + home[:, : target.num_prefix_tokens].double().sum(0, keepdim=True)
     solution = choose(moments, sizes)
 
-    adapter = Adapter(source, target, kind=kind, kernel_size=solution.kernel_size).to(inputs.device)
+    adapter = Adapter(source, target, kind=kind, kernel_size=solution.kernel_size).to(solution.weight.device)
     if kind == "paper":
         adapter.norm = norm.train()
     adapter.projection.weight.copy_(solution.weight)
     adapter.projection.bias.copy_(solution.bias)
     if adapter.prefix is not None:
-        adapter.prefix.copy_(targets[:, : target.num_prefix_tokens].double().mean(0, keepdim=True))
+        adapter.prefix.copy_(prefix / len(targets))
     return AdapterFit(adapter, solution.ridge, solution.error)
 
 
@@ -200,12 +205,19 @@ def _kernel_sizes(source: Signal, target: Signal, kind: Kind, kernel_size: int |
     return (size,)
 
 
-def _norm_of(source: Signal, inputs: Tensor) -> nn.BatchNorm2d:
+def _norm_of(source: Signal, inputs: Rows) -> nn.BatchNorm2d:
     """A norm in eval mode with the statistics of the incoming features on their own grid."""
-    norm = nn.BatchNorm2d(source.channels).to(inputs.device).eval()
-    values = to_grid(inputs, source).double()
-    norm.running_mean.copy_(values.mean((0, 2, 3)))
-    norm.running_var.copy_(values.var((0, 2, 3)))
+    count, mean, squares = 0, 0.0, 0.0
+    for batch in batches_of(inputs, _AT_ONCE):
+        values = to_grid(batch, source).double().transpose(0, 1).flatten(1)
+        number = values.shape[1]
+        count += number
+        step = values.mean(1) - mean
+        mean = mean + step * (number / count)
+        squares = squares + values.var(1, unbiased=False) * number + step.square() * number * (1 - number / count)
+    norm = nn.BatchNorm2d(source.channels).to(mean.device).eval()
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(squares / max(count - 1, 1))
     return norm
 
 
