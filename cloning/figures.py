@@ -1,4 +1,4 @@
-"""Figures of a search for clones. Plain data in, one PNG out each."""
+"""Figures of a search for clones. Plain data in, files out."""
 
 from __future__ import annotations
 
@@ -6,106 +6,130 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from cloning.insertion import PositionResult
 from cloning.measures import Locality
-from zoo.storage.files import atomic_path
+from figures.style import (
+    CLONED,
+    FAINT,
+    INK,
+    LOSS,
+    MAP,
+    ORIGINAL,
+    PALE,
+    colour_bar,
+    grid_of_panels,
+    network_colours,
+    new_figure,
+    save,
+    tidy,
+    written,
+)
 
-DPI = 160
-INK, FAINT = "#222222", "#9a9a9a"
-LOSS, ORIGINAL, CLONED, OPEN = "#D55E00", "#0072B2", "#009E73", "#56B4E9"  # Okabe and Ito
+MAX_WRITTEN = 24
+"""Classes beside each other whose values are still written into their cells."""
 
 
 def positions_figure(path: str | Path, rows: Sequence[PositionResult], chosen: Mapping[str, int]) -> Path:
-    """Loss and accuracies over the insertion positions, a panel per source, the choice marked.
+    """Loss and accuracies over the insertion positions, a column per source with common axes, the choice marked.
 
     Args:
-        path: PNG to write.
+        path: To write, see ``figures.style.save``.
         rows: The table of positions.
         chosen: Position by source.
     """
-    figure, panels = _figure(len(chosen), width=4.6, height=3.4)
-    for axes, (source, position) in zip(panels, chosen.items(), strict=True):
+    figure = new_figure(1.2 + 3.4 * len(chosen), 5.6)
+    panels = figure.subplots(2, len(chosen), squeeze=False, sharex=True, sharey="row")
+    for column, (source, position) in enumerate(chosen.items()):
+        losses, accuracies = panels[:, column]
         mine = sorted((row for row in rows if row.source == source), key=lambda row: row.position)
         at = [row.position for row in mine]
-        axes.axvline(position, color=FAINT, linewidth=6, alpha=0.35)
-        axes.plot(at, [row.loss for row in mine], color=LOSS, marker="o", label="loss (left)")
-        axes.set(xlabel="insertion position R (0: the image)", ylabel="validation loss", ylim=(0, None))
-        axes.set_title(f"{source}: R = {position}", loc="left")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        accuracy = axes.twinx()
+        losses.plot(at, [row.loss for row in mine], color=LOSS, marker="o", markersize=4)
         for key, colour, label in (
-            ("val_original", ORIGINAL, "accuracy on original classes, % (right)"),
-            ("val_cloned", CLONED, "accuracy on cloned classes, % (right)"),
+            ("val_original", ORIGINAL, "classes of the target"),
+            ("val_cloned", CLONED, "cloned classes"),
         ):
-            values = [100 * getattr(row, key) for row in mine]
-            accuracy.plot(at, values, color=colour, marker=".", ls="--", label=label)
-        accuracy.set_ylim(None, 100.5)
-        accuracy.spines["top"].set_visible(False)
-        handles = [handle for part in (axes, accuracy) for handle in part.get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
-    return _save(figure, path)
+            values = [getattr(row, key) for row in mine]
+            values = [np.nan if value is None else value for value in values]
+            accuracies.plot(at, values, color=colour, marker="o", markersize=4, label=label)
+        for axes in (losses, accuracies):
+            tidy(axes)
+            axes.axvline(position, color=FAINT, linewidth=7, alpha=0.35, zorder=0)
+            axes.grid(color=FAINT, alpha=0.25, linewidth=0.6)
+        losses.set_title(f"{written(source, 34)}\ninserted at R = {position}", loc="left", fontsize=10)
+        accuracies.set_xlabel("position R: a cut of the target, 0 the image")
+        accuracies.xaxis.get_major_locator().set_params(integer=True)
+    panels[0, 0].set(ylabel="validation loss", ylim=(0, None))
+    panels[1, 0].set_ylabel("validation accuracy, %")
+    panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+    panels[1, 0].set_ylim(None, 1.005)
+    handles, labels = panels[1, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    return save(figure, path)
 
 
-def gates_figure(path: str | Path, kept: Mapping[str, Mapping[str, tuple[int, int]]]) -> Path:
+def gates_figure(
+    path: str | Path, kept: Mapping[str, Mapping[str, tuple[int, int]]], networks: Sequence[str] = ()
+) -> Path:
     """Share of open gates in every gated layer, a panel per source.
 
     Args:
-        path: PNG to write.
+        path: To write, see ``figures.style.save``.
         kept: By source, by layer in the order of execution: open gates and all gates.
+        networks: Names in the order that decides their colours.
     """
     tallest = max(len(layers) for layers in kept.values())
-    figure, panels = _figure(len(kept), width=4.2, height=1.2 + 0.19 * tallest)
+    colours = network_colours([*networks, *kept])
+    names = max(len(written(layer, 48)) for layers in kept.values() for layer in [*layers, ""])
+    height = 1.3 + 0.2 * min(tallest, 150)
+    figure, panels = grid_of_panels(len(kept), width=3.0 + 0.075 * names, height=height)
     for axes, (source, layers) in zip(panels, kept.items(), strict=True):
         places = np.arange(len(layers))
-        shares = [n / of for n, of in layers.values()]
-        axes.barh(places, 1.0, color="#ececec")
-        axes.barh(places, shares, color=OPEN)
+        shares = [n / of if of else 0.0 for n, of in layers.values()]
+        axes.barh(places, 1.0, color=PALE)
+        axes.barh(places, shares, color=colours[source])
+        size = 8.0 if len(layers) <= 150 else 8.0 * 150 / len(layers)
         for place, (n, of) in zip(places, layers.values(), strict=True):
-            axes.text(0.99, place, f"{n}/{of}", ha="right", va="center", fontsize=6, color=INK)
-        axes.set_yticks(places, layers, fontsize=6)
-        axes.set(ylim=(len(layers) - 0.4, -0.6), xlim=(0, 1), xlabel="open gates")
-        axes.set_title(source, loc="left")
-    return _save(figure, path)
+            axes.text(1.02, place, f"{n}/{of}", ha="left", va="center", fontsize=size, color=INK)
+        axes.set_yticks(places, [written(layer, 48) for layer in layers], fontsize=size)
+        axes.set(ylim=(len(layers) - 0.4, -0.6), xlim=(0, 1), xlabel="gates that stay open, %")
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        total, of = (sum(column) for column in zip(*layers.values(), strict=True)) if layers else (0, 0)
+        share = f"{100 * total / of:.0f} % of {of:,} gates" if of else "no gates"
+        axes.set_title(f"{written(source, 34)}: {share}", loc="left", fontsize=10)
+    return save(figure, path)
 
 
 def locality_figure(path: str | Path, localities: Sequence[Locality]) -> Path:
-    """Conditional similarity of module and random control with the source, by class; cloned classes are framed.
+    """Conditional similarity of module and random control with the source, by class; cloned classes are bracketed.
 
     Args:
-        path: PNG to write.
+        path: To write, see ``figures.style.save``.
         localities: One per source.
     """
-    figure, panels = _figure(len(localities), width=4.2, height=2.2)
+    most = max(len(locality.classes) for locality in localities)
+    width = min(3.4 + 0.42 * most, 16.0)
+    figure, panels = grid_of_panels(len(localities), width=width, height=2.6, max_columns=1 if most > 12 else 2)
+    image = None
     for axes, locality in zip(panels, localities, strict=True):
         names = list(locality.classes)
         values = np.array([[side[name] for name in names] for side in (locality.classes, locality.random_classes)])
-        axes.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-        for (row, column), value in np.ndenumerate(values):
+        image = axes.imshow(values.astype(float), cmap=MAP, vmin=0, vmax=1, aspect="auto")
+        for (row, column), value in np.ndenumerate(values) if len(names) <= MAX_WRITTEN else ():
             colour = "white" if value < 0.6 else INK
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
-        axes.set_xticks(range(len(names)), [f"[{n}]" if n in locality.cloned_classes else n for n in names])
-        axes.set_yticks(range(2), ["module", "random"])
+        shown = [written(f"[{name}]" if name in locality.cloned_classes else name, 24) for name in names]
+        is_long = max(map(len, [*shown, ""])) > 5 or len(names) > MAX_WRITTEN
+        axes.set_xticks(range(len(names)), shown, rotation=90 if is_long else 0, fontsize=min(9, 700 / len(names)))
+        axes.set_yticks(range(2), ["module", "random gates"])
         axes.tick_params(length=0)
-        axes.set_xlabel("class of the images, [cloned]")
-        axes.set_title(f"Sim with {locality.source}", loc="left")
         axes.spines[:].set_visible(False)
-    return _save(figure, path)
-
-
-def _figure(num_panels: int, *, width: float, height: float) -> tuple[Figure, list]:
-    figure = Figure(figsize=(width * num_panels, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = list(figure.subplots(1, num_panels, squeeze=False)[0])
-    for axes in panels:
-        axes.spines["top"].set_visible(False)
-        axes.tick_params(colors=INK, labelsize=8)
-    return figure, panels
-
-
-def _save(figure: Figure, path: str | Path) -> Path:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png", metadata={"Software": None})
-    return Path(path)
+        axes.set_xlabel("class of the images, the cloned ones in brackets")
+        axes.set_title(written(locality.source, 40), loc="left", fontsize=10)
+    figure.suptitle("Cosine of the logits of module and source, about their means", x=0.01, ha="left", fontsize=10)
+    if image is not None:
+        colour_bar(figure, panels, image, "1: as the source")
+    return save(figure, path)

@@ -10,7 +10,6 @@ the networks of the zoo may have been trained on these very images.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -28,8 +27,7 @@ from cloning.samples import BATCH_SIZE, Samples
 from cloning.settings import InsertionSettings
 from zoo.chain.batches import run_in_batches
 from zoo.errors import UserError
-
-log = logging.getLogger(__name__)
+from zoo.progress import progress
 
 
 @dataclass(frozen=True)
@@ -92,13 +90,11 @@ def search_position(
     deepest = num_positions(target) - 1
     positions = [settings.position] if settings.name == "fixed" else range(deepest, -1, -1)
     rows = []
-    for position in positions:
-        at = Clone(clone.source, clone.classes, clone.gates, position)
-        rows.append(_try_position(target, at, kept, train, val, settings, seed))
-        log.info(
-            "insertion of %s at %d: loss %.4f, validation %.3f / %.3f",
-            *(clone.source.name, position, rows[-1].loss, rows[-1].val_original, rows[-1].val_cloned),
-        )
+    with progress(f"positions for {clone.source.name}", len(positions)) as advance:
+        for position in positions:
+            at = Clone(clone.source, clone.classes, clone.gates, position)
+            rows.append(_try_position(target, at, kept, train, val, settings, seed))
+            advance()
     return choose_position(rows, settings), rows
 
 

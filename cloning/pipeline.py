@@ -94,15 +94,15 @@ class CloningSearch:
             target = self.networks(selection.target)
             check_position(target, self.settings.insertion)
             self._correction([*selection.kept, *selection.cloned], selection.cloned, target)  # refuses missing images
-            log.info("target %s keeps %s", selection.target, ", ".join(selection.kept))
+            log.info("the target %s keeps %s", selection.target, ", ".join(selection.kept))
         clones, rows = [], []
         for source in selection.sources:
-            log.info("source %s gives %s", source.network, ", ".join(source.classes))
             with self.timed("localisation"):
                 clone = Clone(self.networks(source.network), source.classes, self._localise(selection, source), 0)
             with self.timed("insertion"):
                 position, tried = self._insert(selection, clone)
             clones.append(Clone(clone.source, clone.classes, clone.gates, position))
+            _tell_insertion(clone, position, tried, self.settings.insertion)
             rows += tried
         with self.timed("blueprint"):
             blueprint = self._blueprint(selection, clones)
@@ -249,3 +249,25 @@ class CloningSearch:
 
     def _samples(self, data: CorrectionData, split: str, target: FrozenNetwork, limit: int | None = None) -> Samples:
         return Samples(*data.images(split, target.input, limit=limit))
+
+
+def _tell_insertion(clone: Clone, position: int, tried: Sequence[PositionResult], settings: InsertionSettings) -> None:
+    """Says what was inserted where, why there, and what is known afterwards."""
+    row = next(row for row in tried if row.position == position)
+    place = "at the image (position 0)" if position == 0 else f"at position {position} of the target"
+    least = min(other.loss for other in tried)
+    why = f"the least loss of {len(tried)} positions, {row.loss:.4f}"
+    if settings.name == "fixed":
+        why = f"as insertion.position says, loss {row.loss:.4f}"
+    elif row.loss > least:
+        why = f"the deepest of {len(tried)} positions whose loss, {row.loss:.4f}, is near the least, {least:.4f}"
+    known = [
+        f"{100 * accuracy:.1f} % on the {whose} classes"
+        for accuracy, whose in ((row.val_original, "target's"), (row.val_cloned, "cloned"))
+        if accuracy is not None
+    ]
+    kept = f"{int(clone.gates.sum()):,} of {len(clone.gates):,} gates open"
+    log.info(
+        "inserted %s (%s; %s) %s: %s; validation accuracy %s",
+        *(clone.source.name, ", ".join(clone.classes), kept, place, why, ", ".join(known) or "not measured"),
+    )

@@ -9,10 +9,11 @@ from typing import Any
 
 from cloning.blueprint import CloningBlueprint, describe
 from cloning.bundle import from_bundle, to_bundle
+from cloning.diagram import cloned_diagram
 from cloning.measures import mean, measure_costs, require_restored, size_share
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSearchResult, CloningSettings
-from launch.components import save_bundle, tuning_options
+from launch.components import draw, save_bundle, tuning_options
 from launch.job import Job
 from zoo.blueprint import read_blueprint, read_bundle
 
@@ -52,6 +53,7 @@ def train(job: Job) -> Mapping[str, Any]:
     options = tuning_options(job, job.run_dir, describe(network))
     network, tuned = tune_cloned(network, data, job.config.tuning, **options)
     files = save_bundle(job, to_bundle(network, complete=job.config.complete_bundle), network.classes)
+    files += draw(job, cloned_diagram(network, tuple(search.zoo)))
     accuracies = search.accuracies(network)
     return job.finish(
         {
@@ -98,7 +100,7 @@ def _report(job: Job, search: CloningSearch, found: CloningSearchResult, network
         return []
     from cloning.report import write_report  # with matplotlib
 
-    files = write_report(found, network, search.localities(network, "val"), job.run_dir)
+    files = write_report(found, network, search.localities(network, "val"), job.run_dir, tuple(search.zoo))
     job.tracker.table("positions", files.table)
     job.tracker.figures(files.figures)
     job.tracker.artifact("blueprint", "blueprint", [files.blueprint, files.table])

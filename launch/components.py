@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from figures.diagram import Diagram
 from launch.inputs import resumed_identity
 from launch.job import Job
 from zoo.blueprint import BLUEPRINT_FILE, INTERFACE_FILE, WEIGHTS_FILE, Bundle, to_text, write_bundle
@@ -55,3 +56,14 @@ def save_bundle(job: Job, bundle: Bundle, classes: Sequence[str]) -> list[Path]:
     files = [directory / name for name in (BLUEPRINT_FILE, INTERFACE_FILE, WEIGHTS_FILE)]
     job.tracker.artifact("bundle", "model", files)
     return files
+
+
+def draw(job: Job, diagram: Diagram) -> list[Path]:
+    """Draws the network of a job, and hands a copy to the tracker."""
+    if not job.is_main:
+        return []
+    from figures.drawing import draw_network
+
+    path = draw_network(job.run_dir / "drawing.png", diagram)
+    job.tracker.figures([path])
+    return [path]

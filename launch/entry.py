@@ -21,7 +21,7 @@ from launch.command_line import readable
 from launch.errors import CONF, explain, report
 from launch.schema import Config, keys, register
 from launch.sweep import Sweep
-from zoo import threads
+from zoo import progress, threads
 from zoo.errors import UserError
 
 # Lightning starts the further processes of these by running the command again, in a multirun the whole sweep of it.
@@ -60,7 +60,7 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
         def main() -> None:
             register()
             logging.getLogger("hydra").setLevel(logging.WARNING)
-            console = logging.StreamHandler()
+            console = progress.StderrHandler()
             console.setLevel(logging.INFO)
             logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
             show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -76,6 +76,7 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
                 except (KeyboardInterrupt, SystemExit):
                     if not interruption.received():
                         raise
+            progress.clear()
             if sweep.rows:
                 sweep.print_table()
             if interruption.received():

@@ -8,7 +8,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -87,8 +87,17 @@ class Job:
         """The blueprint or bundle of ``blueprint=...``."""
         return self.inputs.blueprint
 
-    def finish(self, metrics: Mapping[str, Any], *, files: Sequence[Path], **result: Any) -> Mapping[str, Any]:
-        """Writes ``result.json``, says where the job's files lie, and returns the metrics."""
+    def finish(
+        self, metrics: Mapping[str, Any], *, files: Sequence[Path], untold: Collection[str] = (), **result: Any
+    ) -> Mapping[str, Any]:
+        """Writes ``result.json``, tells metrics and where the job's files lie, and returns the metrics.
+
+        Args:
+            metrics: What the job is compared by; ``value`` is what a sweeper optimises.
+            files: That it wrote.
+            untold: Metrics that are kept and not printed, such as controls.
+            result: What else ``result.json`` is to hold.
+        """
         if self.is_main:
             content = {
                 "status": "completed",
@@ -99,9 +108,14 @@ class Job:
             }
             write_json(self.run_dir / RESULT, content)
             self.tracker.summary(metrics)
-            log.info("%s", ", ".join(f"{key} {value:.4g}" for key, value in metrics.items() if key != "value"))
-            for path in (*files, self.run_dir / RESULT):
+            told = [_told(key, value) for key, value in metrics.items() if key not in ("value", *untold)]
+            if told:
+                log.info("%s", ", ".join(told))
+            figures = [path.stem for path in files if path.suffix == ".png"]
+            for path in (*(path for path in files if path.suffix != ".png"), self.run_dir / RESULT):
                 log.info("%s", self.directory / path.relative_to(self.run_dir))
+            if figures:
+                log.info("%s/*.png and *.svg: %s", self.directory, ", ".join(figures))
         return metrics
 
 
@@ -322,6 +336,16 @@ class _Log:
             if handler is not None:
                 logging.getLogger().removeHandler(handler)
                 handler.close()
+
+
+def _told(key: str, value: Any) -> str:
+    """A metric in words: ``test accuracy 93.9 %``."""
+    words = key.removeprefix("val_") if key.startswith("val_") else key
+    words = ("validation " if words != key else "") + words.replace("start_val_", "initial validation ").replace(
+        "_", " "
+    )
+    is_share = key.endswith("accuracy") and isinstance(value, float)
+    return f"{words} {100 * value:.4g} %" if is_share else f"{words} {value:.4g}"
 
 
 def _versions() -> dict[str, str]:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.components import save_bundle, tuning_options
+from launch.components import draw, save_bundle, tuning_options
 from launch.job import Job
 from launch.run_directory import FINALISTS, remove
+from reassembly.diagram import composed_diagram
 from reassembly.network import AssembledNetwork, load, to_bundle
 from reassembly.pipeline import Search, SearchResult
+from reassembly.proxies import PROXIES
 from reassembly.settings import SearchSettings
 from zoo.blueprint import ReassemblyBlueprint, read_blueprint, to_text
 from zoo.chain.costs import count
@@ -40,6 +42,7 @@ def search(job: Job) -> Mapping[str, Any]:
         digests={"data": search.data.digest, **found.blueprint.networks},
         data=search.data.record,
         files=files,
+        untold=("num_candidates", *(name for name in scores if name in PROXIES)),  # said before; controls are no result
     )
 
 
@@ -50,6 +53,7 @@ def train(job: Job) -> Mapping[str, Any]:
     tuned = _tune(job, search, network, job.run_dir)
     complete = job.config.complete_bundle or job.config.tuning.mode == "full"
     files = save_bundle(job, to_bundle(network, search.chains, complete=complete), search.data.class_names)
+    files += draw(job, composed_diagram(network.blueprint, search.chains, tuple(search.zoo)))
     costs = count(network, search.data.input.example())
     return job.finish(
         {

@@ -35,9 +35,10 @@ CONFIG, RESULT, LOG = "config.yaml", "result.json", "job.log"
 IDENTITY, MANIFEST = "identity.json", "data_manifest.jsonl.gz"
 UNFINISHED, FINALISTS, CHECKPOINTS = "unfinished", "finalists", "checkpoints"
 LOCK = ".lock"
+FIGURES = ("drawing", "candidates", "partition", "similarity", "gates", "positions", "locality")
 OURS = (
     *(CHECKPOINTS, FINALISTS, "bundle", "blueprint.yaml", "candidates.csv", "positions.csv", "metrics.csv"),
-    *("candidates.png", "partition.png", "similarity.png", "gates.png", "positions.png"),
+    *(f"{name}{suffix}" for name in FIGURES for suffix in (".png", ".svg")),
     *(LOG, "wandb_run.json", CONFIG, IDENTITY, MANIFEST),
 )
 """What runs leave: other files in the same directory are the user's. ``wandb/`` collects its runs itself."""

@@ -26,11 +26,12 @@ from reassembly.scoring import score_candidates
 from reassembly.settings import SearchSettings
 from reassembly.similarity import similarity_matrix
 from reassembly.stitch import assemble_stitched
-from zoo.blueprint import BlockSpec, HeadSpec, Provenance, ReassemblyBlueprint
+from zoo.blueprint import BlockSpec, HeadSpec, Provenance, ReassemblyBlueprint, composition
 from zoo.chain_cache import ChainCache
 from zoo.description import ChainDescription
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
+from zoo.progress import progress
 from zoo.registry import Zoo, require_files
 from zoo.storage.records import from_plain, to_plain
 from zoo.storage.sources import module_digest
@@ -50,6 +51,7 @@ class SearchResult:
     Attributes:
         blueprint: The pick.
         candidates: All that fit the budget and were scored, best first; the first one is the pick.
+        num_fitting: How many compositions fit the budget, scored or not.
         partition: Of every network of the zoo.
         similarity: (M, M) float64, of the nodes in the order of ``descriptions``, stem and body of each.
         descriptions: Of every network of the zoo.
@@ -59,6 +61,7 @@ class SearchResult:
 
     blueprint: ReassemblyBlueprint
     candidates: tuple[ScoredCandidate, ...]
+    num_fitting: int
     partition: Partition
     similarity: Tensor
     descriptions: Mapping[str, ChainDescription]
@@ -93,17 +96,14 @@ class Search:
         with self.timed("partition"):
             partition = self._partition(networks, similarity)
         descriptions = {network.description.name: network.description for network in networks}
-        log.info(
-            "partition: J %.3f, upper bound %.3f (gap %.2f %%)",
-            partition.objective,
-            partition.upper_bound,
-            100 * partition.gap,
-        )
+        _tell_partition(partition)
         with self.timed("assembly"):
             table = self._costs(partition, descriptions)
             candidates = self._admissible(list_candidates(table, self.settings.budget), partition)
         with self.timed("scores"):
             scored = self._score(candidates, networks)
+        fitting, scorer = f"{len(candidates):,} compositions fit {self.settings.budget}", self.settings.proxy.name
+        log.info("%s; %s scored by %s", fitting, _all_or(len(scored), len(candidates)), scorer)
         if self.settings.finalists > 1:
             assert tune is not None
             with self.timed("finalists"):
@@ -111,10 +111,11 @@ class Search:
                     scored, self.settings.finalists, lambda entry, n: tune(self.blueprint(entry, descriptions), n)
                 )
         pick = scored[0]
-        log.info("%d candidates fit; the pick is %s", len(scored), pick.candidate.composition)
+        _tell_pick(scored, "short_tuning" if self.settings.finalists > 1 else scorer)
         return SearchResult(
             blueprint=self.blueprint(pick, descriptions),
             candidates=tuple(scored),
+            num_fitting=len(candidates),
             partition=partition,
             similarity=similarity,
             descriptions=descriptions,
@@ -177,7 +178,12 @@ class Search:
 
     def _extract(self) -> list[NetworkFeatures]:
         require_files(self.zoo)
-        return [self._extract_one(entry) for entry in self.zoo.values()]
+        networks = []
+        with progress("features of networks", len(self.zoo)) as advance:
+            for entry in self.zoo.values():
+                networks.append(self._extract_one(entry))
+                advance()
+        return networks
 
     def _extract_one(self, entry: ZooEntry) -> NetworkFeatures:
         key = content_key(*self._data_key(), self.settings.similarity.num_probe_images)
@@ -271,6 +277,35 @@ class Search:
                 "check the weights of the zoo"
             )
         return scored
+
+
+def _tell_partition(partition: Partition) -> None:
+    verdict = "proven optimal" if partition.proven else f"at most {100 * partition.gap:.2g} % below the optimum"
+    if partition.settings.mode == "even":
+        verdict = "even splits"
+    networks = f"{len(partition.networks)} network{'s' if len(partition.networks) != 1 else ''}"
+    log.info("cut %s into %d blocks each: J %.3f, %s", networks, partition.num_blocks, partition.objective, verdict)
+
+
+def _tell_pick(scored: Sequence[ScoredCandidate], judge: str) -> None:
+    """Says what was picked and what it was better than: the best of each other kind that fits."""
+    pick = scored[0]
+    name = judge.replace("_", " ")
+    costs = f"{pick.candidate.num_params:,} parameters, {pick.candidate.macs:,} MACs"
+    log.info("picked %s: %s %.4g, %s", composition(joined(pick.candidate.blocks)), name, pick.scores[judge], costs)
+    for kind, words in (("network", "whole network"), ("truncated", "truncated network"), ("assembly", "assembly")):
+        others = (
+            entry
+            for entry in scored
+            if entry.candidate.kind == kind and math.isfinite(entry.scores.get(judge, math.nan))
+        )
+        if kind != pick.candidate.kind and (best := next(others, None)):
+            told = composition(joined(best.candidate.blocks))
+            log.info("  the best %s that fits: %s, %s %.4g", words, told, name, best.scores[judge])
+
+
+def _all_or(count: int, of: int) -> str:
+    return "all were" if count == of else f"the {count:,} most promising were"
 
 
 def _digest(candidates: Iterable[Candidate]) -> str:

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from statistics import fmean
 
 import torch
@@ -25,6 +26,7 @@ from reassembly.proxies.naswot import CodeRecorder
 from reassembly.settings import ProxySettings
 from zoo.blueprint import AdapterSpec, BlockSpec
 from zoo.chain.batches import run_in_batches
+from zoo.progress import progress
 from zoo.stitching.adapters import Adapter, closed_form_adapter
 
 log = logging.getLogger(__name__)
@@ -104,14 +106,18 @@ class PrefixTree:
             return
         if "codes" in self.needs:
             self._warn_of_equal_images()
-        for block, node in self.root.children.items():
-            draws: dict[Candidate, list[dict[str, float]]] = {}
-            output = self.first(block)
-            for candidate, scores in self._visit(node, block, 0, output, None):
-                draws.setdefault(candidate, []).append(scores)
-            for candidate, found in draws.items():
-                means = {proxy.name: fmean(scores[proxy.name] for scores in found) for proxy in self.proxies}
-                yield ScoredCandidate(candidate, means, len(found))
+        num_draws = self.settings.num_draws if self.settings.adapters == "random" else 1
+        total = sum(1 if is_of_one_piece(candidate) else num_draws for candidate in self.candidates)
+        with progress("scores of candidates", total) as advance:
+            for block, node in self.root.children.items():
+                draws: dict[Candidate, list[dict[str, float]]] = {}
+                output = self.first(block)
+                for candidate, scores in self._visit(node, block, 0, output, None):
+                    draws.setdefault(candidate, []).append(scores)
+                    advance()
+                for candidate, found in draws.items():
+                    means = {proxy.name: fmean(scores[proxy.name] for scores in found) for proxy in self.proxies}
+                    yield ScoredCandidate(candidate, means, len(found))
 
     def _visit(
         self, node: _Node, block: BlockSpec, stage: int, output: PathOutput, draw: int | None
@@ -192,6 +198,11 @@ class PrefixTree:
             if len(torch.unique(images, dim=0)) < len(images):
                 log.warning("naswot: among its %d probe images some are equal, which lowers every score", len(images))
                 return
+
+
+def is_of_one_piece(candidate: Candidate) -> bool:
+    """Whether its blocks continue one another, so that it has no adapter."""
+    return all(block.continues(before) for before, block in pairwise(candidate.blocks))
 
 
 def adapter_seed(before: BlockSpec, block: BlockSpec, stage: int, draw: int, seed: int) -> int:

@@ -6,35 +6,51 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from reassembly.assembly import Candidate, ScoredCandidate
-from reassembly.figures import candidates_figure, partition_map, similarity_heatmap
+from reassembly.diagram import composed_diagram
 from reassembly.pipeline import SearchResult
+from reassembly.proxies import find_proxy
 from reassembly.settings import SearchSettings
 from zoo.blueprint import write_blueprint
 from zoo.storage.files import ReportFiles, write_csv
 
+MEASURES = {"linear_cka": "linear CKA", "rbf_cka": "RBF CKA", "svcca": "SVCCA", "regression": "R² of linear regression"}
+
 
 def write_report(found: SearchResult, settings: SearchSettings, directory: Path) -> ReportFiles:
     """Writes ``blueprint.yaml``, ``candidates.csv`` and the figures into ``directory``."""
+    from figures.drawing import draw_network
+    from reassembly.figures import candidates_figure, partition_map, similarity_heatmap
+
     blueprint, table = directory / "blueprint.yaml", directory / "candidates.csv"
     write_blueprint(blueprint, found.blueprint)
     write_candidates_csv(table, found.candidates, found.candidates[0].candidate)
     descriptions = list(found.descriptions.values())
-    rows = [
-        {"kind": c.candidate.kind, "macs": c.candidate.macs, "num_params": c.candidate.num_params, **c.scores}
-        for c in found.candidates
-    ]
+    rows = [{**vars(c.candidate), "composition": c.candidate.composition, **c.scores} for c in found.candidates]
+    rows[0]["composition"] = found.blueprint.composition
+    proxy = find_proxy(settings.proxy.name)
     figures = (
+        draw_network(
+            directory / "drawing.png",
+            composed_diagram(found.blueprint, found.descriptions, found.partition.networks),
+        ),
         similarity_heatmap(
             directory / "similarity.png",
             found.similarity,
             found.partition.networks,
             [len(description) - 1 for description in descriptions],
             found.partition.cuts,
-            label=settings.similarity.measure.replace("_", " "),
+            label=MEASURES.get(settings.similarity.measure, settings.similarity.measure),
         ),
-        partition_map(directory / "partition.png", found.partition),
+        partition_map(directory / "partition.png", found.partition, found.blueprint.blocks),
         candidates_figure(
-            directory / "candidates.png", rows, pick=0, score=settings.proxy.name, budget=settings.budget
+            directory / "candidates.png",
+            rows,
+            pick=0,
+            score=proxy.name,
+            label=proxy.label,
+            higher_is_better=proxy.higher_is_better,
+            num_fitting=found.num_fitting,
+            budget=settings.budget,
         ),
     )
     return ReportFiles(blueprint, table, figures)

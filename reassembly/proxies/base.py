@@ -42,6 +42,8 @@ class Proxy:
         name: Of the column in the table of candidates.
         score: Pure function of the evidence; scores are averaged over the draws of the adapters.
         cost: What one score costs, in one line.
+        label: What the score is, as the label of an axis; a share in [0, 1] ends with ``, %``.
+        is_control: It knows nothing of the task: a yardstick in tables, never told as a result.
         higher_is_better: Which end of the scores is picked.
         needs: ``features``, ``codes`` or neither; what nobody needs is not computed.
     """
@@ -51,3 +53,5 @@ class Proxy:
     cost: str
     higher_is_better: bool = True
     needs: frozenset[Literal["features", "codes"]] = field(default_factory=frozenset)
+    label: str = ""
+    is_control: bool = False

@@ -13,10 +13,24 @@ def random_score(composition: str, seed: int) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-PARAMS = Proxy(name="params", score=lambda evidence: float(evidence.candidate.num_params), cost="nothing")
-MACS = Proxy(name="macs", score=lambda evidence: float(evidence.candidate.macs), cost="nothing")
+PARAMS = Proxy(
+    name="params",
+    score=lambda evidence: float(evidence.candidate.num_params),
+    cost="nothing",
+    label="parameters (a control)",
+    is_control=True,
+)
+MACS = Proxy(
+    name="macs",
+    score=lambda evidence: float(evidence.candidate.macs),
+    cost="nothing",
+    label="MACs of an image (a control)",
+    is_control=True,
+)
 RANDOM = Proxy(
     name="random",
     score=lambda evidence: random_score(evidence.candidate.composition, evidence.seed),
     cost="nothing",
+    label="a random number (a control)",
+    is_control=True,
 )

@@ -73,4 +73,5 @@ LOGME = Proxy(
     score=_score,
     cost="one forward pass of the probe images and one eigendecomposition of size min(n, d)",
     needs=frozenset({"features"}),
+    label="LogME: log evidence of a linear head, per image and class",
 )

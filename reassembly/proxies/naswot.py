@@ -94,4 +94,5 @@ NASWOT = Proxy(
     score=_score,
     cost="one forward pass and one product of the +-1 codes of every activation, on the first batch of probe images",
     needs=frozenset({"codes"}),
+    label="NASWOT: log-determinant of the kernel of activation codes",
 )

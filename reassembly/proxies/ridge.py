@@ -26,4 +26,5 @@ RIDGE = Proxy(
     score=_score,
     cost="one forward pass of the probe images and one eigendecomposition of size min(n, d)",
     needs=frozenset({"features"}),
+    label="leave-one-out accuracy of a ridge head, %",
 )
