@@ -12,7 +12,8 @@ CONFIG = {"hydra", "omegaconf", "conf", "launch"}
 ABOVE_METHODS = {"deploy", "studies", "benchmarks", *CONFIG}
 HYDRA = {"hydra", "omegaconf", "conf"}
 FORBIDDEN = {
-    "zoo": {"tuning", "reassembly", "cloning", "datamodules", *ABOVE_METHODS},
+    "zoo": {"figures", "tuning", "reassembly", "cloning", "datamodules", *ABOVE_METHODS},
+    "figures": {"tuning", "reassembly", "cloning", "datamodules", *ABOVE_METHODS},
     "datamodules": {"tuning", "reassembly", "cloning", *ABOVE_METHODS},
     "tuning": {"reassembly", "cloning", "datamodules", *ABOVE_METHODS},
     "reassembly": {"cloning", *ABOVE_METHODS},

@@ -76,13 +76,11 @@ def test_search_writes_blueprint_positions_figures_and_measures(searched: Path) 
         "blueprint.yaml",
         "config.yaml",
         "data_manifest.jsonl.gz",
-        "gates.png",
+        *(f"{name}{end}" for name in ("drawing", "gates", "locality", "positions") for end in (".png", ".svg")),
         "identity.json",
         "job.log",
         "positions.csv",
-        "positions.png",
         "result.json",
-        "similarity.png",
     }
     result = read_result(searched)
     assert result["selection"]["kept"] == list("012345")

@@ -40,19 +40,21 @@ def searched(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
     return directory / "out"
 
 
+def figures(*names: str) -> set[str]:
+    return {f"{name}{suffix}" for name in names for suffix in (".png", ".svg")}
+
+
 def test_search_writes_blueprint_table_figures_and_result(searched: Path) -> None:
     assert {path.name for path in searched.iterdir()} == {
         ".lock",
         "blueprint.yaml",
         "candidates.csv",
-        "candidates.png",
+        *figures("candidates", "drawing", "partition", "similarity"),
         "config.yaml",
         "data_manifest.jsonl.gz",
         "identity.json",
         "job.log",
-        "partition.png",
         "result.json",
-        "similarity.png",
     }
     result = read_result(searched)
     assert result["status"] == "completed"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ def test_size_and_restoration() -> None:
 def test_figures_are_drawn(tmp_path: Path) -> None:
     c = clone(network("mixer", "56789"), "5")
     rows = [PositionResult("mixer", r, r, 1.0 / (r + 1), 0.9, 0.8, 10, 1, 0.1) for r in (2, 1, 0)]
+    rows[0] = replace(rows[0], val_original=None)
     locality = measure_locality(c, {"5": images(2), "6": images(2)}, seed=0)
     paths = [
         positions_figure(tmp_path / "a.png", rows, {"mixer": 1}),
@@ -87,3 +89,4 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
         locality_figure(tmp_path / "d.png", [locality, locality]),
     ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    assert all("</svg>" in path.with_suffix(".svg").read_text() for path in paths)
