@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from cloning.insertion import PositionResult
 from cloning.measures import Locality
@@ -59,8 +59,12 @@ def positions_figure(path: str | Path, rows: Sequence[PositionResult], chosen: M
             axes.grid(color=FAINT, alpha=0.25, linewidth=0.6)
         losses.set_title(f"{written(source, 34)}\ninserted at R = {position}", loc="left", fontsize=10)
         accuracies.set_xlabel("position R: a cut of the target, 0 the image")
-        accuracies.xaxis.get_major_locator().set_params(integer=True)
-    panels[0, 0].set(ylabel="validation loss", ylim=(0, None))
+        accuracies.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    places = [row.position for row in rows]
+    panels[0, 0].set(ylabel="validation loss", ylim=(0, None), xlim=(min(places) - 0.5, max(places) + 0.5))
+    positive = [row.loss for row in rows if row.loss > 0]
+    if positive and max(positive) > 30 * min(positive):  # sources of very different losses share one axis
+        panels[0, 0].set_yscale("symlog", linthresh=min(positive))
     panels[1, 0].set_ylabel("validation accuracy, %")
     panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     panels[1, 0].set_ylim(None, 1.005)
@@ -83,7 +87,7 @@ def gates_figure(
     colours = network_colours([*networks, *kept])
     names = max(len(written(layer, 48)) for layers in kept.values() for layer in [*layers, ""])
     height = 1.3 + 0.2 * min(tallest, 150)
-    figure, panels = grid_of_panels(len(kept), width=3.0 + 0.075 * names, height=height)
+    figure, panels = grid_of_panels(len(kept), width=3.0 + 0.075 * names, height=height, max_columns=4)
     for axes, (source, layers) in zip(panels, kept.items(), strict=True):
         places = np.arange(len(layers))
         shares = [n / of if of else 0.0 for n, of in layers.values()]
@@ -93,13 +97,13 @@ def gates_figure(
         for place, (n, of) in zip(places, layers.values(), strict=True):
             axes.text(1.02, place, f"{n}/{of}", ha="left", va="center", fontsize=size, color=INK)
         axes.set_yticks(places, [written(layer, 48) for layer in layers], fontsize=size)
-        axes.set(ylim=(len(layers) - 0.4, -0.6), xlim=(0, 1), xlabel="gates that stay open, %")
+        axes.set(ylim=(tallest - 0.4, -0.6), xlim=(0, 1), xlabel="gates that stay open, %")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-        axes.spines["left"].set_visible(False)
+        axes.spines[["left", "bottom"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         total, of = (sum(column) for column in zip(*layers.values(), strict=True)) if layers else (0, 0)
         share = f"{100 * total / of:.0f} % of {of:,} gates" if of else "no gates"
-        axes.set_title(f"{written(source, 34)}: {share}", loc="left", fontsize=10)
+        axes.set_title(f"{written(source, 34)}\n{share}", loc="left", fontsize=10)
     return save(figure, path)
 
 
@@ -123,7 +127,8 @@ def locality_figure(path: str | Path, localities: Sequence[Locality]) -> Path:
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
         shown = [written(f"[{name}]" if name in locality.cloned_classes else name, 24) for name in names]
         is_long = max(map(len, [*shown, ""])) > 5 or len(names) > MAX_WRITTEN
-        axes.set_xticks(range(len(names)), shown, rotation=90 if is_long else 0, fontsize=min(9, 700 / len(names)))
+        ticks = [k for k, name in enumerate(names) if len(names) <= 60 or name in locality.cloned_classes]
+        axes.set_xticks(ticks, [shown[k] for k in ticks], rotation=90 if is_long else 0, fontsize=8)
         axes.set_yticks(range(2), ["module", "random gates"])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)

@@ -246,7 +246,8 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
 def _heading(candidates: Sequence[Mapping], shown: Sequence[Mapping], pick: int | None, num_fitting: int | None) -> str:
     counts = f"{len(candidates):,} scored"
     if num_fitting is not None:
-        counts = f"{num_fitting:,} compositions fit the budget, {counts}"
+        fitting = "1 composition fits" if num_fitting == 1 else f"{num_fitting:,} compositions fit"
+        counts = f"{fitting} the budget, {counts}"
     if unusable := len(candidates) - len(shown):
         counts += f", {unusable:,} without a finite score"
     named = candidates[pick].get("composition") if pick is not None else None
