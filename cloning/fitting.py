@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from cloning.clone import Clone, source_position
-from cloning.frozen import FrozenNetwork, convert
+from cloning.frozen import FrozenNetwork
 from cloning.head import solve_head
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
 from zoo.chain.batches import require_finite, run_in_batches
+from zoo.conversion import convert
 from zoo.stitching.adapters import AdapterFit, closed_form_adapter
 
 

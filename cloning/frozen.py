@@ -10,7 +10,6 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cloning.gates import GateSite, gated
 from cloning.sites import find_sites
@@ -185,21 +184,6 @@ class FrozenNetworks:
         if network is None:
             network = self._in_use[name] = FrozenNetwork(self._chains[name], entry.classes, entry.input)
         return network
-
-
-def convert(x: Tensor, given: InputSpec, wanted: InputSpec) -> Tensor:
-    """Images preprocessed for one network as another takes them: without parameters, up to the limits of [0, 1]."""
-    if given == wanted:
-        return x
-    mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (given.mean, given.std))
-    x = x * std + mean
-    if given.channels != wanted.channels:
-        x = x.mean(1, keepdim=True).expand(-1, wanted.channels, -1, -1)
-    size = (wanted.height, wanted.width)
-    if x.shape[-2:] != size:
-        x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
-    mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (wanted.mean, wanted.std))
-    return (x - mean) / std
 
 
 @torch.no_grad()

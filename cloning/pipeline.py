@@ -17,7 +17,7 @@ from torch import Tensor
 from cloning.blueprint import CloningBlueprint, build, describe
 from cloning.clone import Clone
 from cloning.fitting import fit_adapter, with_fitted_adapters
-from cloning.frozen import FrozenNetwork, FrozenNetworks, convert
+from cloning.frozen import FrozenNetwork, FrozenNetworks
 from cloning.gates import num_gates, pack_gates, unpack_gates
 from cloning.insertion import PositionResult, check_position, search_position
 from cloning.localise import localise
@@ -29,6 +29,7 @@ from cloning.settings import CorrectionSettings, InsertionSettings, Localisation
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from zoo.blueprint import Provenance
+from zoo.conversion import convert
 from zoo.description import identity
 from zoo.errors import UserError
 from zoo.registry import Zoo

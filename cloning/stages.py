@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cloning.clone import Clone, source_position
-from cloning.frozen import FrozenNetwork, convert
+from cloning.frozen import FrozenNetwork
+from zoo.conversion import convert
 
 
 class Trunk(nn.Module):

@@ -158,6 +158,11 @@ def _check_optimizer(config: Config) -> None:
         from tuning.optimizers import check_optimizer  # heavy
 
         check_optimizer(optimizer, config.schedule)
+    if config.tuning.warmup != "none" and config.method.name != "reassembly":
+        raise UserError(
+            f"tuning.warmup={config.tuning.warmup} trains the adapters of a composed network, and method="
+            f"{config.method.name} gives none to match features with: type tuning.warmup=none"
+        )
 
 
 def _count_devices() -> dict[str, int]:
@@ -298,9 +303,11 @@ def _require_directory(key: str, place: str) -> None:
 
 def _check_zoo(config: Config) -> None:
     """Refuses a zoo that cannot be read, and networks that it lacks."""
+    from launch.teacher import check_teacher
     from zoo.registry import read_zoo
 
     zoo = read_zoo(config.zoo)
+    check_teacher(config, zoo)
     named = {"method.network": [config.method.network], "task.target": [config.task.target]}
     for key, names in {**named, "task.sources": config.task.sources}.items():
         for name in names:

@@ -47,6 +47,7 @@ def train(job: Job) -> Mapping[str, Any]:
     from cloning.tuning import check_tuning, tune_cloned  # with Lightning
 
     check_tuning(job.config.tuning)
+    _ = job.teacher  # refused before anything is searched
     search = _build_search(job)
     network = _compose(job, search)
     data, digests = search.correction(describe(network)), describe(network).networks

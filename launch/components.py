@@ -27,6 +27,7 @@ def tuning_options(job: Job, run_dir: Path, blueprint: Any) -> dict[str, Any]:
         "optimizer": config.optimizer,
         "schedule": config.schedule,
         "learnt": job.blueprint is not None and job.blueprint.is_bundle,
+        "teacher": job.teacher,
         "trainer": config.trainer,
         "run_dir": run_dir,
         "seed": config.seed,

@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 
 from datamodules import ImageDataModule
 from launch.schema import Config
+from launch.teacher import teacher_digest
 from zoo.blueprint import BLUEPRINT_FILE, WEIGHTS_FILE
 from zoo.digests import file_sha256
 from zoo.entries import ZooEntry
@@ -70,6 +71,7 @@ def read_inputs(config: Config, command: str) -> Inputs:
         **{f"weights of {name}": digest for name, entry in zoo.items() if (digest := _weights_digest(entry))},
         **{f"code of {name}": digest for name in _modules(config, zoo) if (digest := module_digest(name))},
         **({f"{path}": file_sha256(path) for path in blueprint.files if path.is_file()} if blueprint else {}),
+        **({"teacher": digest} if (digest := teacher_digest(config, zoo)) else {}),
     }
     return Inputs(data, zoo, blueprint, identity)
 

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -45,6 +46,9 @@ from zoo.errors import UserError
 from zoo.registry import Zoo
 from zoo.storage.files import read_json, write_bytes, write_json, write_yaml
 from zoo.storage.store import Store, content_key
+
+if TYPE_CHECKING:
+    from tuning.reference import Reference
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +90,14 @@ class Job:
     def blueprint(self) -> GivenBlueprint | None:
         """The blueprint or bundle of ``blueprint=...``."""
         return self.inputs.blueprint
+
+    @cached_property
+    def teacher(self) -> Reference | None:
+        """The network of ``tuning.teacher=...``."""
+        from launch.teacher import open_teacher  # heavy
+
+        cloned = self.config.task.classes if self.config.method.name == "cloning" else []
+        return open_teacher(self.config, self.zoo, cloned or self.data.class_names)
 
     def finish(
         self, metrics: Mapping[str, Any], *, files: Sequence[Path], untold: Collection[str] = (), **result: Any

@@ -12,7 +12,7 @@ from launch.components import draw, save_bundle, tuning_options
 from launch.job import Job
 from launch.run_directory import FINALISTS, remove
 from reassembly.diagram import composed_diagram
-from reassembly.network import AssembledNetwork, load, to_bundle
+from reassembly.network import AssembledNetwork, home_reference, load, to_bundle
 from reassembly.pipeline import Search, SearchResult
 from reassembly.proxies import PROXIES
 from reassembly.settings import SearchSettings
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 def search(job: Job) -> Mapping[str, Any]:
     """Searches, and writes blueprint, table of candidates and figures; ``value`` is the pick's score."""
+    _ = job.teacher  # refused before anything is searched
     search = _build_search(job)
     found = search.run(_short_tuning(job, search))
     files = _report(job, search, found)
@@ -48,6 +49,7 @@ def search(job: Job) -> Mapping[str, Any]:
 
 def train(job: Job) -> Mapping[str, Any]:
     """Tunes what the search of the same settings found, a blueprint or a network; ``value`` is validation accuracy."""
+    _ = job.teacher  # refused before anything is searched
     search = _build_search(job)
     network = _compose(job, search)
     tuned = _tune(job, search, network, job.run_dir)
@@ -98,7 +100,9 @@ def _short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, in
 
     def accuracy(blueprint: ReassemblyBlueprint, num_epochs: int) -> float:
         directory = job.run_dir / FINALISTS / f"{content_key(to_text(blueprint))[:12]}-{num_epochs}"
-        result = _tune(job, search, search.build(blueprint), directory, num_epochs=num_epochs, test=False)
+        network = search.build(blueprint)
+        changes = {} if network.adapters_alone() else {"warmup": "none"}  # whole and truncated networks have none
+        result = _tune(job, search, network, directory, num_epochs=num_epochs, test=False, **changes)
         if job.is_main:  # all have read them: the last figure is measured over all processes
             remove(job.run_dir / FINALISTS)
         return max(result.val_accuracies.values())
@@ -142,4 +146,5 @@ def _tune(
 
     search.data.use_input(search.zoo.entry(network.blueprint.blocks[0].network).input)
     settings = dataclasses.replace(job.config.tuning, **changes)
-    return tune(network, search.data, settings, test=test, **tuning_options(job, run_dir, network.blueprint))
+    home = home_reference(network, search.chains, search.zoo) if settings.warmup != "none" else None
+    return tune(network, search.data, settings, test=test, home=home, **tuning_options(job, run_dir, network.blueprint))

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from tuning.network import TunableNetwork
+from tuning.reference import Reference
 from zoo.blueprint import AdapterSpec, BlockSpec, Bundle, ReassemblyBlueprint, check_digest, check_tensors, read_bundle
 from zoo.chain import Chain, Costs
+from zoo.chain.costs import count
 from zoo.chain.origins import Origin
 from zoo.chain.signals import Signal, pool
 from zoo.digests import digest
@@ -180,6 +182,20 @@ def largest_kernel_size(spec: AdapterSpec) -> int:
     if spec.kernel_size == "auto":
         return 1 if spec.kind == "paper" else 3
     return spec.kernel_size
+
+
+def home_reference(network: AssembledNetwork, chains: Mapping[str, Chain], zoo: Zoo) -> Reference:
+    """The network that the last block comes from, up to the features that the head reads: what it was made to give.
+
+    Args:
+        network: Whose tail it is.
+        chains: The untouched originals; it is a copy.
+    """
+    last = network.blueprint.blocks[-1]
+    chain, spec = chains[last.network], zoo.entry(last.network).input
+    parts = [chain.block(0, last.nodes[1]), _neck(last, chains)[0]]
+    home = copy.deepcopy(nn.Sequential(*parts)).eval().requires_grad_(False)
+    return Reference(last.network, home, spec, count(home, spec.example()))
 
 
 def to_bundle(network: AssembledNetwork, chains: Mapping[str, Chain], *, complete: bool = False) -> Bundle:

@@ -18,8 +18,8 @@ FORBIDDEN = {
     "tuning": {"reassembly", "cloning", "datamodules", *ABOVE_METHODS},
     "reassembly": {"cloning", *ABOVE_METHODS},
     "cloning": {"reassembly", *ABOVE_METHODS},
-    "launch": {"deploy", "studies", "benchmarks"},
-    "deploy": {"studies", "benchmarks", *HYDRA},
+    "launch": {"studies", "benchmarks"},
+    "deploy": {"studies", "benchmarks", "launch", *HYDRA},
 }
 # Of the ground floor, what each room may import of it.
 ROOMS = {

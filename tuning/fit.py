@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from tuning.checkpoints import BEST, LAST, Checkpoints
 from tuning.data import IndexedData, TuningData, TuningInputs, check_data, prepare_inputs
+from tuning.feature_matching import check_warmup, match_features
 from tuning.losses import LeaveOneOutHead
 from tuning.module import TuningModule
 from tuning.network import TunableNetwork
 from tuning.norm_stats import choose_norm_stats, has_norm_stats
 from tuning.optimizers import check_optimizer
 from tuning.parameter_groups import ParameterGroup, parameter_groups, table
+from tuning.reference import Reference, teacher_outputs
 from tuning.ridge import NotFiniteError, RidgeFit, calibrate, fit_ridge
 from tuning.settings import OptimizerSettings, Recipe, ScheduleSettings, TrainerSettings, TuningSettings
 from tuning.trainer import build_trainer, quiet
@@ -88,6 +90,8 @@ def tune(
     callbacks: Sequence[pl.Callback] = (),
     identity: Mapping[str, str] | None = None,
     learnt: bool = False,
+    teacher: Reference | None = None,
+    home: Reference | None = None,
     resume: bool = False,
     test: bool = True,
 ) -> TuningResult:
@@ -104,6 +108,8 @@ def tune(
             ``resume`` goes on with checkpoints of the same identity only.
         learnt: The head is learnt already (of a bundle, or solved by the caller): the start is the network as it is,
             unless ``tuning.head.initialisation=ridge`` asks for a head solved anew.
+        teacher: A frozen network whose logits the loss follows besides the labels, by names of classes.
+        home: With ``tuning.warmup=feature_matching``: the tail's own network up to the features that the head reads.
         resume: Continue from the last checkpoint in ``run_dir``, to the numbers of a run without interruption; where
             there is none yet, from the start.
         test: Measure the choice on the test split; ``False`` leaves that split unseen and the figures None.
@@ -116,6 +122,10 @@ def tune(
     settings = (optimizer or OptimizerSettings(), schedule or ScheduleSettings(), trainer or TrainerSettings())
     recipe = Recipe(tuning, *settings, seed)
     check_optimizer(recipe.optimizer, recipe.schedule)
+    if tuning.warmup != "none":
+        check_warmup(network, tuning, learnt=learnt)
+    if teacher is not None:
+        teacher.columns(data.class_names)
     checkpoints = Checkpoints(Path(run_dir) / "checkpoints", identity or {})
     resumed = checkpoints.resumable() if resume else None
     clock = _Clock()
@@ -127,6 +137,9 @@ def tune(
         device = evaluation.trainer.strategy.root_device
         with clock("start"):
             inputs = prepare_inputs(network, data, tuning, device)
+            if tuning.warmup != "none":
+                assert home is not None, "tuning.warmup needs the tail's own network"
+                match_features(network, inputs, data, home, recipe, checkpoints.directory, device)
             solved = _solve_head(network, inputs, device) if _solves_start(tuning, learnt=learnt) else None
             start = evaluation.candidate("start", inputs)
             for logger in loggers:
@@ -143,7 +156,10 @@ def tune(
                     head = _leave_one_out_head(*(solved or _solve_head(network, inputs, device)))
                 network.freeze(tuning.mode, norm_stats=norm_stats)
                 features = partial(inputs.features, "train", device)
-                module = TuningModule(network, inputs.body, recipe, leave_one_out=head, features=features)
+                taught = teacher_outputs(teacher, data, tuning, device) if teacher is not None else None
+                module = TuningModule(
+                    network, inputs.body, recipe, leave_one_out=head, features=features, teacher=taught
+                )
                 groups = parameter_groups(network, recipe.optimizer)
                 for line in table(groups):
                     log.info("%s", line)

@@ -1,4 +1,4 @@
-"""The losses of tuning: cross-entropy on hard or soft targets, and logits of a head that is solved, not trained."""
+"""The losses of tuning: cross-entropy, distillation, and logits of a head that is solved, not trained."""
 
 from __future__ import annotations
 
@@ -17,6 +17,21 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0
         targets: Class indices (N,) or probabilities (N, C), as Mixup makes them.
     """
     return F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="sum")
+
+
+def distillation(logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """Sum over the samples of T^2 KL(softmax(t / T) || softmax(z / T)) (Hinton et al., arXiv 1503.02531).
+
+    T^2 keeps the size of the gradient whatever the temperature, next to that of cross-entropy.
+
+    Args:
+        logits: z, (N, C).
+        teacher_logits: t, (N, C), without gradient.
+        temperature: T.
+    """
+    targets = F.log_softmax(teacher_logits.to(logits) / temperature, dim=1)
+    outputs = F.log_softmax(logits / temperature, dim=1)
+    return temperature**2 * F.kl_div(outputs, targets, log_target=True, reduction="sum")
 
 
 class LeaveOneOutHead(nn.Module):

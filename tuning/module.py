@@ -16,11 +16,12 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from tuning.averaging import MovingAverage
 from tuning.distributed import gather_rows, total, world_size
-from tuning.losses import LeaveOneOutHead, cross_entropy
+from tuning.losses import LeaveOneOutHead, cross_entropy, distillation
 from tuning.mixing import mix
 from tuning.network import TunableNetwork
 from tuning.optimizers import build_optimizer, build_schedule
 from tuning.parameter_groups import parameter_groups
+from tuning.reference import ReferenceOutputs
 from tuning.settings import Recipe
 from zoo.checkpoints import shorten
 from zoo.errors import UserError
@@ -44,6 +45,7 @@ class TuningModule(pl.LightningModule):
         leave_one_out: Where given, the head is solved instead of trained.
         features: Gives the pooled features of all training images as the network now makes them; with
             ``leave_one_out``, which starts every validation from them.
+        teacher: Gives the logits to follow, of the inputs of a batch and their positions.
     """
 
     def __init__(
@@ -54,12 +56,13 @@ class TuningModule(pl.LightningModule):
         *,
         leave_one_out: LeaveOneOutHead | None = None,
         features: Callable[[], Tensor] | None = None,
+        teacher: ReferenceOutputs | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.leave_one_out = leave_one_out
         self._body, self._features = (body,), features  # in a tuple: its modules belong to the network already
-        self._recipe, self._tuning = recipe, recipe.tuning
+        self._recipe, self._tuning, self._teacher = recipe, recipe.tuning, teacher
         self._average: MovingAverage | None = None
         self._resumed: dict[str, Tensor] | None = None
         self._averaged_step = 0
@@ -102,11 +105,16 @@ class TuningModule(pl.LightningModule):
         if self.leave_one_out is None:
             inputs, targets = self._mix(inputs, labels, batch_idx)
             logits, count = self(inputs), total(len(labels), self.device)
+            taught = self._teacher(inputs, index) if self._teacher is not None else None
         else:
+            taught = gather_rows(self._teacher(inputs, index)) if self._teacher is not None else None
             labels, index = gather_rows(labels), gather_rows(index)
             logits, targets = self.leave_one_out(gather_rows(self._body[0](inputs)), index), labels
             count = len(labels)
         loss = cross_entropy(logits, targets, label_smoothing=self._tuning.label_smoothing)
+        if taught is not None:
+            share, temperature = self._tuning.teacher_weight, self._tuning.teacher_temperature
+            loss = (1 - share) * loss + share * distillation(logits, taught, temperature=temperature)
         if not torch.isfinite(loss):
             raise UserError(
                 f"the training loss is {loss.item()} in epoch {self.current_epoch}: "

@@ -39,6 +39,10 @@ class TunableNetwork(nn.Module, ABC):
         """The modules a mode trains: all in ``full``, the head in ``probe`` and, if not overridden, in ``freeze``."""
         return [self] if mode == "full" else [self.head]
 
+    def adapters_alone(self) -> list[nn.Module]:
+        """What Freeze-Tuning trains besides the head; empty where blocks follow each other as in one network."""
+        return [module for module in self.trainable_modules("freeze") if module is not self.head]
+
     def origins(self) -> Mapping[str, Origin]:
         """Where the pre-trained parameters stood in their own networks, by name, as far as that is known."""
         return {}

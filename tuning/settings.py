@@ -54,6 +54,13 @@ class TuningSettings:
         ema_decay: Decay per step of the exponential moving average of the trained weights, which is then what is
             validated and kept; 0 switches it off.
         head: How the head starts and ends.
+        teacher: A network of the zoo by name, or a run or bundle by path, whose outputs the network is to follow.
+        teacher_temperature: Divides the logits of both in that loss.
+        teacher_weight: Its share of the loss; labels have the rest.
+        warmup: What adapters learn before anything else: ``none``, or ``feature_matching``: the features of the tail's
+            own network on the same images, without labels.
+        warmup_epochs: Passes over the training images for it.
+        warmup_learning_rate: Of it, at the start of a cosine, for AdamW.
     """
 
     mode: Annotated[str, one_of(*MODES)] = "freeze"
@@ -68,6 +75,12 @@ class TuningSettings:
     cutmix_alpha: Annotated[float, at_least(0, 1000)] = 0.0
     ema_decay: Annotated[float, from_below(0, 1)] = 0.0
     head: HeadSettings = field(default_factory=HeadSettings)
+    teacher: str | None = None
+    teacher_temperature: Annotated[float, above(0, 1000)] = 2.0
+    teacher_weight: Annotated[float, above(0, 1)] = 0.5
+    warmup: Annotated[str, one_of("none", "feature_matching")] = "none"
+    warmup_epochs: Annotated[int, at_least(1)] = 5
+    warmup_learning_rate: Annotated[float, above(0, 1000)] = 1e-3
 
     def __post_init__(self) -> None:
         check(self, "tuning")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cloning.frozen import convert
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import RivalSettings
+from zoo.conversion import convert
 
 
 class Ensemble(nn.Module):

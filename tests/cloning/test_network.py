@@ -9,9 +9,10 @@ from cloning_stand_ins import adapter, chain, clone, cloned, images, network
 from torch import Tensor
 
 from cloning.clone import Clone, num_positions, source_position
-from cloning.frozen import FrozenNetwork, convert
+from cloning.frozen import FrozenNetwork
 from cloning.gates import num_gates
 from cloning.network import ClonedNetwork
+from zoo.conversion import convert
 from zoo.entries import InputSpec
 from zoo.errors import UserError
 

@@ -7,7 +7,6 @@ import torch
 from cloning_stand_ins import clone, cloned, images, network, small_data
 from torch import Tensor, nn
 
-from cloning.frozen import convert
 from cloning.measures import measure_accuracies
 from cloning.rivals import RIVALS
 from cloning.rivals.ensemble import Ensemble
@@ -20,6 +19,7 @@ from cloning.samples import Samples
 from cloning.tuning import AUGMENTED_COPIES, correction_samples
 from datamodules.augmentation import Augmentation
 from datamodules.correction import CorrectionData
+from zoo.conversion import convert
 from zoo.digests import digest
 from zoo.errors import UserError
 
