@@ -278,7 +278,7 @@ class ImageDataModule:
         return ImageLoader(chosen, batch_sampler=order, generator=torch.Generator(), **self._loading)
 
     def _conversion(self, spec: InputSpec) -> str:
-        first = self._source.image(int(self._splits["train"][0]))
+        first = self._source.image(next(int(indices[0]) for indices in self._splits.values() if len(indices)))
         kept = f"{'x'.join(map(str, first.shape))} {_COLOURS.get(len(first), 'channels')}"
         wanted = f"{spec.channels}x{spec.height}x{spec.width} {_COLOURS.get(spec.channels, 'channels')}"
         mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (spec.mean, spec.std))

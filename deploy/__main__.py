@@ -13,6 +13,8 @@ from zoo.errors import UserError
 
 COMMANDS = {
     "describe": "print what a result is: composition, classes, input, parameters",
+    "evaluate": "measure it as it is on a data set or a folder",
+    "predict": "classes and probabilities of images",
     "complete": "make its bundle independent of zoo files, checkpoints and the network",
 }
 """What the help says, by name; ``deploy/NAME.py`` has ``add_arguments(parser)`` and ``run(options) -> exit status``."""

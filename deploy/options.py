@@ -27,6 +27,13 @@ def open_run(options: argparse.Namespace) -> Model:
     return load(options.run, zoo=options.zoo, device=getattr(options, "device", "cpu"))
 
 
+def at_least_one(text: str) -> int:
+    """A whole number above 0, for ``argparse``."""
+    if not text.isdecimal() or not 1 <= int(text) <= 2**20:
+        raise argparse.ArgumentTypeError(f"got {text[:40]!r}, expected a whole number, 1 or more")
+    return int(text)
+
+
 def require_free(path: Path, *, overwrite: bool) -> None:
     """Refuses to write over a file, or where no file can be, before anything is computed."""
     if path.is_dir():

@@ -59,7 +59,7 @@ def check(config: Config) -> None:
         UserError: what cannot be, by its key.
     """
     _check_paths(config)
-    _check_dataset(config.dataset)
+    check_dataset(config.dataset)
     _check_optimizer(config)
     _check_machine(config)
     _check_zoo(config)
@@ -175,7 +175,7 @@ def _count_devices() -> dict[str, int]:
     }
 
 
-def _check_dataset(dataset: Mapping[str, Any]) -> None:
+def check_dataset(dataset: Mapping[str, Any]) -> None:
     """Refuses arguments that the data module does not take, by the annotations of its constructors."""
     target = _find_target(dataset.get("_target_"))
     arguments = _arguments(target)

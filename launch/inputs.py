@@ -61,7 +61,7 @@ def read_inputs(config: Config, command: str) -> Inputs:
     Raises:
         UserError: what is not there, or is not what it is given as.
     """
-    data, zoo, blueprint = _data(config), read_zoo(config.zoo), _blueprint(config)
+    data, zoo, blueprint = read_data(config), read_zoo(config.zoo), _blueprint(config)
     _require_fitting_augmentation(data, zoo)
     identity = {
         "command": command,
@@ -76,27 +76,8 @@ def read_inputs(config: Config, command: str) -> Inputs:
     return Inputs(data, zoo, blueprint, identity)
 
 
-def result_settings(config: Config) -> dict[str, Any]:
-    """The settings that the method reads and that change its result, as plain data."""
-    return {key: value for key, value in asdict(config).items() if key not in {*ELSEWHERE, *config.unread}}
-
-
-def resumed_identity(identity: Mapping[str, str]) -> dict[str, str]:
-    """The part of an identity that must not change when a run goes on: it may go on on another device."""
-    return {name: value for name, value in identity.items() if name not in _OF_DEVICE}
-
-
-def differences(stored: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
-    """What two identities differ in, ``name stored -> present`` each, long values shortened; ``data`` is left out."""
-    told = []
-    for name in dict.fromkeys((*stored, *present)):
-        before, after = stored.get(name, "none"), present.get(name, "none")
-        if before != after and name != "data":
-            told.append(f"{name} {_short(before)} -> {_short(after)}")
-    return told
-
-
-def _data(config: Config) -> ImageDataModule:
+def read_data(config: Config) -> ImageDataModule:
+    """The data module that a configuration names; a factory that makes something else is a `UserError`."""
     data = instantiate(config.dataset, seed=config.seed)
     if not isinstance(data, ImageDataModule):
         raise UserError(
@@ -117,6 +98,26 @@ def _require_fitting_augmentation(data: ImageDataModule, zoo: Zoo) -> None:
             refusals.append(error)
     if refusals and len(refusals) == len(zoo):
         raise refusals[0]
+
+
+def result_settings(config: Config) -> dict[str, Any]:
+    """The settings that the method reads and that change its result, as plain data."""
+    return {key: value for key, value in asdict(config).items() if key not in {*ELSEWHERE, *config.unread}}
+
+
+def resumed_identity(identity: Mapping[str, str]) -> dict[str, str]:
+    """The part of an identity that must not change when a run goes on: it may go on on another device."""
+    return {name: value for name, value in identity.items() if name not in _OF_DEVICE}
+
+
+def differences(stored: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
+    """What two identities differ in, ``name stored -> present`` each, long values shortened; ``data`` is left out."""
+    told = []
+    for name in dict.fromkeys((*stored, *present)):
+        before, after = stored.get(name, "none"), present.get(name, "none")
+        if before != after and name != "data":
+            told.append(f"{name} {_short(before)} -> {_short(after)}")
+    return told
 
 
 def _blueprint(config: Config) -> GivenBlueprint | None:
