@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "measure it as it is on a data set or a folder",
     "predict": "classes and probabilities of images",
     "complete": "make its bundle independent of zoo files, checkpoints and the network",
+    "export": "write it as ONNX, torch.export or plain safetensors",
 }
 """What the help says, by name; ``deploy/NAME.py`` has ``add_arguments(parser)`` and ``run(options) -> exit status``."""
 
