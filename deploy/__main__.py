@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "classes and probabilities of images",
     "complete": "make its bundle independent of zoo files, checkpoints and the network",
     "export": "write it as ONNX, torch.export or plain safetensors",
+    "benchmark": "latency and throughput, beside the networks it is made of",
 }
 """What the help says, by name; ``deploy/NAME.py`` has ``add_arguments(parser)`` and ``run(options) -> exit status``."""
 

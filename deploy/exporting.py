@@ -8,7 +8,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +132,7 @@ def export(
     told = metadata(model, preprocessing=preprocessing)
     with atomic_path(path) as temporary, torch.no_grad():
         try:
-            with _quiet():
+            with quiet():
                 runtime, run = _WRITERS[kind](network, inputs, told, temporary)
         except UserError:
             raise
@@ -159,18 +161,32 @@ def _compare(model: Model, run: Run, inputs: Tensor, images: Tensor, runtime: st
     return Parity(difference, agreement, len(ours), runtime, source)
 
 
-def _exported(network: Deployable, inputs: Tensor) -> ExportedProgram:
+def _exported(network: nn.Module, inputs: Tensor) -> ExportedProgram:
     """The network as a graph with a free batch."""
     example = torch.cat([inputs, inputs])[:2]  # 0 and 1 are special to torch.export
-    return torch.export.export(network, (example,), dynamic_shapes={"images": {0: Dim("batch")}})
+    return torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch")},))
 
 
 def _write_onnx(network: Deployable, inputs: Tensor, told: dict[str, str], path: Path) -> tuple[str, Run]:
+    session = write_onnx_file(network, inputs, told, path, torch.get_num_threads())
+
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0])
+
+    return f"onnxruntime {version('onnxruntime')}", run
+
+
+def write_onnx_file(network: nn.Module, inputs: Tensor, told: dict[str, str], path: Path, num_threads: int) -> Any:
+    """Writes a network from ``images`` to ``logits`` with a free batch; returns the runtime's session of the file.
+
+    Raises:
+        UserError: A library that is missing, or more weights than a file holds.
+    """
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 what torch.onnx needs
     except ImportError as error:
-        raise UserError(f"--format onnx needs {error.name}: type pip install 'huozi[export]'") from error
+        raise UserError(f"ONNX needs {error.name}: type pip install 'huozi[export]'") from error
     num_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
     if num_bytes > _MAX_ONNX_BYTES:
         raise UserError(f"{num_bytes:,} bytes of weights: an ONNX file takes 2 GiB; type --format torch_export")
@@ -181,13 +197,8 @@ def _write_onnx(network: Deployable, inputs: Tensor, told: dict[str, str], path:
     program.save(path, external_data=False)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0])
-
-    return f"onnxruntime {onnxruntime.__version__}", run
+    options.intra_op_num_threads = num_threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _write_torch_export(network: Deployable, inputs: Tensor, told: dict[str, str], path: Path) -> tuple[str, Run]:
@@ -206,7 +217,7 @@ def _write_safetensors(network: Deployable, inputs: Tensor, told: dict[str, str]
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporters' own remarks: what is wrong is told by the comparison."""
     names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch._dynamo")
     levels = {name: logging.getLogger(name).level for name in names}
