@@ -304,9 +304,9 @@ def _require_directory(key: str, place: str) -> None:
 def _check_zoo(config: Config) -> None:
     """Refuses a zoo that cannot be read, and networks that it lacks."""
     from launch.teacher import check_teacher
-    from zoo.registry import read_zoo
+    from launch.zoos import configured_zoo
 
-    zoo = read_zoo(config.zoo)
+    zoo = configured_zoo(config, keep=False)
     check_teacher(config, zoo)
     named = {"method.network": [config.method.network], "task.target": [config.task.target]}
     for key, names in {**named, "task.sources": config.task.sources}.items():

@@ -17,11 +17,12 @@ from hydra.utils import instantiate
 from datamodules import ImageDataModule
 from launch.schema import Config
 from launch.teacher import teacher_digest
+from launch.zoos import configured_zoo
 from zoo.blueprint import BLUEPRINT_FILE, WEIGHTS_FILE
 from zoo.digests import file_sha256
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
-from zoo.registry import Zoo, read_zoo
+from zoo.registry import Zoo
 from zoo.storage.sources import module_digest
 from zoo.weights import weights_sha256
 
@@ -61,7 +62,7 @@ def read_inputs(config: Config, command: str) -> Inputs:
     Raises:
         UserError: what is not there, or is not what it is given as.
     """
-    data, zoo, blueprint = read_data(config), read_zoo(config.zoo), _blueprint(config)
+    data, zoo, blueprint = read_data(config), configured_zoo(config, keep=True), _blueprint(config)
     _require_fitting_augmentation(data, zoo)
     identity = {
         "command": command,

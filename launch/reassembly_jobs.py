@@ -18,6 +18,10 @@ from reassembly.proxies import PROXIES
 from reassembly.settings import SearchSettings
 from zoo.blueprint import ReassemblyBlueprint, read_blueprint, to_text
 from zoo.chain.costs import count
+from zoo.digests import digest
+from zoo.storage.files import ReportFiles
+from zoo.storage.records import to_plain
+from zoo.storage.reports import kept_report
 from zoo.storage.store import content_key
 
 if TYPE_CHECKING:
@@ -113,9 +117,19 @@ def _short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, in
 def _report(job: Job, search: Search, found: SearchResult) -> list[Path]:
     if not job.is_main:
         return []
-    from reassembly.report import write_report  # with matplotlib
+    inputs = {
+        "found": [to_text(found.blueprint), to_plain(found.candidates), to_plain(found.partition)],
+        "similarity": digest({"similarity": found.similarity}),
+        "descriptions": to_plain(found.descriptions),
+        "settings": search.settings,
+    }
 
-    files = write_report(found, search.settings, job.run_dir)
+    def write(directory: Path) -> ReportFiles:
+        from reassembly.report import write_report  # with matplotlib
+
+        return write_report(found, search.settings, directory)
+
+    files = kept_report(job.store, inputs, job.run_dir, write, "reassembly")
     job.tracker.table("candidates", files.table)
     job.tracker.figures(files.figures)
     job.tracker.artifact("blueprint", "blueprint", [files.blueprint, files.table])

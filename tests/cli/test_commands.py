@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 
 from tests.cli.conftest import read_result, run, run_until_killed
 
+HEAVY = {"timm", "torchvision", "torch._dynamo", "pytorch_lightning", "matplotlib", "scipy", "sklearn", "wandb"}
+"""What a search that finds everything in the cache does without."""
+
 # Two networks and few images: what is tested here are the commands, not the search.
 SMALL = [
     "~zoo.networks.resnext_low",
@@ -69,12 +72,18 @@ def test_search_writes_blueprint_table_figures_and_result(searched: Path) -> Non
 
 
 def test_a_second_search_reuses_every_stage_and_a_changed_setting_what_does_not_depend_on_it(
-    searched: Path, cache: str, tmp_path: Path
+    searched: Path, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("search.py", *SMALL, cache, "output_dir=again", cwd=tmp_path).code == 0
+    with monkeypatch.context() as patched:
+        patched.setenv("PYTHONPROFILEIMPORTTIME", "1")  # lists all imports on stderr
+        finished = run("search.py", *SMALL, cache, "output_dir=again", cwd=tmp_path)
+    assert finished.code == 0
+    loaded = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines() if "|" in line}
+    assert "torch" in loaded
+    assert loaded & HEAVY == set()
     again = tmp_path / "again"
     assert set(read_result(again)["reused"]) == {"features", "similarity", "partition", "scores"}
-    for name in ("blueprint.yaml", "candidates.csv"):
+    for name in ("blueprint.yaml", "candidates.csv", "candidates.png", "partition.png", "similarity.png"):
         assert (again / name).read_bytes() == (searched / name).read_bytes()
     assert run("search.py", *SMALL, cache, "proxy=logme", "output_dir=other", cwd=tmp_path).code == 0
     assert set(read_result(tmp_path / "other")["reused"]) == {"features", "similarity", "partition"}

@@ -108,6 +108,15 @@ class Store:
         self.hits[stage] = self.hits.get(stage, 0) + 1
         return found
 
+    def find(self, stage: str, inputs: Any) -> StageResult | None:
+        """Returns the stored result of ``stage`` for ``inputs``, if there is one; nothing is computed or written.
+
+        Raises:
+            UserError: see ``fetch``.
+        """
+        key = self.key(stage, inputs)
+        return self._read(self.root / stage / f"{key}.entry", (stage, key))
+
     @contextmanager
     def _locked(self, path: Path) -> Iterator[bool]:
         """Holds the lock of an entry; gives whether there is one: there is none where nothing can be written."""
