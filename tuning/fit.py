@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tuning.checkpoints import BEST, LAST, Checkpoints
 from tuning.data import IndexedData, TuningData, TuningInputs, check_data, prepare_inputs
 from tuning.feature_matching import check_warmup, match_features
+from tuning.first_epoch import FirstEpoch
 from tuning.losses import LeaveOneOutHead
 from tuning.module import TuningModule
 from tuning.network import TunableNetwork
@@ -163,7 +164,8 @@ def tune(
                 groups = parameter_groups(network, recipe.optimizer)
                 for line in table(groups):
                     log.info("%s", line)
-                _fit(module, inputs, recipe, checkpoints, loggers, callbacks, resume=resumed is not None)
+                watch = FirstEpoch(start.val_accuracy, len(inputs.labels["val"]), recipe)
+                _fit(module, inputs, recipe, checkpoints, loggers, [*callbacks, watch], resume=resumed is not None)
             with clock("refit"):
                 _restore(network, checkpoints.state(BEST))
                 candidates.append(evaluation.candidate("tuned", inputs))
