@@ -3,8 +3,8 @@
 ``defaults`` is the test of the defaults: Full-Tuning with nothing overridden must not end below the head-only start by
 more than noise, with ``tuning.loss`` as it is and with cross-entropy, which data above 2,000 images gets. A whole and a
 composed network of the embedded zoo on digits and cluttered MNIST, and of EfficientNet-Lite on digits, over three seeds
-of the splits; the rates of before (one for all parameters) and Freeze stand beside them. What the guard keeps is measured
-on test; where training itself went, without a guard, on validation. The run fails where the default is below.
+of the splits; the rates of before (one for all parameters) and Freeze stand beside them. What the guard keeps is
+measured on test; where training itself went, without a guard, on validation. The run fails where the default is below.
 
 ``speed``: one assembled network (two thirds of one embedded network, an adapter, the last third of another), the same
 images and epochs with cross-entropy. The ways take turns, so that whatever else the machine does strikes all of them;

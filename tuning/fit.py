@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -148,6 +148,7 @@ def tune(
         groups: list[ParameterGroup] = []
         candidates, loss, norm_stats = [start], _resolve_loss(network, inputs, tuning), "none"
         if loss != "none":
+            recipe = replace(recipe, optimizer=recipe.optimizer.for_loss(loss))
             with clock("fit"):
                 resumed = checkpoints.agree(resumed)
                 norm_stats = resumed or _resolve_norm_stats(network, inputs, tuning, loss, device)

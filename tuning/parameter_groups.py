@@ -63,7 +63,13 @@ def parameter_groups(network: TunableNetwork, settings: OptimizerSettings) -> li
     """The trained parameters of a network, each in exactly one group; blocks in their order, then adapters and head.
 
     A parameter that is used in several places belongs to the first of them: the lowest of the rates.
+
+    Args:
+        network: Frozen as its mode demands.
+        settings: With rates for blocks (``OptimizerSettings.for_loss``).
     """
+    if settings.block_scale is None or settings.layer_decay is None:
+        raise ValueError("block_scale and layer_decay go by the loss: take settings.for_loss(loss)")
     new = {id(p) for module in network.trainable_modules("freeze") for p in module.parameters()}
     head = {id(p) for p in network.head.parameters()}
     origins = network.origins()

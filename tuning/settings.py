@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from zoo.errors import UserError
@@ -104,9 +104,10 @@ class OptimizerSettings:
     Attributes:
         name: ``adamw`` or ``sgd`` (Nesterov).
         learning_rate: Of adapters and head, at the peak of the schedule.
-        block_scale: The rate of pre-trained blocks, relative to that of adapters and head.
+        block_scale: The rate of pre-trained blocks, relative to that of adapters and head; None takes what the loss
+            allows, see ``for_loss``.
         layer_decay: By this the rate of a pre-trained block shrinks with each node between it and the head of its own
-            network; 1 gives all nodes the same.
+            network; 1 gives all nodes the same, None goes by the loss.
         weight_decay: Decoupled for ``adamw``; norms, biases, tokens and tables of positions are not decayed.
         momentum: For ``sgd``.
         betas: For ``adamw``: decay of the running means of gradient and squared gradient.
@@ -119,8 +120,8 @@ class OptimizerSettings:
 
     name: Annotated[str, one_of("adamw", "sgd")] = "adamw"
     learning_rate: Annotated[float, above(0, 1000)] = 3e-3
-    block_scale: Annotated[float, at_least(0, 1000)] = 1.0
-    layer_decay: Annotated[float, above(0, 1)] = 1.0
+    block_scale: Annotated[float, at_least(0, 1000)] | None = None
+    layer_decay: Annotated[float, above(0, 1)] | None = None
     weight_decay: Annotated[float, at_least(0, 1000)] = 0.02
     momentum: Annotated[float, from_below(0, 1)] = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
@@ -150,6 +151,24 @@ class OptimizerSettings:
                 which = f"_target_={self._target_}" if self._target_ else f"name={self.name}"
                 advice = f"type optimizer.kwargs={{{key}: ...}}" if self._target_ else "leave it out"
                 raise UserError(f"optimizer.{key}={shown(value)} has no effect with optimizer.{which}: {advice}")
+
+    def for_loss(self, loss: str) -> OptimizerSettings:
+        """The same settings with the rates of blocks that a loss allows, where none are given.
+
+        With ``loo`` the head is solved at every step and follows whatever the blocks do: they take the full rate. With
+        ``cross_entropy`` a head that was solved falls out of step with blocks that move fast, and an ImageNet network
+        is lost in one epoch (measured: ``benchmarks/results/tuning.md``).
+        """
+        scale, decay = (1.0, 1.0) if loss == "loo" else CROSS_ENTROPY_RATES
+        return replace(
+            self,
+            block_scale=scale if self.block_scale is None else self.block_scale,
+            layer_decay=decay if self.layer_decay is None else self.layer_decay,
+        )
+
+
+CROSS_ENTROPY_RATES = (0.1, 0.75)
+"""``block_scale`` and ``layer_decay`` by default with cross-entropy: chosen on validation, see ``for_loss``."""
 
 
 @dataclass(frozen=True)

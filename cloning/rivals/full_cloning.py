@@ -27,7 +27,7 @@ def full_cloning(problem: CloningProblem, settings: RivalSettings, *, seed: int)
     """
     num_epochs = max(1, round(settings.num_steps / len(problem.data.train_dataloader())))
     tuning = TuningSettings(mode="full", num_epochs=num_epochs, norm_stats="frozen")
-    optimizer = OptimizerSettings(learning_rate=settings.learning_rate)
+    optimizer = OptimizerSettings(learning_rate=settings.learning_rate, block_scale=1.0, layer_decay=1.0)
     with tempfile.TemporaryDirectory() as directory:
         network, _ = tune_cloned(
             copy.deepcopy(problem.network),

@@ -12,6 +12,8 @@ from cloning.clone import Clone, num_positions, source_position
 from cloning.frozen import FrozenNetwork
 from cloning.gates import num_gates
 from cloning.network import ClonedNetwork
+from tuning.parameter_groups import parameter_groups
+from tuning.settings import OptimizerSettings
 from zoo.conversion import convert
 from zoo.entries import InputSpec
 from zoo.errors import UserError
@@ -191,3 +193,24 @@ def test_owners_are_checked() -> None:
 def test_a_head_without_a_last_linear_layer_is_refused() -> None:
     with pytest.raises(UserError, match="5 outputs and 4 class names"):
         FrozenNetwork(chain("resnet"), "0123", network("resnet", "01234").input)
+
+
+def test_copies_that_are_tuned_whole_learn_at_the_rates_of_their_own_chains() -> None:
+    target, source = network("vit", "01234"), network("resnet", "56789")
+    full = cloned(target, clone(source, "57", 2)).thawed()
+    full.freeze("full")
+    settings = OptimizerSettings(learning_rate=1.0, block_scale=0.5, layer_decay=0.5)
+    groups = parameter_groups(full, settings)
+    names = {id(parameter): name for name, parameter in full.named_parameters()}
+    rates = {names[id(parameter)]: group.learning_rate for group in groups for parameter in group.parameters}
+    assert rates.keys() == {name for name, parameter in full.named_parameters() if parameter.requires_grad}
+    for name, rate in rates.items():
+        part, index, original = name.split(".", 2) if name.startswith("copies") else (name.split(".")[0], "", "")
+        if part == "copies":
+            chain = (target, source)[int(index)].chain
+            nodes = [
+                node for node in range(len(chain)) if original in dict(chain.block(node, node + 1).named_parameters())
+            ]
+            assert rate == 0.5 * 0.5 ** (len(chain) - 1 - nodes[0]), name
+        else:
+            assert (part, rate) in {("adapters", 1.0), ("head", 1.0)}

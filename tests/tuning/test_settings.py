@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from tuning.settings import HeadSettings, OptimizerSettings, ScheduleSettings, TrainerSettings, TuningSettings
+from tuning.settings import (
+    CROSS_ENTROPY_RATES,
+    HeadSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    TrainerSettings,
+    TuningSettings,
+)
 from zoo.errors import UserError
 
 
@@ -36,3 +43,11 @@ def test_a_wrong_value_names_its_override(settings, values, override):
         settings(**values)
     assert override in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_rates_of_blocks_go_by_the_loss_where_none_are_given():
+    assert OptimizerSettings().for_loss("loo").block_scale == OptimizerSettings().for_loss("loo").layer_decay == 1.0
+    careful = OptimizerSettings().for_loss("cross_entropy")
+    assert (careful.block_scale, careful.layer_decay) == CROSS_ENTROPY_RATES
+    given = OptimizerSettings(block_scale=0.7).for_loss("cross_entropy")
+    assert (given.block_scale, given.layer_decay) == (0.7, CROSS_ENTROPY_RATES[1])
