@@ -18,8 +18,9 @@ FORBIDDEN = {
     "tuning": {"reassembly", "cloning", "datamodules", *ABOVE_METHODS},
     "reassembly": {"cloning", *ABOVE_METHODS},
     "cloning": {"reassembly", *ABOVE_METHODS},
+    # side by side: a job opens a teacher as deploy opens any result, and deploy opens a data set as a job does
     "launch": {"studies", "benchmarks"},
-    "deploy": {"studies", "benchmarks", "launch", *HYDRA},
+    "deploy": {"studies", "benchmarks", *HYDRA},
 }
 # Of the ground floor, what each room may import of it.
 ROOMS = {
