@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,14 +55,14 @@ class CloningBlueprint:
         target: The network that receives.
         clones: What is grafted onto it.
         networks: Digests of all of them.
-        provenance: Where this comes from; for the reader.
+        provenance: The steps by which it came about, the first one first; for the reader.
     """
 
     classes: tuple[str, ...]
     target: str
     clones: tuple[CloneSpec, ...]
     networks: Mapping[str, str]
-    provenance: Provenance | None = None
+    provenance: tuple[Provenance, ...] = ()
     method: Literal["cloning"] = "cloning"
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class CloningBlueprint:
         return " + ".join([self.target, *clones])
 
 
-def describe(network: ClonedNetwork, provenance: Provenance | None = None) -> CloningBlueprint:
+def describe(network: ClonedNetwork, provenance: Sequence[Provenance] = ()) -> CloningBlueprint:
     """The blueprint of a cloned network, which holds all but what it has learnt."""
     specs = [
         CloneSpec(
@@ -94,7 +94,7 @@ def describe(network: ClonedNetwork, provenance: Provenance | None = None) -> Cl
         for clone, adapter in zip(network.clones, network.adapters, strict=True)
     ]
     networks = {frozen.name: frozen.digest() for frozen in network.networks()}
-    return CloningBlueprint(network.classes, network.target.name, tuple(specs), networks, provenance)
+    return CloningBlueprint(network.classes, network.target.name, tuple(specs), networks, tuple(provenance))
 
 
 def build(

@@ -230,7 +230,10 @@ class CloningSearch:
         kernel_size = self.settings.insertion.kernel_size
         fits = [fit_adapter(target, c, images, kernel_size=kernel_size, seed=self.seed) for c in clones]
         network = ClonedNetwork(target, classes, clones, [fit.adapter if fit else None for fit in fits])
-        return describe(network, Provenance(zoo=self.zoo.name, seed=self.seed))
+        step = Provenance(
+            "composed", data=self.data.name, data_digest=self.data.digest, seed=self.seed, zoo=self.zoo.name
+        )
+        return describe(network, [step])
 
     def _correction(self, classes: Sequence[str], cloned: Sequence[str], target: FrozenNetwork) -> CorrectionData:
         correction = self.settings.correction

@@ -16,6 +16,7 @@ from datamodules.batches import BatchOrder, ImageLoader, Split
 from datamodules.checks import require_count, require_flag, require_share, require_text
 from datamodules.images import LabelledImages
 from datamodules.manifest import ListedImage, Manifest, printable
+from zoo.blueprint import SeenImages
 from zoo.entries import InputSpec
 from zoo.limits import above, at_least
 
@@ -180,6 +181,16 @@ class ImageDataModule:
         """What the images of validation and test are made for, the crop included; `use_input` comes first."""
         assert self.input is not None, "call use_input before asking for it"
         return self._cropped(self.input)
+
+    @property
+    def seen(self) -> SeenImages:
+        """What a network that is tuned on this data keeps of it."""
+        source = self._source
+        return SeenImages.of(self.name, self.class_names, source.labels, source.keys(), self._indices("train"))
+
+    def keys(self, split: str) -> Tensor:
+        """A number for each image of a split, int64 (n,): equal for equal images; see `LabelledImages.keys`."""
+        return self._source.keys()[self._indices(split)]
 
     def num_images(self, split: str) -> int:
         """Number of images of a split."""

@@ -95,6 +95,9 @@ class _Relabelled(LabelledImages):
     def listed(self, index: int) -> tuple[str, int, int]:
         return self._source.listed(index)
 
+    def keys(self) -> Tensor:
+        return self._source.keys()
+
     def image(self, index: int) -> Tensor:
         return self._source.image(index)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,6 +39,10 @@ class LabelledImages(ABC):
         """Name, size in bytes and time of change in nanoseconds of an image's file; in memory its number alone."""
         return str(index), 0, 0
 
+    def keys(self) -> Tensor:
+        """A number from 0 to 2^63 - 1 for each image, int64 (n,): equal for equal images; of files by `listed`."""
+        return _keys("\0".join(map(str, self.listed(index))).encode() for index in range(len(self)))
+
     @abstractmethod
     def image(self, index: int) -> Tensor:
         """One image as it is kept: (C, H, W), uint8 or float32 in [0, 1]."""
@@ -62,11 +67,19 @@ class ImagesInMemory(LabelledImages):
         sha256.update(labels.contiguous().numpy().data)
         self.digest = f"sha256:{sha256.hexdigest()}"
 
+    def keys(self) -> Tensor:
+        return _keys(image.data for image in self.images.contiguous().numpy())
+
     def image(self, index: int) -> Tensor:
         return self.images[index]
 
     def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
         return resize_and_crop(self.images[torch.as_tensor(indices)], spec)
+
+
+def _keys(contents: Iterable[bytes | memoryview]) -> Tensor:
+    digests = b"".join(hashlib.blake2b(content, digest_size=8).digest() for content in contents)
+    return torch.from_numpy((np.frombuffer(digests, "<u8") >> 1).astype(np.int64))
 
 
 def resize_and_crop(images: Tensor, spec: InputSpec) -> Tensor:

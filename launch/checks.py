@@ -76,6 +76,11 @@ def _require_effect(config: Config, overrides: Sequence[str], command: str) -> N
                 "method=baseline has nothing to search for: type `python train.py method=baseline`, which ranks the "
                 "whole networks and tunes the best, or leave it out, for they are candidates of every search"
             )
+    if config.method.network is not None and config.blueprint is not None:
+        raise UserError(
+            f"method.network={config.method.network} has no effect beside blueprint={shown(config.blueprint, 200)}, "
+            "which names its networks itself: leave one of them out"
+        )
     for override in overrides:
         if re.split(r"[.=@]", override.lstrip("+~"))[0] in config.unread:
             other = "method=reassembly" if config.method.name == "cloning" else "method=cloning"
@@ -268,7 +273,9 @@ def _check_paths(config: Config) -> None:
         try:
             if not Path(config.blueprint).exists():
                 told = f"blueprint={shown(config.blueprint, 200)}"
-                raise UserError(f"{told} does not exist: give a blueprint.yaml, or the directory of a bundle")
+                raise UserError(
+                    f"{told} does not exist: give a blueprint.yaml, or the directory of a bundle or of a run"
+                )
             if not os.access(config.blueprint, os.R_OK):
                 raise UserError(f"blueprint={shown(config.blueprint, 200)} cannot be read (Permission denied)")
         except OSError as error:

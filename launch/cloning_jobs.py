@@ -13,9 +13,10 @@ from cloning.diagram import cloned_diagram
 from cloning.measures import mean, measure_costs, require_restored, size_share
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSearchResult, CloningSettings
-from launch.components import draw, save_bundle, tuning_options
+from launch.components import Start, finish_training, inherited_rows, tuning_options
 from launch.job import Job
-from zoo.blueprint import read_blueprint, read_bundle
+from zoo.blueprint import Bundle, read_blueprint, read_bundle
+from zoo.errors import UserError
 
 
 def search(job: Job) -> Mapping[str, Any]:
@@ -49,32 +50,25 @@ def train(job: Job) -> Mapping[str, Any]:
     check_tuning(job.config.tuning)
     _ = job.teacher  # refused before anything is searched
     search = _build_search(job)
-    network = _compose(job, search)
-    data, digests = search.correction(describe(network)), describe(network).networks
-    options = tuning_options(job, job.run_dir, describe(network))
-    network, tuned = tune_cloned(network, data, job.config.tuning, **options)
-    files = save_bundle(job, to_bundle(network, complete=job.config.complete_bundle), network.classes)
-    files += draw(job, cloned_diagram(network, tuple(search.zoo)))
+    start = _compose(job, search)
+    data = search.correction(start.blueprint)
+    network, tuned = tune_cloned(start.network, data, job.config.tuning, **tuning_options(job, job.run_dir, start))
     accuracies = search.accuracies(network)
-    return job.finish(
-        {
-            "value": tuned.val_accuracies[tuned.choice],
-            "test_accuracy": tuned.test_accuracy,
+    return finish_training(
+        job,
+        start,
+        data,
+        tuned,
+        to_bundle(network, complete=job.config.complete_bundle),
+        cloned_diagram(network, tuple(search.zoo)),
+        metrics={
             "original_accuracy": accuracies.original,
             "cloned_accuracy": accuracies.cloned,
             "mean_accuracy": accuracies.mean,
-            "val_accuracy": tuned.val_accuracies[tuned.choice],
-            "start_val_accuracy": tuned.val_accuracies["start"],
         },
-        composition=describe(network).composition,
-        choice=tuned.choice,
-        val_accuracies=tuned.val_accuracies,
-        parameter_groups=tuned.parameter_groups,
         accuracies=asdict(accuracies),
-        num_trained_parameters=tuned.num_trained_parameters,
-        **_measures(search, network, "test", digests),
-        seconds={**search.seconds, **tuned.seconds},
-        files=files,
+        **_measures(search, network, "test", start.blueprint.networks),
+        seconds=search.seconds,
     )
 
 
@@ -84,16 +78,40 @@ def _build_search(job: Job) -> CloningSearch:
     return CloningSearch(job.zoo, job.data, settings, store=job.store, seed=config.seed)
 
 
-def _compose(job: Job, search: CloningSearch) -> ClonedNetwork:
-    """Returns the network to tune: of a blueprint or bundle, or what the search finds."""
-    if given := job.blueprint:
-        if given.is_bundle:
-            return from_bundle(read_bundle(given.path, CloningBlueprint), search.networks)
-        return search.build(read_blueprint(given.path, CloningBlueprint))
-    found = search.run()
-    network = search.build(found.blueprint)
-    _report(job, search, found, network)
-    return network
+def _compose(job: Job, search: CloningSearch) -> Start:
+    """Returns what to tune: of a blueprint or bundle, or what the search finds."""
+    given = job.blueprint
+    if given and given.is_bundle:
+        bundle = read_bundle(given.path, CloningBlueprint)
+        _require_classes(bundle.blueprint, job)
+        return _inherit(bundle, search)
+    if given:
+        recipe = read_blueprint(given.path, CloningBlueprint)
+        _require_classes(recipe, job)
+        network = search.build(recipe)
+    else:
+        found = search.run()
+        recipe, network = found.blueprint, search.build(found.blueprint)
+        _report(job, search, found, network)
+    return Start.composed(network, describe(network, recipe.provenance), recipe)
+
+
+def _inherit(bundle: Bundle, search: CloningSearch) -> Start:
+    """What a head has learnt goes on where it was learnt on the same images; else the whole of it is solved anew."""
+    network = from_bundle(bundle, search.networks)
+    rows = inherited_rows(bundle, network.classes, search.correction(bundle.blueprint), whole=True)
+    return Start(network, describe(network, bundle.blueprint.provenance), bundle.digest, bundle.seen, rows)
+
+
+def _require_classes(blueprint: CloningBlueprint, job: Job) -> None:
+    """Refuses data that lacks classes of a cloned network, whose outputs are classes of its networks and no others."""
+    missing = [name for name in blueprint.classes if name not in job.data.class_names]
+    if missing:
+        raise UserError(
+            f"blueprint={job.blueprint.path} is a cloned network, whose classes are those of its networks; "
+            f"{job.data.name} has no {missing[0]!r} ({len(missing)} of {len(blueprint.classes)} are missing): give "
+            "data of these classes (dataset=...), or leave blueprint out and type task.classes=[...] to clone anew"
+        )
 
 
 def _report(job: Job, search: CloningSearch, found: CloningSearchResult, network: ClonedNetwork) -> list[Path]:

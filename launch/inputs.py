@@ -15,6 +15,7 @@ from typing import Any
 from hydra.utils import instantiate
 
 from datamodules import ImageDataModule
+from launch.run_directory import BUNDLE, IDENTITY
 from launch.schema import Config
 from launch.teacher import teacher_digest
 from launch.zoos import configured_zoo
@@ -23,6 +24,7 @@ from zoo.digests import file_sha256
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.registry import Zoo
+from zoo.storage.files import read_json
 from zoo.storage.sources import module_digest
 from zoo.weights import weights_sha256
 
@@ -34,7 +36,7 @@ _OF_DEVICE = frozenset({"trainer.precision"})
 
 @dataclass(frozen=True)
 class GivenBlueprint:
-    """What ``blueprint=...`` names: a blueprint file, or the directory of a bundle."""
+    """What ``blueprint=...`` leads to: a blueprint file, or the directory of a bundle."""
 
     path: Path
     is_bundle: bool
@@ -122,14 +124,37 @@ def differences(stored: Mapping[str, str], present: Mapping[str, str]) -> list[s
 
 
 def _blueprint(config: Config) -> GivenBlueprint | None:
+    """What is named: a blueprint file, the directory of a bundle, or that of a run, of which its bundle is taken."""
     if config.blueprint is None:
         return None
     path = Path(config.blueprint)
+    told = f"blueprint={path}"
     if not path.exists():
-        raise UserError(f"blueprint={path} does not exist: give a blueprint.yaml, or the directory of a bundle")
-    if path.is_dir() and (path / WEIGHTS_FILE).exists():
-        return GivenBlueprint(path, is_bundle=True)
-    return GivenBlueprint(path / BLUEPRINT_FILE if path.is_dir() else path, is_bundle=False)
+        raise UserError(f"{told} does not exist: give a blueprint.yaml, or the directory of a bundle or of a run")
+    if not path.is_dir():
+        return GivenBlueprint(path, is_bundle=False)
+    for directory in (path, path / BUNDLE):
+        if (directory / WEIGHTS_FILE).exists():
+            return GivenBlueprint(directory, is_bundle=True)
+    if (path / "sweep.csv").exists():
+        raise UserError(f"{told} is the directory of a sweep: give that of one of its jobs, e.g. blueprint={path}/0")
+    if _command_of(path) == "train":
+        raise UserError(
+            f"{told} is a training that has not come to its end: type resume={path} first, or "
+            f"blueprint={path / BLUEPRINT_FILE} for what was composed, without what was learnt"
+        )
+    if not (path / BLUEPRINT_FILE).exists():
+        raise UserError(f"{told} holds no {BLUEPRINT_FILE}: give a file, or the directory of a bundle or of a run")
+    return GivenBlueprint(path / BLUEPRINT_FILE, is_bundle=False)
+
+
+def _command_of(run_dir: Path) -> str | None:
+    """The command whose run a directory holds, as far as that can be told."""
+    try:
+        identity = read_json(run_dir / IDENTITY)
+    except (UserError, OSError):
+        return None
+    return identity.get("command") if isinstance(identity, dict) else None
 
 
 def _weights_digest(entry: ZooEntry) -> str | None:

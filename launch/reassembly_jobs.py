@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.components import draw, save_bundle, tuning_options
+from launch.components import Start, finish_training, inherited_rows, tuning_options
 from launch.job import Job
 from launch.run_directory import FINALISTS, remove
 from reassembly.diagram import composed_diagram
-from reassembly.network import AssembledNetwork, home_reference, load, to_bundle
+from reassembly.network import home_reference, rebuild, to_bundle, use_rows
 from reassembly.pipeline import Search, SearchResult
 from reassembly.proxies import PROXIES
 from reassembly.settings import SearchSettings
-from zoo.blueprint import ReassemblyBlueprint, read_blueprint, to_text
+from zoo.blueprint import Bundle, HeadSpec, ReassemblyBlueprint, read_blueprint, read_bundle, to_text
 from zoo.chain.costs import count
 from zoo.digests import digest
 from zoo.storage.files import ReportFiles
@@ -26,6 +27,8 @@ from zoo.storage.store import content_key
 
 if TYPE_CHECKING:
     from tuning.fit import TuningResult
+
+log = logging.getLogger(__name__)
 
 
 def search(job: Job) -> Mapping[str, Any]:
@@ -55,31 +58,22 @@ def train(job: Job) -> Mapping[str, Any]:
     """Tunes what the search of the same settings found, a blueprint or a network; ``value`` is validation accuracy."""
     _ = job.teacher  # refused before anything is searched
     search = _build_search(job)
-    network = _compose(job, search)
-    tuned = _tune(job, search, network, job.run_dir)
-    complete = job.config.complete_bundle or job.config.tuning.mode == "full"
-    files = save_bundle(job, to_bundle(network, search.chains, complete=complete), search.data.class_names)
-    files += draw(job, composed_diagram(network.blueprint, search.chains, tuple(search.zoo)))
+    start = _compose(job, search)
+    network = start.network
+    tuned = _tune(job, search, start, job.run_dir)
     costs = count(network, search.data.input.example())
-    return job.finish(
-        {
-            "value": tuned.val_accuracies[tuned.choice],
-            "test_accuracy": tuned.test_accuracy,
-            "val_accuracy": tuned.val_accuracies[tuned.choice],
-            "start_val_accuracy": tuned.val_accuracies["start"],
-        },
-        composition=network.blueprint.composition,
-        choice=tuned.choice,
-        val_accuracies=tuned.val_accuracies,
-        parameter_groups=tuned.parameter_groups,
+    return finish_training(
+        job,
+        start,
+        search.data,
+        tuned,
+        to_bundle(network, search.chains, complete=job.config.complete_bundle or job.config.tuning.mode == "full"),
+        composed_diagram(network.blueprint, search.chains, tuple(search.zoo)),
         num_parameters=costs.num_params,
-        num_trained_parameters=tuned.num_trained_parameters,
-        num_head_images=tuned.num_head_images,
         macs=costs.macs,
-        seconds={**search.seconds, **tuned.seconds},
         digests={"data": search.data.digest, **network.blueprint.networks},
         data=search.data.record,
-        files=files,
+        seconds=search.seconds,
     )
 
 
@@ -106,7 +100,8 @@ def _short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, in
         directory = job.run_dir / FINALISTS / f"{content_key(to_text(blueprint))[:12]}-{num_epochs}"
         network = search.build(blueprint)
         changes = {} if network.adapters_alone() else {"warmup": "none"}  # whole and truncated networks have none
-        result = _tune(job, search, network, directory, num_epochs=num_epochs, test=False, **changes)
+        start = Start.composed(network, network.blueprint, blueprint)
+        result = _tune(job, search, start, directory, num_epochs=num_epochs, test=False, **changes)
         if job.is_main:  # all have read them: the last figure is measured over all processes
             remove(job.run_dir / FINALISTS)
         return max(result.val_accuracies.values())
@@ -136,29 +131,42 @@ def _report(job: Job, search: Search, found: SearchResult) -> list[Path]:
     return list(files.all)
 
 
-def _compose(job: Job, search: Search) -> AssembledNetwork:
-    """Returns the network to tune: of a blueprint or bundle, a whole network of the zoo, or what the search finds."""
-    if given := job.blueprint:
-        if given.is_bundle:
-            return load(given.path, search.zoo)
-        from tuning.data import check_classes
+def _compose(job: Job, search: Search) -> Start:
+    """Returns what to tune: of a blueprint or bundle, a whole network of the zoo, or what the search finds.
 
-        blueprint = read_blueprint(given.path)
-        check_classes(blueprint.head.classes or blueprint.head.size, search.data)
-        return search.build(blueprint)
-    if job.config.method.name == "baseline":
-        return search.build(search.whole_network(job.config.method.network))
-    found = search.run(_short_tuning(job, search))
-    _report(job, search, found)
-    return search.build(found.blueprint)
+    Its head is for the classes of the job's data, whatever a blueprint or bundle was for.
+    """
+    given, method = job.blueprint, job.config.method
+    if given and given.is_bundle:
+        return _inherit(read_bundle(given.path), search)
+    if given:
+        recipe = read_blueprint(given.path)
+        head = HeadSpec(classes=search.data.class_names)
+        if recipe.head != head:
+            log.info("head: new, for the %d classes of %s", search.data.num_classes, search.data.name)
+        network = search.build(dataclasses.replace(recipe, head=head))
+        return Start.composed(network, network.blueprint, recipe)
+    if method.name == "baseline":
+        recipe = search.whole_network(method.network)
+    else:
+        found = search.run(_short_tuning(job, search))
+        _report(job, search, found)
+        recipe = found.blueprint
+    network = search.build(recipe)
+    return Start.composed(network, network.blueprint, recipe)
 
 
-def _tune(
-    job: Job, search: Search, network: AssembledNetwork, run_dir: Path, *, test: bool = True, **changes: Any
-) -> TuningResult:
+def _inherit(bundle: Bundle, search: Search) -> Start:
+    network = rebuild(bundle, search.zoo)
+    rows = inherited_rows(bundle, network.class_names, search.data)
+    use_rows(network, rows, seed=search.seed)
+    return Start(network, network.blueprint, bundle.digest, bundle.seen, rows)
+
+
+def _tune(job: Job, search: Search, start: Start, run_dir: Path, *, test: bool = True, **changes: Any) -> TuningResult:
     from tuning.fit import tune  # with Lightning, which a search without finalists does without
 
-    search.data.use_input(search.zoo.entry(network.blueprint.blocks[0].network).input)
+    search.data.use_input(search.zoo.entry(start.blueprint.blocks[0].network).input)
     settings = dataclasses.replace(job.config.tuning, **changes)
-    home = home_reference(network, search.chains, search.zoo) if settings.warmup != "none" else None
-    return tune(network, search.data, settings, test=test, home=home, **tuning_options(job, run_dir, network.blueprint))
+    home = home_reference(start.network, search.chains, search.zoo) if settings.warmup != "none" else None
+    return tune(start.network, search.data, settings, test=test, home=home, **tuning_options(job, run_dir, start))

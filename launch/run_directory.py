@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 
 CONFIG, RESULT, LOG = "config.yaml", "result.json", "job.log"
 IDENTITY, MANIFEST = "identity.json", "data_manifest.jsonl.gz"
-UNFINISHED, FINALISTS, CHECKPOINTS = "unfinished", "finalists", "checkpoints"
+UNFINISHED, FINALISTS, CHECKPOINTS, BUNDLE = "unfinished", "finalists", "checkpoints", "bundle"
 LOCK = ".lock"
 FIGURES = ("drawing", "candidates", "partition", "similarity", "gates", "positions", "locality")
 OURS = (
-    *(CHECKPOINTS, FINALISTS, "bundle", "blueprint.yaml", "candidates.csv", "positions.csv", "metrics.csv"),
+    *(CHECKPOINTS, FINALISTS, BUNDLE, "blueprint.yaml", "candidates.csv", "positions.csv", "metrics.csv"),
     *(f"{name}{suffix}" for name in FIGURES for suffix in (".png", ".svg")),
     *(LOG, "wandb_run.json", CONFIG, IDENTITY, MANIFEST),
 )

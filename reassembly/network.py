@@ -12,9 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from tuning.heads import HeadRows, replace_head
 from tuning.network import TunableNetwork
 from tuning.reference import Reference
-from zoo.blueprint import AdapterSpec, BlockSpec, Bundle, ReassemblyBlueprint, check_digest, check_tensors, read_bundle
+from zoo.blueprint import (
+    AdapterSpec,
+    BlockSpec,
+    Bundle,
+    HeadSpec,
+    ReassemblyBlueprint,
+    check_digest,
+    check_tensors,
+    read_bundle,
+)
 from zoo.chain import Chain, Costs
 from zoo.chain.costs import count
 from zoo.chain.origins import Origin
@@ -253,6 +263,12 @@ def rebuild(bundle: Bundle, zoo: Zoo) -> AssembledNetwork:
     if bundle.complete:
         entries = {name: replace(entry, weights=None) for name, entry in entries.items()}
     return from_bundle(bundle, {name: load_chain(entry) for name, entry in entries.items()})
+
+
+def use_rows(network: AssembledNetwork, rows: HeadRows, *, seed: int) -> None:
+    """Gives a network, in place, the head and the classes of other data; rows made anew are drawn from ``seed``."""
+    replace_head(network, rows, torch.Generator().manual_seed(seed))
+    network.blueprint = replace(network.blueprint, head=HeadSpec(classes=rows.classes))
 
 
 def _is_new(name: str) -> bool:

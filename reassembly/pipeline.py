@@ -145,7 +145,17 @@ class Search:
             adapters=(self.settings.adapter.spec(),) * (len(blocks) - 1),
             head=HeadSpec(classes=self.data.class_names),
             networks={name: descriptions[name].digest for name in dict.fromkeys(block.network for block in blocks)},
-            provenance=Provenance(self.zoo.name, proxy, score if math.isfinite(score) else None, self.seed),
+            provenance=(
+                Provenance(
+                    "composed",
+                    data=self.data.name,
+                    data_digest=self.data.digest,
+                    seed=self.seed,
+                    zoo=self.zoo.name,
+                    proxy=proxy,
+                    score=score if math.isfinite(score) else None,
+                ),
+            ),
         )
 
     def whole_network(self, name: str | None) -> ReassemblyBlueprint:

@@ -19,6 +19,7 @@ from tuning.checkpoints import BEST, LAST, Checkpoints
 from tuning.data import IndexedData, TuningData, TuningInputs, check_data, prepare_inputs
 from tuning.feature_matching import check_warmup, match_features
 from tuning.first_epoch import FirstEpoch
+from tuning.heads import NUM_CALIBRATION_IMAGES, join_rows
 from tuning.losses import LeaveOneOutHead
 from tuning.module import TuningModule
 from tuning.network import TunableNetwork
@@ -91,6 +92,7 @@ def tune(
     callbacks: Sequence[pl.Callback] = (),
     identity: Mapping[str, str] | None = None,
     learnt: bool = False,
+    learnt_rows: Sequence[int] = (),
     teacher: Reference | None = None,
     home: Reference | None = None,
     resume: bool = False,
@@ -109,6 +111,8 @@ def tune(
             ``resume`` goes on with checkpoints of the same identity only.
         learnt: The head is learnt already (of a bundle, or solved by the caller): the start is the network as it is,
             unless ``tuning.head.initialisation=ridge`` asks for a head solved anew.
+        learnt_rows: Rows of the head that are learnt already, where others are not: the start keeps them and solves
+            the others, with the same exception.
         teacher: A frozen network whose logits the loss follows besides the labels, by names of classes.
         home: With ``tuning.warmup=feature_matching``: the tail's own network up to the features that the head reads.
         resume: Continue from the last checkpoint in ``run_dir``, to the numbers of a run without interruption; where
@@ -130,6 +134,8 @@ def tune(
     checkpoints = Checkpoints(Path(run_dir) / "checkpoints", identity or {})
     resumed = checkpoints.resumable() if resume else None
     clock = _Clock()
+    rows = list(learnt_rows) if tuning.head.initialisation == "auto" else []
+    kept = [tensor.detach().clone() for tensor in (network.head.weight[rows], network.head.bias[rows])]
     with quiet(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)  # Lightning's loaders draw their workers' seeds from it
         network.freeze(tuning.mode, norm_stats="frozen")
@@ -142,6 +148,9 @@ def tune(
                 assert home is not None, "tuning.warmup needs the tail's own network"
                 match_features(network, inputs, data, home, recipe, checkpoints.directory, device)
             solved = _solve_head(network, inputs, device) if _solves_start(tuning, learnt=learnt) else None
+            if solved and rows:
+                few = inputs.features("train", device, NUM_CALIBRATION_IMAGES)
+                join_rows(network.head, rows, *kept, few, inputs.labels["train"][: len(few)])
             start = evaluation.candidate("start", inputs)
             for logger in loggers:
                 logger.log_metrics({"val/accuracy": start.val_accuracy, "val/loss": start.val_loss}, step=0)

@@ -166,7 +166,7 @@ def test_the_baseline_is_the_named_network_or_the_best_whole_one(zoo, data, root
     assert named.composition == "vit_digits[0:7]"
     assert "a whole network is under no budget, and does not fit budget.max_params=1000" in caplog.text
     best = run.whole_network(None)
-    scores = {name: run.whole_network(name).provenance.score for name in zoo}
+    scores = {name: run.whole_network(name).provenance[0].score for name in zoo}
     assert best.blocks[0].network == max(scores, key=scores.get)
     with pytest.raises(UserError, match="'resnet'"):
         run.whole_network("resnet")

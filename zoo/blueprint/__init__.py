@@ -15,6 +15,7 @@ from zoo.blueprint.blueprint import (
     composition,
     parse_blueprint,
     read_blueprint,
+    text_digest,
     to_text,
     write_blueprint,
 )
@@ -27,6 +28,7 @@ from zoo.blueprint.bundle import (
     read_bundle,
     write_bundle,
 )
+from zoo.blueprint.seen import SeenImages
 
 __all__ = [
     "BLUEPRINT_FILE",
@@ -40,6 +42,7 @@ __all__ = [
     "HeadSpec",
     "Provenance",
     "ReassemblyBlueprint",
+    "SeenImages",
     "check_digest",
     "check_networks",
     "check_tensors",
@@ -47,6 +50,7 @@ __all__ = [
     "parse_blueprint",
     "read_blueprint",
     "read_bundle",
+    "text_digest",
     "to_text",
     "write_blueprint",
     "write_bundle",

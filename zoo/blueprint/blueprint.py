@@ -7,6 +7,7 @@ Each method has its own frozen dataclass with a ``method`` field; ``read_bluepri
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -90,30 +91,54 @@ class HeadSpec:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a blueprint comes from; for the reader, without effect on the network."""
+    """One step of how a network came about; for the reader, without effect on the network.
 
+    Attributes:
+        step: ``composed`` (a search or a choice among whole networks) or ``tuned``.
+        data: Name of the data set that it was done on.
+        data_digest: Of that data set's images, classes and splits.
+        seed: Of the step, its splits included.
+        parent: Digest of the blueprint or bundle that it began with; None where it began with the zoo.
+        zoo: Where a composition's networks are from.
+        proxy: What ranked it.
+        score: By that proxy.
+        mode: Of tuning: ``full``, ``freeze`` or ``probe``.
+        num_epochs: Of tuning.
+        val_accuracy: What tuning reached on the validation split.
+    """
+
+    step: Literal["composed", "tuned"] = "composed"
+    data: str | None = None
+    data_digest: str | None = None
+    seed: int | None = None
+    parent: str | None = None
     zoo: str | None = None
     proxy: str | None = None
     score: float | None = None
-    seed: int | None = None
+    mode: str | None = None
+    num_epochs: int | None = None
+    val_accuracy: float | None = None
 
     def __post_init__(self) -> None:
-        if self.score is not None and not math.isfinite(self.score):
-            raise UserError(f"provenance.score: got {self.score}, expected a number")
+        for name in ("score", "val_accuracy"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise UserError(f"provenance.{name}: got {value}, expected a number")
 
 
 @dataclass(frozen=True)
 class ReassemblyBlueprint:
     """Blocks in series with an adapter between each two, and a head.
 
-    The first block begins at node 0 (it brings its own stem). ``networks`` gives the digest of every network used.
+    The first block begins at node 0 (it brings its own stem). ``networks`` gives the digest of every network used,
+    ``provenance`` the steps by which it came about, the first one first.
     """
 
     blocks: tuple[BlockSpec, ...]
     adapters: tuple[AdapterSpec, ...]
     head: HeadSpec
     networks: Mapping[str, str]
-    provenance: Provenance | None = None
+    provenance: tuple[Provenance, ...] = ()
     method: Literal["reassembly"] = "reassembly"
 
     def __post_init__(self) -> None:
@@ -170,7 +195,14 @@ def check_digest(name: str, expected: str, found: str) -> None:
 def to_text(blueprint: Any) -> str:
     """The YAML text of any method's blueprint."""
     plain = records.to_plain(blueprint)
+    if not plain.get("provenance"):
+        plain.pop("provenance", None)
     return dump_yaml({"format": FORMAT, "method": plain.pop("method"), **plain})
+
+
+def text_digest(blueprint: Any) -> str:
+    """``"sha256:<hex>"`` of the YAML text of any method's blueprint."""
+    return f"sha256:{hashlib.sha256(to_text(blueprint).encode()).hexdigest()}"
 
 
 def write_blueprint(path: str | Path, blueprint: Any) -> None:
@@ -210,6 +242,8 @@ def _from_yaml(plain: Any, where: str, kinds: Sequence[type[Blueprint]]) -> Blue
             f"{where}: made by method={_word(method)}, expected method={' or '.join(by_method)}: "
             "give another blueprint, or type the method that made it"
         )
+    if isinstance(plain.get("provenance"), dict):
+        plain["provenance"] = [plain["provenance"]]  # of earlier versions: one step, the composition
     return records.from_plain(by_method[method], plain, where)
 
 

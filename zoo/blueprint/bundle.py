@@ -5,8 +5,9 @@
     weights.safetensors   the learnt tensors only, or every tensor of the composed network
 
 The header of the weights holds the digest of the tensors and those of the texts they belong to, so that damage and
-files that do not belong together are told from a good bundle. The weights are written last: without them there is no
-bundle. Bundles of earlier versions have no ``interface.yaml``.
+files that do not belong together are told from a good bundle, and what the network was tuned on
+(``zoo.blueprint.seen``). The weights are written last: without them there is no bundle. Bundles of earlier versions
+have no ``interface.yaml``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.blueprint.blueprint import read_blueprint, to_text
+from zoo.blueprint.blueprint import read_blueprint, text_digest, to_text
+from zoo.blueprint.seen import SeenImages, from_json, to_json
 from zoo.digests import digest
 from zoo.errors import UserError
 from zoo.storage import files
@@ -42,12 +44,20 @@ class Bundle:
         complete: whether ``tensors`` are all of the network's, so that the zoo's weights are not needed, only its
             architectures; then the digests in the blueprint say where the network began, and are not checked.
         interface: plain data of ``zoo.interface``; None in bundles that have none.
+        seen: what it was tuned on, a record for every training, the first one first.
     """
 
     blueprint: Any
     tensors: Mapping[str, Tensor]
     complete: bool
     interface: Mapping[str, Any] | None = None
+    seen: tuple[SeenImages, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """``"sha256:<hex>"`` of blueprint and tensors: by it a network tuned further names its parent."""
+        content = f"{text_digest(self.blueprint)} {digest(self.tensors)}"
+        return f"sha256:{_sha256(content.encode())}"
 
 
 def write_bundle(directory: str | Path, bundle: Bundle) -> None:
@@ -57,6 +67,7 @@ def write_bundle(directory: str | Path, bundle: Bundle) -> None:
         "contents": "complete" if bundle.complete else "learnt",
         "tensors": digest(bundle.tensors),
         "blueprint": _sha256(to_text(bundle.blueprint).encode()),
+        **({"seen": to_json(bundle.seen)} if bundle.seen else {}),
     }
     contents = {Path(directory) / BLUEPRINT_FILE: to_text(bundle.blueprint).encode()}
     if bundle.interface is not None:
@@ -84,10 +95,12 @@ def read_bundle(directory: str | Path, *kinds: type) -> Bundle:
         raise UserError(f"{path}: format {metadata.get('format')!r} is not supported; expected {FORMAT}")
     if metadata.get("tensors") != digest(tensors):
         raise UserError(f"{path}: damaged: its tensors differ from the digest in its header; copy the bundle anew")
-    if metadata.get("blueprint") != _sha256(to_text(blueprint).encode()):
+    written = _sha256(files.read_bytes(Path(directory) / BLUEPRINT_FILE, MAX_BYTES))  # as earlier versions did, too
+    if metadata.get("blueprint") not in (_sha256(to_text(blueprint).encode()), written):
         raise UserError(f"{path}: these weights belong to another blueprint than {BLUEPRINT_FILE} beside them")
     interface = _read_interface(Path(directory) / INTERFACE_FILE, metadata.get("interface"))
-    return Bundle(blueprint, tensors, metadata["contents"] == "complete", interface)
+    seen = from_json(metadata["seen"], str(path)) if "seen" in metadata else ()
+    return Bundle(blueprint, tensors, metadata["contents"] == "complete", interface, seen)
 
 
 def _read_interface(path: Path, expected: str | None) -> dict[str, Any] | None:

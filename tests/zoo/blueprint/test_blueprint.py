@@ -63,14 +63,22 @@ def refused(tmp_path, text: str) -> str:
     return message
 
 
+def test_the_single_step_that_earlier_versions_wrote_is_a_list_of_one(tmp_path):
+    text = RECIPE.replace("networks:", "provenance: {zoo: embedded, score: 0.5, seed: 3}\nnetworks:")
+    assert read(tmp_path, text).provenance == (Provenance("composed", zoo="embedded", score=0.5, seed=3),)
+
+
 def test_recipe_is_read(tmp_path):
     assert read(tmp_path, RECIPE) == BLUEPRINT
 
 
 def test_blueprint_survives_writing_and_reading(tmp_path):
-    provenance = Provenance(zoo="embedded", proxy="ridge", score=np.float64(0.9375), seed=0)
+    steps = (
+        Provenance("composed", zoo="embedded", proxy="ridge", score=np.float64(0.9375), seed=0),
+        Provenance("tuned", data="digits", seed=1, parent="sha256:12", mode="full", num_epochs=3, val_accuracy=0.5),
+    )
     blueprint = ReassemblyBlueprint(
-        BLUEPRINT.blocks[:2], (AdapterSpec("paper", 1, "random"),), HeadSpec(num_classes=7), DIGESTS, provenance
+        BLUEPRINT.blocks[:2], (AdapterSpec("paper", 1, "random"),), HeadSpec(num_classes=7), DIGESTS, steps
     )
     path = tmp_path / "deep" / "blueprint.yaml"
     write_blueprint(path, blueprint)
