@@ -26,7 +26,7 @@ class HeadRows:
     Attributes:
         classes: Of the data, one a row.
         kept: Row -> row of the old head: of the same name, learnt on the same images.
-        changed: HeadRows whose class the old head knows by name, but learnt on other images.
+        changed: Rows whose class the old head knows by name, but learnt on other images.
         is_whole: Whether the old head serves as it is: all of its rows in their order.
     """
 
