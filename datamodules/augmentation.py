@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.checks import require_count, require_flag, require_option, require_share, require_strength
-from datamodules.images import convert_channels, resize_and_crop
+from datamodules.images import Box, LabelledImages, convert_channels, fit, resize, statistics
 from zoo.entries import InputSpec
 from zoo.errors import UserError
 
@@ -143,8 +143,10 @@ class Augmentation:
                 f"dataset.{key}={allowed}"
             )
 
-    def transform(self, spec: InputSpec) -> nn.Module:
-        """Maps an image (C, H, W) as it is kept to float32 (C, H, W) in [0, 1] for `spec`; see `draw`.
+    def transform(self, spec: InputSpec) -> Transform:
+        """Maps an image of a source to (C, H, W) for `spec`, uint8 where it is kept so or a policy works on bytes.
+
+        Its draws are torchvision's, from the default generator; see `draw`.
 
         Raises:
             UserError: See `require_fits`.
@@ -152,21 +154,12 @@ class Augmentation:
         from torchvision.transforms import InterpolationMode, v2  # heavy, and images that do not vary need none of it
 
         self.require_fits(spec)
-        size, interpolation = (spec.height, spec.width), InterpolationMode(spec.interpolation)
-        steps: list[nn.Module] = []
-        if self.crop == "random_resized":
-            steps += [
-                v2.Lambda(partial(convert_channels, channels=spec.channels)),
-                v2.RandomResizedCrop(size, scale=(self.min_crop_area, 1.0), interpolation=interpolation),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Lambda(partial(torch.clamp, min=0, max=1)),  # bicubic interpolation overshoots
-            ]
-        else:
-            steps.append(v2.Lambda(partial(_resize_and_crop_one, spec=spec)))
+        size = (spec.height, spec.width)
+        steps: list[Callable[[Tensor], Tensor]] = []
         if self.crop == "random_padded":
             steps.append(v2.RandomCrop(size, padding=[max(1, side // 8) for side in reversed(size)]))
         if self.flip:
-            steps.append(v2.RandomHorizontalFlip())
+            steps.append(_flip)
         if self.jitters:
             steps.append(v2.ColorJitter(**{key: getattr(self, key) for key in _JITTER}))
         if self.policy in ("trivial", "randaugment"):
@@ -175,27 +168,73 @@ class Augmentation:
             if self.policy == "randaugment":
                 policy = v2.RandAugment(self.num_ops, self.magnitude, MAX_MAGNITUDE + 1, interpolation=bilinear)
             steps += [v2.ToDtype(torch.uint8, scale=True), policy]
-        return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True)])
+        window = v2.RandomResizedCrop(size, scale=(self.min_crop_area, 1.0)) if self.crop == "random_resized" else None
+        return Transform(spec, window, steps)
 
-    def erase(self, image: Tensor, spec: InputSpec) -> Tensor:
-        """An image (C, H, W), uint8 or in [0, 1], with a rectangle of `spec`'s mean by chance; see `draw`."""
+    def erased(self, spec: InputSpec) -> Tensor:
+        """By chance a rectangle of an image for `spec`, int64 (4,): top, left, bottom, right; see `draw`."""
         from torchvision.transforms import v2
 
-        scale = 255 if image.dtype == torch.uint8 else 1
-        mean = [min(max(value, 0.0), 1.0) * scale for value in spec.mean]
-        return v2.RandomErasing(self.erasing, value=mean)(image)
+        mask = v2.RandomErasing(self.erasing, value=[1.0])(torch.zeros(1, spec.height, spec.width))[0]
+        rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+        if not len(rows):
+            return torch.zeros(4, dtype=torch.int64)
+        return torch.cat([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
 
 
-def draw(transform: Callable[[Tensor], Tensor], image: Tensor, seed: int) -> Tensor:
+class Transform:
+    """What happens to one image before it joins a batch: cut out and resized, then one step after the other.
+
+    Args:
+        spec: What the network takes.
+        window: Draws the part that is cut out, torchvision's `RandomResizedCrop`; None takes what evaluation does.
+        steps: Of images (C, H, W) of the size of `spec`.
+    """
+
+    def __init__(self, spec: InputSpec, window: Any, steps: Sequence[Callable[[Tensor], Tensor]]) -> None:
+        self._spec, self._window, self._steps = spec, window, steps
+
+    def __call__(self, source: LabelledImages, index: int) -> Tensor:
+        """The image of that number."""
+        spec = self._spec
+        if self._window is None:
+            image = fit(source.image(index)[None], spec)
+        else:
+            part = convert_channels(source.window(index, self._box), spec.channels)[None]
+            image = resize(part, (spec.height, spec.width), spec.interpolation)
+        if image.is_floating_point():
+            image = image.clamp(0, 1)  # bicubic interpolation overshoots
+        image = image[0]
+        for step in self._steps:
+            image = step(image)
+        return image
+
+    def _box(self, height: int, width: int) -> Box:
+        drawn = self._window.make_params([torch.empty(()).expand(1, height, width)])
+        place = (drawn[key] for key in ("top", "left", "height", "width"))
+        return Box(*place, least=max(self._spec.height, self._spec.width))
+
+
+def erase(images: Tensor, rectangles: Tensor, spec: InputSpec) -> Tensor:
+    """Images (n, C, H, W) in [0, 1] with one rectangle each (n, 4), see `Augmentation.erased`, of `spec`'s mean."""
+    top, left, bottom, right = rectangles[:, :, None].unbind(1)
+    rows = torch.arange(images.shape[-2], device=images.device)
+    columns = torch.arange(images.shape[-1], device=images.device)
+    inside_rows, inside_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    inside = inside_rows[:, None, :, None] & inside_columns[:, None, None]
+    return torch.where(inside, statistics(spec, images.device)[0].clamp(0, 1), images)
+
+
+def draw(transform: Callable[..., Tensor], seed: int, *arguments: Any) -> Tensor:
     """Applies a random transform as the seed has it. torchvision draws from the process's generator, which is left
     as it was; those of accelerators are not touched."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return transform(image)
+        return transform(*arguments)
 
 
-def _resize_and_crop_one(image: Tensor, *, spec: InputSpec) -> Tensor:
-    return resize_and_crop(image[None], spec)[0]
+def _flip(image: Tensor) -> Tensor:
+    return image.flip(-1) if torch.rand(1) < 0.5 else image
 
 
 _JITTER = ("brightness", "contrast", "saturation", "hue")

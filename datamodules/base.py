@@ -252,7 +252,7 @@ class ImageDataModule:
         positions = range(len(chosen))[:limit]
         helpers = self._loading["num_workers"] if len(positions) > 8 * _CHUNK else 0
         batches = [list(positions[start : start + batch_size]) for start in range(0, len(positions), batch_size)]
-        loader = ImageLoader(chosen, batch_sampler=batches, num_workers=helpers, generator=torch.Generator())
+        loader = ImageLoader(chosen, batches, num_workers=helpers)
         for images, _ in loader:
             yield images
 
@@ -285,8 +285,7 @@ class ImageDataModule:
         assert self.input is not None, "call use_input before asking for a loader"
         chosen = self._split(split, self.input, augmented=training and self.augmentation is not None)
         order = BatchOrder(chosen, self.batch_size, shuffle=training, seed=self.seed)
-        # The loader draws a seed for its workers, of which nothing depends here: not from the global generator.
-        return ImageLoader(chosen, batch_sampler=order, generator=torch.Generator(), **self._loading)
+        return ImageLoader(chosen, order, **self._loading)
 
     def _conversion(self, spec: InputSpec) -> str:
         first = self._source.image(next(int(indices[0]) for indices in self._splits.values() if len(indices)))

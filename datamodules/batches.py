@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,14 +13,63 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.augmentation import Affine, Augmentation, draw
-from datamodules.images import LabelledImages, normalise
+from datamodules.augmentation import Affine, Augmentation, draw, erase
+from datamodules.images import LabelledImages, empty, normalise_, stack
 from zoo.entries import InputSpec
 from zoo.errors import UserError
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images on their way from a file to a network: as bytes where they are kept so, to be finished where they arrive.
+
+    Attributes:
+        images: (k, C, H, W) of the network's size, uint8 or float32 in [0, 1].
+        labels: int64 (k,).
+        index: int64 (k,), positions in the split.
+        spec: What the network takes.
+        draws: (k, 4) of `Affine`; None leaves the images as they are.
+        erased: (k, 4) rectangles, see `augmentation.erase`; None leaves the images whole.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+    spec: InputSpec
+    draws: Tensor | None = None
+    erased: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """The same batch on a device."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch where a GPU reads it faster."""
+        return self._mapped(lambda tensor: tensor.pin_memory())
+
+    def finish(self, memory_format: torch.memory_format = torch.contiguous_format) -> tuple[Tensor, Tensor, Tensor]:
+        """Float32 images as the network takes them, labels and index, where the batch lies."""
+        if self.images.device.type == "cpu":
+            images = empty(self.images.shape, torch.float32).copy_(self.images)
+        else:
+            images = self.images.to(torch.float32, copy=True)
+        images = images.div_(255) if self.images.dtype == torch.uint8 else images.clamp_(0, 1)
+        if self.draws is not None:
+            images = Affine()(images, self.draws)
+        if self.erased is not None:
+            images = erase(images, self.erased, self.spec)
+        return normalise_(images, self.spec).contiguous(memory_format=memory_format), self.labels, self.index
+
+    def _mapped(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: move(tensor) for name, tensor in tensors.items()})
+
+
 class Split(Dataset):
-    """The images of one split as a network takes them, and their labels.
+    """The images of one split as a network takes them, and their labels, a batch at a time.
 
     Args:
         source: All images.
@@ -47,8 +97,8 @@ class Split(Dataset):
         images, labels = self.images([position])
         return images[0], labels[0]
 
-    def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(*self.images(positions), strict=True))
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        return self.batch(positions)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the augmentation's draws."""
@@ -56,25 +106,27 @@ class Split(Dataset):
 
     def images(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Float32 images (k, C, H, W) and int64 labels (k,)."""
-        positions = torch.as_tensor(positions, dtype=torch.int64)
-        chosen = self._indices[positions]
+        images, labels, _ = self.batch(positions).finish()
+        return images, labels
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """The images at some positions, to be finished."""
+        index = torch.as_tensor(positions, dtype=torch.int64)
+        chosen = self._indices[index]
         if self._transform is None:
             images = self._source.load(chosen.tolist(), self._spec)
         else:
-            images = torch.stack([self._transformed(*both) for both in zip(positions, chosen, strict=True)])
-        if self._augmentation.policy == "affine":
-            images = Affine()(images, self._epoch_draws()[positions])
+            pairs = zip(positions, chosen.tolist(), strict=True)
+            images = stack([draw(self._transform, self._drawn("augmentation", p), self._source, i) for p, i in pairs])
+        draws = self._epoch_draws()[index] if self._augmentation.policy == "affine" else None
+        erased = None
         if self._augmentation.erasing:
-            images = torch.stack([self._erased(*both) for both in zip(positions, images, strict=True)])
-        return normalise(images, self._spec), self._source.labels[chosen]
+            rectangle = partial(self._augmentation.erased, self._spec)
+            erased = torch.stack([draw(rectangle, self._drawn("erasing", position)) for position in positions])
+        return Batch(images, self._source.labels[chosen], index, self._spec, draws, erased)
 
-    def _transformed(self, position: Tensor, index: Tensor) -> Tensor:
-        seed = derived_seed(self._seed, "augmentation", int(self._epoch), int(position))
-        return draw(self._transform, self._source.image(int(index)), seed)
-
-    def _erased(self, position: Tensor, image: Tensor) -> Tensor:
-        seed = derived_seed(self._seed, "erasing", int(self._epoch), int(position))
-        return draw(partial(self._augmentation.erase, spec=self._spec), image, seed)
+    def _drawn(self, what: str, position: int) -> int:
+        return derived_seed(self._seed, what, int(self._epoch), int(position))
 
     def _epoch_draws(self) -> Tensor:
         epoch = int(self._epoch)
@@ -126,16 +178,31 @@ class BatchOrder(Sampler[list[int]]):
 
 
 class ImageLoader(DataLoader):
-    """A loader whose faults in worker processes are told in one line."""
+    """A loader of a `Split` whose faults in worker processes are told in one line.
+
+    It gives (images, labels) as the network takes them, or with `finishes=False` each `Batch` as it comes, for whoever
+    finishes it on another device. Every batch has one size or one less.
+    """
+
+    def __init__(self, split: Split, batch_sampler: Iterable[list[int]], *, finishes: bool = True, **loading: Any):
+        # The loader draws a seed for its workers, of which nothing depends here: not from the global generator.
+        generator = torch.Generator()
+        super().__init__(split, batch_sampler=batch_sampler, collate_fn=_as_it_is, generator=generator, **loading)
+        self._finishes, self._loading = finishes, loading
+
+    def unfinished(self) -> ImageLoader:
+        """The same batches, each a `Batch`."""
+        return ImageLoader(self.dataset, self.batch_sampler, finishes=False, **self._loading)
 
     def __iter__(self) -> Iterator[Any]:
-        """Batches as the data set gives them.
+        """Batches.
 
         Raises:
             UserError: What a worker raised, without the worker's traceback; a worker that was killed.
         """
         try:
-            yield from super().__iter__()
+            for batch in super().__iter__():
+                yield batch.finish()[:2] if self._finishes else batch
         except UserError as error:  # the worker's traceback stands before the message
             told = str(error).strip().splitlines()[-1]
             kind = type(error)
@@ -149,6 +216,10 @@ class ImageLoader(DataLoader):
                 f"(/dev/shm): lower dataset.num_workers={self.num_workers} or dataset.batch_size, or type "
                 "dataset.num_workers=0"
             ) from error
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 def derived_generator(*parts: object) -> torch.Generator:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.base import ImageDataModule
 from datamodules.batches import BatchOrder, ImageLoader, Split, derived_generator
-from datamodules.images import LabelledImages
+from datamodules.images import ChooseBox, LabelledImages
 from zoo.entries import InputSpec
 from zoo.errors import UserError
 from zoo.storage.records import neighbours
@@ -77,7 +77,7 @@ class CorrectionData(ImageDataModule):
         """Batches of (images, labels) with all classes in equal shares."""
         loader = super().train_dataloader()
         order = _BalancedOrder(loader.dataset, self._source.labels[self._splits["train"]], self.batch_size, self.seed)
-        return ImageLoader(loader.dataset, batch_sampler=order, generator=torch.Generator(), **self._loading)
+        return ImageLoader(loader.dataset, order, **self._loading)
 
 
 class _Relabelled(LabelledImages):
@@ -100,6 +100,9 @@ class _Relabelled(LabelledImages):
 
     def image(self, index: int) -> Tensor:
         return self._source.image(index)
+
+    def window(self, index: int, choose: ChooseBox) -> Tensor:
+        return self._source.window(index, choose)
 
     def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
         return self._source.load(indices, spec)

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageColor, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageColor, ImageOps
 from torch import Tensor
 
+from datamodules.images import ChooseBox
 from datamodules.listing import image_formats
 from datamodules.manifest import printable
 from zoo.errors import UserError
 
+_SIDEWAYS = (5, 6, 7, 8)  # orientations in EXIF that exchange height and width
 # What Pillow's readers say of files that are broken.
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, AttributeError),
@@ -82,8 +84,14 @@ class Decoded(NamedTuple):
     remarks: Mapping[str, str]
 
 
-def decode(path: Path, decoding: Decoding) -> Decoded:
+def decode(path: Path, decoding: Decoding, choose: ChooseBox | None = None) -> Decoded:
     """Reads an image file; of several frames the first.
+
+    Args:
+        path: Of the file.
+        decoding: What it leaves open.
+        choose: The part that is wanted, given the upright height and width; None takes the whole. A JPEG of which
+            much fewer pixels are wanted is decoded at 1/2, 1/4 or 1/8 of its size, several times as fast.
 
     Raises:
         UnreadableImage: The file is missing, broken, no image, larger than Pillow takes for honest, or holds values
@@ -92,7 +100,7 @@ def decode(path: Path, decoding: Decoding) -> Decoded:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of broken metadata, which many photographs have
-            return _decode(path, decoding)
+            return _decode(path, decoding, choose)
     except UserError:
         raise
     except _BROKEN as error:
@@ -107,9 +115,37 @@ def decode(path: Path, decoding: Decoding) -> Decoded:
         ) from error
 
 
-def _decode(path: Path, decoding: Decoding) -> Decoded:
+def _decode(path: Path, decoding: Decoding, choose: ChooseBox | None) -> Decoded:
     with Image.open(path, formats=image_formats()) as image:
-        return decode_image(image, decoding, printable(str(path)))
+        if image.format != "JPEG" or image.mode != "RGB" or choose is None:
+            return _cut(decode_image(image, decoding, printable(str(path))), choose)
+        return Decoded(_part_of_jpeg(image, choose), 255, {})
+
+
+def _part_of_jpeg(image: Image.Image, choose: ChooseBox) -> Tensor:
+    """The part wanted of a photograph, decoded at 1/2, 1/4 or 1/8 of its size where that is twice what is needed."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+    width, height = image.size
+    top, left, rows, columns, least = choose(*((width, height) if turned in _SIDEWAYS else (height, width)))
+    factor = next((factor for factor in (8, 4, 2) if min(rows, columns) >= 2 * factor * least), 1)
+    if factor > 1:
+        image.draft("RGB", (width // factor, height // factor))
+        factor = width / image.width
+    ImageOps.exif_transpose(image, in_place=True)
+    edges = [round(edge / factor) for edge in (left, top, left + columns, top + rows)]
+    return _pixels(image.crop((*edges[:2], min(edges[2], image.width), min(edges[3], image.height))))
+
+
+def _cut(found: Decoded, choose: ChooseBox | None) -> Decoded:
+    if choose is None:
+        return found
+    top, left, height, width, _ = choose(*found.pixels.shape[-2:])
+    return found._replace(pixels=found.pixels[:, top : top + height, left : left + width])
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """(3, H, W) of an image of mode RGB."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def decode_image(image: Image.Image, decoding: Decoding, where: str) -> Decoded:
@@ -122,7 +158,8 @@ def decode_image(image: Image.Image, decoding: Decoding, where: str) -> Decoded:
     if getattr(image, "is_animated", False):
         image.seek(0)
         remarks["frames"] = "several frames, of which the first is taken"
-    upright = ImageOps.exif_transpose(image)
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image
     if upright.mode.startswith(("I", "F")):  # Pillow would clip these at 255
         return _deep(np.array(upright), upright.info.get("transparency"), decoding, where, remarks)
     if upright.mode == "LAB":
@@ -130,7 +167,7 @@ def decode_image(image: Image.Image, decoding: Decoding, where: str) -> Decoded:
         upright = ImageCms.profileToProfile(upright, *profiles, outputMode="RGB")
     if upright.has_transparency_data:
         upright = _composed(upright, decoding, remarks)
-    return Decoded(torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1), 255, remarks)
+    return Decoded(_pixels(upright if upright.mode == "RGB" else upright.convert("RGB")), 255, remarks)
 
 
 def _composed(image: Image.Image, decoding: Decoding, remarks: dict[str, str]) -> Image.Image:

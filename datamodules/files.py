@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.decoding import Decoded, Decoding, UnreadableImage, decode
-from datamodules.images import LabelledImages, as_float
+from datamodules.images import ChooseBox, LabelledImages, as_float
 from datamodules.listing import examples
 from datamodules.manifest import printable
 from zoo.errors import UserError
@@ -89,10 +89,13 @@ class ImagesInFiles(LabelledImages):
     def image(self, index: int) -> Tensor:
         return self.decoded(index).pixels
 
-    def decoded(self, index: int) -> Decoded:
-        """One image, and what its file says of it; what was done to it is told once for all images."""
+    def window(self, index: int, choose: ChooseBox) -> Tensor:
+        return self.decoded(index, choose).pixels
+
+    def decoded(self, index: int, choose: ChooseBox | None = None) -> Decoded:
+        """One image or a part of it, and what its file says; what was done to it is told once for all images."""
         path = self.path(index)
-        found = decode(path, self._decoding)
+        found = decode(path, self._decoding, choose)
         for kind, remark in found.remarks.items():
             told = self._told[_REMARKS.index(kind)]
             if not told:

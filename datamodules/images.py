@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,9 +49,19 @@ class LabelledImages(ABC):
     def image(self, index: int) -> Tensor:
         """One image as it is kept: (C, H, W), uint8 or float32 in [0, 1]."""
 
+    def window(self, index: int, choose: ChooseBox) -> Tensor:
+        """A part of one image, as it is kept.
+
+        Args:
+            choose: From height and width of the image to the `Box` wanted; called once.
+        """
+        image = self.image(index)
+        top, left, height, width, _ = choose(*image.shape[-2:])
+        return image[:, top : top + height, left : left + width]
+
     def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
-        """Float32 images (k, C, H, W) in [0, 1] of the channels and size of `spec`; see `resize_and_crop`."""
-        return torch.cat([resize_and_crop(self.image(index)[None], spec) for index in indices])
+        """Images (k, C, H, W) of the channels and size of `spec`, uint8 where all are kept so; see `fit`."""
+        return stack([fit(self.image(index)[None], spec)[0] for index in indices])
 
 
 class ImagesInMemory(LabelledImages):
@@ -74,7 +86,20 @@ class ImagesInMemory(LabelledImages):
         return self.images[index]
 
     def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
-        return resize_and_crop(self.images[torch.as_tensor(indices)], spec)
+        return fit(self.images[torch.as_tensor(indices)], spec)
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels, and the smallest side that is wanted of it: no more need be decoded."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    least: int
+
+
+ChooseBox = Callable[[int, int], Box]
 
 
 def _keys(contents: Iterable[bytes | memoryview]) -> Tensor:
@@ -83,17 +108,36 @@ def _keys(contents: Iterable[bytes | memoryview]) -> Tensor:
 
 
 def resize_and_crop(images: Tensor, spec: InputSpec) -> Tensor:
-    """Brings images (n, C, H, W), uint8 or in [0, 1], to float32 in [0, 1] of the channels and size of `spec`.
+    """As `fit`, in float32 in [0, 1]."""
+    return as_float(fit(images, spec)).clamp(0, 1)
+
+
+def fit(images: Tensor, spec: InputSpec) -> Tensor:
+    """Brings images (n, C, H, W), uint8 or in [0, 1], to the channels and size of `spec`; bytes stay bytes.
 
     Grey becomes colour by repetition, colour becomes grey by luma; the image is resized and its centre is cut out as
     `spec.crop_pct` and `spec.crop_mode` say, pixel for pixel where timm and torchvision cut.
     """
     images = convert_channels(images, spec.channels)  # bytes are resized as bytes, several times as fast
-    size = _resized(tuple(images.shape[-2:]), spec)
-    if size != images.shape[-2:]:
-        options = {} if spec.interpolation == "nearest" else {"align_corners": False, "antialias": True}
-        images = F.interpolate(images, size, mode=spec.interpolation, **options)
-    return as_float(_centre(images, spec)).clamp(0, 1)
+    return _centre(resize(images, _resized(tuple(images.shape[-2:]), spec), spec.interpolation), spec)
+
+
+def resize(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """Images (n, C, H, W) of another height and width, with antialiasing; uint8 stays uint8."""
+    if size == tuple(images.shape[-2:]):
+        return images
+    options = {} if interpolation == "nearest" else {"align_corners": False, "antialias": True}
+    return F.interpolate(images, size, mode=interpolation, **options)
+
+
+def stack(images: Sequence[Tensor]) -> Tensor:
+    """Images (C, H, W) in one tensor (k, C, H, W); of bytes and floats in one batch bytes become floats."""
+    if len({image.dtype for image in images}) > 1:
+        images = [as_float(image) for image in images]
+    stacked = empty((len(images), *images[0].shape), images[0].dtype)
+    for index, image in enumerate(images):
+        stacked[index] = image
+    return stacked
 
 
 def _resized(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
@@ -127,10 +171,28 @@ def _centre(images: Tensor, spec: InputSpec) -> Tensor:
     return images[:, :, top : top + spec.height, left : left + spec.width]
 
 
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Memory for images, uint8 or float32, by NumPy, which asks for huge pages: torch's own of that size costs a page
+    fault every 4 KiB, together several times as long as a conversion takes."""
+    return torch.from_numpy(np.empty(shape, np.uint8 if dtype == torch.uint8 else np.float32))
+
+
 def normalise(images: Tensor, spec: InputSpec) -> Tensor:
     """`(x - mean) / std` per channel."""
-    mean, std = (torch.tensor(values, dtype=images.dtype).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
-    return (images - mean) / std
+    return normalise_(images.clone(), spec)
+
+
+def normalise_(images: Tensor, spec: InputSpec) -> Tensor:
+    """`normalise` in place, on the device of the images and without waiting for it."""
+    mean, std = statistics(spec, images.device)
+    return images.sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=16)
+def statistics(spec: InputSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, float32 (1, C, 1, 1), moved to a device once: a copy in every step would wait for it."""
+    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
+    return mean, std
 
 
 def as_float(images: Tensor) -> Tensor:

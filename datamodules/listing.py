@@ -62,7 +62,8 @@ def image_formats() -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def _formats() -> tuple[tuple[str, ...], frozenset[str]]:
     Image.init()
-    formats = tuple(name for name in Image.ID if name not in _NOT_READ)
+    # The most frequent first: of some others Pillow knows only by trying, which takes as long as a small image.
+    formats = tuple(dict.fromkeys(("JPEG", "PNG", *(name for name in Image.ID if name not in _NOT_READ))))
     return formats, frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in formats)
 
 

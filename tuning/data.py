@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tuning.distributed import world_size
 from tuning.network import TunableNetwork
 from tuning.settings import TuningSettings
+from tuning.throughput import ChannelsLast
 from zoo.chain.batches import Batches, Rows, batches_of, map_batches, run_in_batches
 from zoo.errors import UserError
 
@@ -232,6 +233,8 @@ def _caches(
 class IndexedData(pl.LightningDataModule):
     """A data module's splits in its own order of batches, as (inputs, labels, index).
 
+    Images of a loader that has ``unfinished`` travel to the device as they come, bytes mostly, and are finished there.
+
     Args:
         source: Its loaders give (images, labels) of a map-style dataset.
         outputs: Per split, what takes the place of the images: outputs of the frozen stages (n, ...) and labels (n,).
@@ -250,10 +253,19 @@ class IndexedData(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._indexed("test", self._source.test_dataloader)
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Finishes images on the device, in the memory format of the network's kernels."""
+        if not hasattr(batch, "finish"):
+            return batch
+        channels_last = any(isinstance(callback, ChannelsLast) for callback in self.trainer.callbacks)
+        return batch.finish(torch.channels_last if channels_last else torch.contiguous_format)
+
     def _indexed(self, split: str, make_loader: Callable[[], DataLoader]) -> DataLoader:
         self._source.trainer = self.trainer
         loader = make_loader()
         cached = split in self._outputs
+        if not cached and hasattr(loader, "unfinished"):
+            return loader.unfinished()
         dataset = TensorDataset(*self._outputs[split]) if cached else loader.dataset
         return DataLoader(
             _Indexed(dataset),

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import ImageDataModule, ImageFolder
-from datamodules.augmentation import Augmentation, draw
+from datamodules.augmentation import Augmentation, draw, erase
 from datamodules.images import ImagesInMemory, resize_and_crop
 from zoo.entries import InputSpec
 from zoo.errors import UserError
@@ -118,7 +118,7 @@ def test_a_failing_transform_leaves_the_generator_as_it_was() -> None:
 
     before = torch.get_rng_state()
     with pytest.raises(RuntimeError, match="broken"):
-        draw(fail, torch.zeros(1), 3)
+        draw(fail, 3, torch.zeros(1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -159,12 +159,13 @@ def test_flips_about_half_and_keeps_the_rest() -> None:
 
 def test_random_crops_differ_and_keep_the_share_asked_for() -> None:
     ramp = torch.arange(100, dtype=torch.float32).expand(1, 100, 100) / 99  # brightness says the column
+    source = ImagesInMemory(ramp[None], torch.zeros(1, dtype=torch.int64))
     spec = InputSpec(1, 50, 50, (0.0,), (1.0,), "nearest")
     transform = Augmentation(crop="random_resized", min_crop_area=0.5).transform(spec)
-    widths = [float(crop.max() - crop.min()) for crop in (draw(transform, ramp, seed) for seed in range(50))]
+    widths = [float(crop.max() - crop.min()) for crop in (draw(transform, seed, source, 0) for seed in range(50))]
     assert min(widths) > (0.5 * 0.75) ** 0.5 - 0.05
     assert max(widths) - min(widths) > 0.1
-    shifted = [draw(Augmentation(crop="random_padded").transform(spec), ramp, seed) for seed in range(50)]
+    shifted = [draw(Augmentation(crop="random_padded").transform(spec), seed, source, 0) for seed in range(50)]
     lowest = {int((image[0, 25] == 0).sum()) for image in shifted}
     assert max(lowest) <= 7  # an eighth of the side, and the column that is black anyway
     assert len(lowest) > 3
@@ -190,18 +191,22 @@ def test_erasing_paints_rectangles_of_the_mean_colour_over_as_many_images_as_ask
         assert 0.01 < area / mask.numel() < 0.36
 
 
-def test_erasing_takes_bytes() -> None:
-    spec = InputSpec(3, 16, 16, (0.2, 0.4, 0.6), (1.0,) * 3)
-    white = torch.full((3, 16, 16), 255, dtype=torch.uint8)
-    erased = draw(lambda image: Augmentation(erasing=1.0).erase(image, spec), white, 0)
-    assert erased.dtype == torch.uint8
-    assert erased.flatten(1).unique(dim=1).T.tolist() == [[51, 102, 153], [255, 255, 255]]
+def test_rectangles_are_erased_as_torchvision_erases_them() -> None:
+    from torchvision.transforms import v2
+
+    spec = InputSpec(3, 16, 20, (0.2, 0.4, 0.6), (1.0,) * 3)
+    white = torch.ones(60, 3, 16, 20)
+    augmentation, theirs = Augmentation(erasing=0.7), v2.RandomErasing(0.7, value=list(spec.mean))
+    rectangles = torch.stack([draw(augmentation.erased, seed, spec) for seed in range(60)])
+    expected = torch.stack([draw(theirs, seed, image) for seed, image in enumerate(white)])
+    assert torch.equal(erase(white, rectangles, spec), expected)
+    assert 0 < int((rectangles.sum(1) == 0).sum()) < 30
 
 
 def test_colour_jitter_stays_within_its_strength() -> None:
-    image = torch.full((1, 16, 16), 0.5)
+    image = ImagesInMemory(torch.full((1, 1, 16, 16), 0.5), torch.zeros(1, dtype=torch.int64))
     transform = Augmentation(brightness=0.4).transform(InputSpec(1, 16, 16, (0.0,), (1.0,)))
-    values = torch.stack([draw(transform, image, seed)[0, 0, 0] for seed in range(60)])
+    values = torch.stack([draw(transform, seed, image, 0)[0, 0, 0] for seed in range(60)])
     assert 0.3 - 1e-5 <= values.min() < 0.35
     assert 0.65 < values.max() <= 0.7 + 1e-5
 
@@ -210,8 +215,9 @@ def test_magnitude_and_number_of_operations_reach_randaugment() -> None:
     def strength(**options: int) -> float:
         transform = Augmentation("randaugment", **options).transform(COLOUR)
         plain = Augmentation().transform(COLOUR)
-        images = enumerate(noise(60))
-        return sum(float((draw(transform, image, seed) - plain(image)).abs().mean()) for seed, image in images)
+        source = ImagesInMemory(noise(60), torch.zeros(60, dtype=torch.int64))
+        pairs = ((draw(transform, seed, source, seed), plain(source, seed)) for seed in range(60))
+        return sum(float((varied.float() - image.float()).abs().mean()) for varied, image in pairs)
 
     assert strength(magnitude=0) < 0.8 * strength(magnitude=20)
     assert strength(num_ops=1) < strength(num_ops=4)
