@@ -1,8 +1,8 @@
-"""The exponential moving average of what is trained; the frozen part is neither copied nor touched."""
+"""Averages of what is trained: exponential over the steps, plain over checkpoints; the frozen part is left alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -46,3 +46,23 @@ class MovingAverage:
     def state(self) -> dict[str, Tensor]:
         """The averages under the tensors' names; not copied."""
         return {name: self._averages[key] for name, key in self._names.items()}
+
+
+def mean_state(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of tensors by name, in float64 and rounded to their own type; whole numbers are those of the last state.
+
+    Averages of weights along one training: 1803.05407, 2203.05482. Statistics of BatchNorm are averaged, too, and have
+    to be measured anew for the averaged weights (``norm_stats.measure_norm_stats``).
+
+    Args:
+        states: At least one, of the same names; read one after the other.
+    """
+    sums: dict[str, Tensor] = {}
+    last: Mapping[str, Tensor] = {}
+    count = 0
+    for last in states:
+        count += 1
+        for name, tensor in last.items():
+            if tensor.is_floating_point():
+                sums[name] = sums[name] + tensor.double() if name in sums else tensor.double()
+    return {name: (sums[name] / count).to(tensor.dtype) if name in sums else tensor for name, tensor in last.items()}

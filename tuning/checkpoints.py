@@ -15,11 +15,15 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from tuning.distributed import broadcast
+from tuning.settings import CheckpointSettings
 from zoo.errors import UserError
 from zoo.storage.files import atomic_path, require_whole_archive
 
 BEST, LAST = "best.ckpt", "last.ckpt"
-_RECORD, _PREFIX = "huozi", "network."
+RECORD = "huozi"
+"""What a checkpoint says of itself: what it is of, where in the training it was made, and what lies beside it."""
+_PREFIX = "network."
+_OF_WEIGHTS = ("epoch", "global_step", "pytorch-lightning_version", "state_dict", RECORD)
 _START_OVER = "type the command again without resume to start over"
 
 
@@ -31,18 +35,20 @@ class CheckpointFiles(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes ``path``.
+        """Writes ``path``; what is needed to go on goes into ``last.ckpt`` alone.
 
         Raises:
             UserError: No space, or no permission; the file that was there stays.
         """
+        if Path(path).name != LAST:
+            checkpoint = {key: checkpoint[key] for key in _OF_WEIGHTS if key in checkpoint}
         try:
             with atomic_path(path) as temporary:
                 torch.save(checkpoint, temporary)
         except (OSError, RuntimeError) as error:  # of torch's own writer the second
             reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
             raise UserError(
-                f"{path} could not be written ({reason}); the checkpoint of the epoch before is whole: make room on "
+                f"{path} could not be written ({reason}); the checkpoint before it is whole: make room on "
                 "that disk, then go on with resume=DIRECTORY of the run"
             ) from error
 
@@ -52,38 +58,48 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class Checkpoints(pl.callbacks.Checkpoint):
-    """The checkpoints of one training: ``best.ckpt``, of the best validation accuracy (the earlier of equals), and
-    after every epoch ``last.ckpt``.
+    """The checkpoints of one training: ``best.ckpt``, of the best validation accuracy (the earlier of equals), the
+    weights of the epochs that are kept, and ``last.ckpt``, to go on from: after every epoch and inside it.
 
-    The accuracy of the best is part of the last, so that a resumed run knows it, wherever its directory lies by then.
+    What lies beside the last is part of it, so that a resumed run knows it, wherever its directory lies by then.
 
     Args:
-        directory: Of the two files.
+        directory: Of the files.
         identity: What the training is of: settings, data, networks, by name. Checkpoints of another are not gone on
             with.
+        settings: What is kept, and how often the last is written.
 
     Attributes:
         norm_stats: The rule that the training follows; part of what is saved, since it was decided at the start.
     """
 
-    def __init__(self, directory: Path, identity: Mapping[str, str]) -> None:
+    def __init__(
+        self, directory: Path, identity: Mapping[str, str], settings: CheckpointSettings | None = None
+    ) -> None:
         self.directory, self.norm_stats = directory, "none"
-        self._identity, self._best = dict(identity), -math.inf
+        self._identity, self._settings = dict(identity), settings or CheckpointSettings()
+        self._best = -math.inf
+        self._kept: dict[int, float] = {}  # validation accuracy by epoch, from 1
+        self._saved_step = 0
 
-    def resumable(self) -> str | None:
-        """The rule of the statistics of a training to go on with; None where there is no last checkpoint yet.
+    def resumable(self) -> dict[str, Any] | None:
+        """The record of a training to go on with; None where there is no last checkpoint yet.
+
+        Returns:
+            ``norm_stats``, the rule of its statistics, and ``epoch`` and ``batch``, both from 0, that come next.
 
         Raises:
             UserError: A checkpoint is damaged, or of another identity: what differs is named.
         """
         if not (self.directory / LAST).exists():
             return None
-        for path in (self.directory / BEST, self.directory / LAST):
-            record = read_checkpoint(path)[_RECORD]
-            _require_identity(path, record["identity"], self._identity)
-        return record["norm_stats"]
+        record = read_checkpoint(self.directory / LAST)[RECORD]
+        beside = {name: read_checkpoint(self.directory / name)[RECORD] for name in record["beside"]}
+        for name, found in {**beside, LAST: record}.items():
+            _require_identity(self.directory / name, found["identity"], self._identity)
+        return {name: record[name] for name in ("norm_stats", "epoch", "batch")}
 
-    def agree(self, resumed: str | None) -> str | None:
+    def agree(self, resumed: dict[str, Any] | None) -> dict[str, Any] | None:
         """Takes the directory of the main process, should every process have one of its own, and its decision."""
         self.directory, resumed = broadcast((self.directory, resumed))
         return resumed
@@ -98,6 +114,23 @@ class Checkpoints(pl.callbacks.Checkpoint):
         """The trained tensors of a checkpoint under their names in the network."""
         state = read_checkpoint(self.directory / name)["state_dict"]
         return {key.removeprefix(_PREFIX): tensor for key, tensor in state.items() if key.startswith(_PREFIX)}
+
+    @property
+    def kept(self) -> list[str]:
+        """Names of the checkpoints of the epochs that are kept, in the order of these."""
+        return [_name(epoch) for epoch in sorted(self._kept)]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes the last after every so many steps; at the end of an epoch that is done after its validation.
+
+        Between the batches of one step nothing is written, so that there are no gradients to keep.
+        """
+        step, interval = trainer.global_step, self._settings.every_num_steps
+        if interval and step % interval == 0 and step != self._saved_step and not trainer.is_last_batch:
+            pl_module.require_finite()
+            self._save_last(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes; the validation of the epoch is over.
@@ -114,21 +147,45 @@ class Checkpoints(pl.callbacks.Checkpoint):
         if accuracy > self._best:
             self._best = accuracy
             trainer.save_checkpoint(self.directory / BEST)
-        trainer.save_checkpoint(self.directory / LAST)
+        epoch, before = trainer.current_epoch + 1, set(self._kept)
+        self._kept = self._choose({**self._kept, epoch: accuracy})
+        if epoch in self._kept:
+            trainer.save_checkpoint(self.directory / _name(epoch))
+        self._save_last(trainer)
+        if trainer.is_global_zero:
+            for dropped in before - set(self._kept):
+                (self.directory / _name(dropped)).unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best accuracy so far."""
-        return {"best": self._best}
+        """What there is so far."""
+        return {"best": self._best, "kept": self._kept, "step": self._saved_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from it."""
-        self._best = state_dict["best"]
+        self._best, self._kept, self._saved_step = (state_dict[name] for name in ("best", "kept", "step"))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Says what the checkpoint belongs to."""
-        checkpoint[_RECORD] = {"identity": self._identity, "norm_stats": self.norm_stats}
+        """Says what the checkpoint belongs to, and what comes after it."""
+        epochs = trainer.fit_loop.epoch_progress.current
+        is_inside = epochs.processed == epochs.completed  # at the end of an epoch it is processed, not yet completed
+        checkpoint[RECORD] = {
+            "identity": self._identity,
+            "norm_stats": self.norm_stats,
+            "epoch": epochs.processed,
+            "batch": trainer.fit_loop.epoch_loop.batch_progress.current.processed if is_inside else 0,
+            "beside": [*([BEST] if self._best > -math.inf else []), *self.kept],
+        }
+
+    def _choose(self, epochs: dict[int, float]) -> dict[int, float]:
+        """The epochs to keep of those so far."""
+        rank = (lambda epoch: (-epochs[epoch], epoch)) if self._settings.keep == "best" else (lambda epoch: -epoch)
+        return {epoch: epochs[epoch] for epoch in sorted(epochs, key=rank)[: self._settings.num_kept]}
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        self._saved_step = trainer.global_step
+        trainer.save_checkpoint(self.directory / LAST)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -144,7 +201,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{error}; {_START_OVER}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: no checkpoint of tensors and plain values; {_START_OVER}") from error
-    if not isinstance(content, dict) or not isinstance(content.get(_RECORD), dict) or "state_dict" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get(RECORD), dict) or "state_dict" not in content:
         raise UserError(f"{path}: no checkpoint of this version of Huozi; {_START_OVER}")
     return content
 
@@ -161,6 +218,10 @@ def _require_identity(path: Path, found: Mapping[str, str], wanted: Mapping[str,
             f"{path} is of another training: {', '.join(differing[:8])}{more}; resume goes on with what was begun and "
             f"nothing else: {_START_OVER}"
         )
+
+
+def _name(epoch: int) -> str:
+    return f"epoch-{epoch:04d}.ckpt"
 
 
 def _shorten(value: str | None) -> str:

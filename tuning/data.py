@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -243,6 +244,15 @@ class IndexedData(pl.LightningDataModule):
     def __init__(self, source: TuningData, outputs: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> None:
         super().__init__()
         self._source, self._outputs = source, outputs or {}
+        self._start = (0, 0)
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Lets the training loader begin with this epoch and, in it, with this batch (both from 0).
+
+        Lightning tells a loader of the epoch of a resumed run after its workers have begun to load, and of the batch
+        never.
+        """
+        self._start = (epoch, batch)
 
     def train_dataloader(self) -> DataLoader:
         return self._indexed("train", self._source.train_dataloader)
@@ -263,18 +273,47 @@ class IndexedData(pl.LightningDataModule):
     def _indexed(self, split: str, make_loader: Callable[[], DataLoader]) -> DataLoader:
         self._source.trainer = self.trainer
         loader = make_loader()
+        order: Any = loader.batch_sampler
+        if split == "train" and any(self._start):
+            order = _Later(order, *self._start)
         cached = split in self._outputs
         if not cached and hasattr(loader, "unfinished"):
             return loader.unfinished()
         dataset = TensorDataset(*self._outputs[split]) if cached else loader.dataset
         return DataLoader(
             _Indexed(dataset),
-            batch_sampler=loader.batch_sampler,
+            batch_sampler=order,
             generator=torch.Generator(),  # draws a seed for the workers, of which nothing depends: not the global one
             num_workers=0 if cached else loader.num_workers,
             pin_memory=loader.pin_memory,
             persistent_workers=loader.persistent_workers and not cached,
         )
+
+
+class _Later:
+    """Batches of an epoch from one in its middle on; of every other epoch all of them.
+
+    Args:
+        batches: In an order that its ``sampler.set_epoch`` chooses.
+        epoch: To begin with.
+        start: Batches of it to pass over, however often they are gone through: loaders with workers begin twice.
+    """
+
+    def __init__(self, batches: Any, epoch: int, start: int) -> None:
+        self._batches, self._first_epoch, self._start = batches, epoch, start
+        self.sampler = self  # where Lightning looks for `set_epoch`
+        self.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return islice(iter(self._batches), self._start if self._epoch == self._first_epoch else 0, None)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order."""
+        self._epoch = epoch
+        self._batches.sampler.set_epoch(epoch)
 
 
 class _Indexed(Dataset):

@@ -14,6 +14,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def is_main() -> bool:
+    """Whether this is the process that decides and writes."""
+    return world_size() == 1 or dist.get_rank() == 0
+
+
 Value = TypeVar("Value")
 
 
@@ -26,13 +31,13 @@ def broadcast(value: Value) -> Value:
     return values[0]
 
 
-def total(count: int, device: torch.device) -> int:
-    """Sum of the counts of all processes."""
+def total(values: Tensor) -> Tensor:
+    """Sum over all processes, on the device: nobody waits for it here."""
     if world_size() == 1:
-        return count
-    counts = torch.tensor(count, device=device)
-    dist.all_reduce(counts)
-    return int(counts)
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values
 
 
 def gather_rows(rows: Tensor) -> Tensor:

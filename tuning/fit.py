@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,20 +14,25 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from tuning.averaging import mean_state
 from tuning.checkpoints import BEST, LAST, Checkpoints
+from tuning.curves import Curves, Row, log_row
 from tuning.data import IndexedData, TuningData, TuningInputs, check_data, prepare_inputs
+from tuning.evaluation import Evaluation
 from tuning.feature_matching import check_warmup, match_features
 from tuning.first_epoch import FirstEpoch
 from tuning.heads import NUM_CALIBRATION_IMAGES, join_rows
 from tuning.losses import LeaveOneOutHead
 from tuning.module import TuningModule
 from tuning.network import TunableNetwork
-from tuning.norm_stats import choose_norm_stats, has_norm_stats
+from tuning.norm_stats import choose_norm_stats, has_norm_stats, measure_norm_stats
 from tuning.optimizers import check_optimizer
+from tuning.outcomes import Outcomes, OutcomesCollector
 from tuning.parameter_groups import ParameterGroup, parameter_groups, table
 from tuning.reference import Reference, teacher_outputs
 from tuning.ridge import NotFiniteError, RidgeFit, calibrate, fit_ridge
 from tuning.settings import OptimizerSettings, Recipe, ScheduleSettings, TrainerSettings, TuningSettings
+from tuning.stopping import StopEarly
 from tuning.trainer import build_trainer, quiet
 from zoo.chain.batches import Rows
 from zoo.chain.modes import eval_mode
@@ -48,17 +52,20 @@ class TuningResult:
     """What tuning gave.
 
     Attributes:
-        choice: ``start``, ``tuned`` (the best epoch) or ``refitted`` (the last, with a head solved anew).
+        choice: ``start``, ``tuned`` (the best epoch), ``refitted`` (the last, with a head solved anew) or ``averaged``
+            (the mean of the kept epochs).
         val_accuracies: Of every candidate, by the same names.
         val_losses: Mean cross-entropy of every candidate.
         test_accuracy: Of the choice, measured once; None where the test split was left out.
         test_loss: Mean cross-entropy of the choice.
+        outcomes: What the choice made of every test image, measured along with these.
         loss: The loss that was minimised, ``none`` where nothing was trained.
         norm_stats: The rule of the normalisation statistics, ``none`` where nothing was trained.
         num_parameters: Of the network.
         num_trained_parameters: Of what the mode trains.
-        epochs: Passes over the training images.
         num_head_images: Training images that closed-form heads were solved on, or would have been.
+        epochs: Passes over the training images, fewer than asked for where training stopped early.
+        curves: Of the start and after every epoch: ``epoch``, ``val/loss``, ``val/accuracy``, and what ``Curves`` logs.
         seconds: Wall time per phase.
         parameter_groups: ``name``, ``num_parameters``, ``learning_rate`` and ``weight_decay`` of what was trained.
     """
@@ -68,11 +75,13 @@ class TuningResult:
     val_losses: dict[str, float]
     test_accuracy: float | None
     test_loss: float | None
+    outcomes: Outcomes | None
     loss: str
     norm_stats: str
     num_parameters: int
     num_trained_parameters: int
     epochs: int
+    curves: list[Row]
     num_head_images: int
     seconds: dict[str, float]
     parameter_groups: list[dict[str, str | int | float]]
@@ -131,7 +140,7 @@ def tune(
         check_warmup(network, tuning, learnt=learnt)
     if teacher is not None:
         teacher.columns(data.class_names)
-    checkpoints = Checkpoints(Path(run_dir) / "checkpoints", identity or {})
+    checkpoints = Checkpoints(Path(run_dir) / "checkpoints", identity or {}, tuning.checkpoints)
     resumed = checkpoints.resumable() if resume else None
     clock = _Clock()
     rows = list(learnt_rows) if tuning.head.initialisation == "auto" else []
@@ -140,7 +149,7 @@ def tune(
         torch.manual_seed(seed)  # Lightning's loaders draw their workers' seeds from it
         network.freeze(tuning.mode, norm_stats="frozen")
         num_trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-        evaluation = _Evaluation(network, recipe, build_trainer(recipe.trainer, checkpoints.directory))
+        evaluation = Evaluation(network, recipe, build_trainer(recipe.trainer, checkpoints.directory))
         device = evaluation.trainer.strategy.root_device
         with clock("start"):
             inputs = prepare_inputs(network, data, tuning, device)
@@ -152,15 +161,19 @@ def tune(
                 few = inputs.features("train", device, NUM_CALIBRATION_IMAGES)
                 join_rows(network.head, rows, *kept, few, inputs.labels["train"][: len(few)])
             start = evaluation.candidate("start", inputs)
-            for logger in loggers:
-                logger.log_metrics({"val/accuracy": start.val_accuracy, "val/loss": start.val_loss}, step=0)
+            curves: list[Row] = [{"epoch": 0, "val/loss": start.val_loss, "val/accuracy": start.val_accuracy}]
+            log_row(loggers, curves[0], step=0)
         groups: list[ParameterGroup] = []
         candidates, loss, norm_stats = [start], _resolve_loss(network, inputs, tuning), "none"
         if loss != "none":
             recipe = replace(recipe, optimizer=recipe.optimizer.for_loss(loss))
             with clock("fit"):
                 resumed = checkpoints.agree(resumed)
-                norm_stats = resumed or _resolve_norm_stats(network, inputs, tuning, loss, device)
+                if resumed:
+                    norm_stats = resumed["norm_stats"]
+                    inputs.loaders.start_at(resumed["epoch"], resumed["batch"])
+                else:
+                    norm_stats = _resolve_norm_stats(network, inputs, tuning, loss, device)
                 checkpoints.norm_stats = norm_stats
                 head = None
                 if loss == "loo":
@@ -175,7 +188,9 @@ def tune(
                 for line in table(groups):
                     log.info("%s", line)
                 watch = FirstEpoch(start.val_accuracy, len(inputs.labels["val"]), recipe)
-                _fit(module, inputs, recipe, checkpoints, loggers, [*callbacks, watch], resume=resumed is not None)
+                curves += _fit(
+                    module, inputs, recipe, checkpoints, loggers, [*callbacks, watch], resume=resumed is not None
+                )
             with clock("refit"):
                 _restore(network, checkpoints.state(BEST))
                 candidates.append(evaluation.candidate("tuned", inputs))
@@ -183,15 +198,24 @@ def tune(
                     _restore(network, checkpoints.state(LAST))
                     _solve_head(network, inputs, device)
                     candidates.append(evaluation.candidate("refitted", inputs))
+                if tuning.checkpoints.average:
+                    _restore(network, mean_state(map(checkpoints.state, checkpoints.kept)))
+                    if norm_stats == "adaptive":
+                        measure_norm_stats(network, tuning.mode, inputs, device)
+                    if loss == "loo":  # whose head is never trained, but solved
+                        _solve_head(network, inputs, device)
+                    candidates.append(evaluation.candidate("averaged", inputs))
         chosen = candidates[-1]
         if tuning.guard:
             chosen = min(candidates, key=lambda candidate: (-candidate.val_accuracy, candidate.val_loss))
         _restore(network, chosen.state)
-        test_accuracy = test_loss = None
+        test_accuracy = test_loss = outcomes = None
         if test:
             with clock("test"):
                 body = nn.Sequential(*network.stages())
-                test_accuracy, test_loss = evaluation.measure("test", body, IndexedData(data))
+                collector = OutcomesCollector(network.head.out_features)
+                test_accuracy, test_loss = evaluation.measure("test", body, IndexedData(data), collector)
+                outcomes = collector.gathered()
     network.cpu().eval()
     return TuningResult(
         choice=chosen.name,
@@ -199,54 +223,17 @@ def tune(
         val_losses={candidate.name: candidate.val_loss for candidate in candidates},
         test_accuracy=test_accuracy,
         test_loss=test_loss,
+        outcomes=outcomes,
         loss=loss,
         norm_stats=norm_stats,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         num_trained_parameters=num_trained,
-        epochs=tuning.num_epochs if loss != "none" else 0,
         num_head_images=len(inputs.labels["train"]),
+        epochs=len(curves) - 1,
+        curves=curves,
         seconds=clock.seconds,
         parameter_groups=[group.record() for group in groups],
     )
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    name: str
-    val_accuracy: float
-    val_loss: float
-    state: State
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """Measures the network as it is, over all processes."""
-
-    network: TunableNetwork
-    recipe: Recipe
-    trainer: pl.Trainer
-
-    def candidate(self, name: str, inputs: TuningInputs) -> _Candidate:
-        """The network's trained state and what it is worth on validation.
-
-        Raises:
-            UserError: Its outputs are not finite.
-        """
-        accuracy, loss = self.measure("val", inputs.body, inputs.loaders)
-        log.info("%s: validation accuracy %.4f, loss %.4f", name, accuracy, loss)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"{name}: the validation loss is {loss}: look for weights that are not finite, or for an input.mean "
-                "and input.std of another scale"
-            )
-        state = {name: tensor.detach().cpu().clone() for name, tensor in self.network.trained_state().items()}
-        return _Candidate(name, accuracy, loss, state)
-
-    def measure(self, split: str, body: nn.Module, loaders: IndexedData) -> tuple[float, float]:
-        """Accuracy and mean cross-entropy on a split."""
-        run = self.trainer.validate if split == "val" else self.trainer.test
-        (metrics,) = run(TuningModule(self.network, body, self.recipe), datamodule=loaders, verbose=False)
-        return round(metrics[f"{split}/accuracy"], 6), metrics[f"{split}/loss"]
 
 
 def _fit(
@@ -258,20 +245,27 @@ def _fit(
     callbacks: Sequence[pl.Callback],
     *,
     resume: bool,
-) -> None:
-    """Trains by gradient from the network's present state, or from the last checkpoint; the result lies in these."""
+) -> list[Row]:
+    """Trains by gradient from the network's present state, or from the last checkpoint; the result lies in these.
+
+    Returns:
+        What the epochs gave.
+    """
     if not resume:
         checkpoints.clear()
+    tuning, curves = recipe.tuning, Curves(recipe.trainer.log_every_num_steps)
+    stops = [StopEarly(tuning.early_stopping)] if tuning.early_stopping.patience else []
     trainer = build_trainer(
         recipe.trainer,
         checkpoints.directory,
-        max_epochs=recipe.tuning.num_epochs,
+        max_epochs=tuning.num_epochs,
         gradient_clip_norm=recipe.optimizer.gradient_clip_norm,
         loggers=loggers,
-        callbacks=[*callbacks, checkpoints],
+        callbacks=[*callbacks, curves, *stops, checkpoints],
     )
     module.network.train()
     trainer.fit(module, datamodule=inputs.loaders, ckpt_path=checkpoints.directory / LAST if resume else None)
+    return curves.rows
 
 
 def _solves_start(tuning: TuningSettings, *, learnt: bool) -> bool:

@@ -27,6 +27,7 @@ class MetricsFile(Logger):
         super().__init__()
         self._path = Path(path)
         self._rows: dict[int, dict[str, float | str]] = {}
+        self._is_saved = True
         if resume and self._path.exists():
             with self._path.open(newline="") as file:
                 self._rows = {int(row["step"]): {k: v for k, v in row.items() if v} for row in csv.DictReader(file)}
@@ -47,12 +48,14 @@ class MetricsFile(Logger):
         """Adds metrics to the row of a step."""
         row = self._rows.setdefault(step or 0, {"step": step or 0})
         row.update(metrics)
+        self._is_saved = False
 
     @rank_zero_only
     def save(self) -> None:
-        """Rewrites the file, atomically."""
-        if not self._rows:
+        """Rewrites the file, atomically, where there is anything new: Lightning asks at every step."""
+        if self._is_saved:
             return
+        self._is_saved = True
         columns = list(dict.fromkeys(name for row in self._rows.values() for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -11,15 +11,17 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from tuning.accumulation import Accumulation
 from tuning.averaging import MovingAverage
-from tuning.distributed import gather_rows, total, world_size
+from tuning.checkpoints import RECORD
+from tuning.distributed import gather_rows, is_main, total, world_size
 from tuning.losses import LeaveOneOutHead, cross_entropy, distillation
 from tuning.mixing import mix
 from tuning.network import TunableNetwork
 from tuning.optimizers import build_optimizer, build_schedule
+from tuning.outcomes import MeanLoss
 from tuning.parameter_groups import parameter_groups
 from tuning.reference import ReferenceOutputs
 from tuning.settings import Recipe
@@ -38,14 +40,17 @@ class TuningModule(pl.LightningModule):
     With ``tuning.ema_decay`` validation and checkpoints are of the averaged weights: a checkpoint's ``state_dict`` is
     what was validated, and the weights as trained lie beside it under ``trained``, for a resumed run.
 
+    All that is drawn, is drawn from (seed, epoch, batch, rank), so that a run resumed inside an epoch draws the same.
+
     Args:
         network: Frozen as its mode demands (``TunableNetwork.freeze``).
         body: Maps the inputs of a batch to pooled features.
-        recipe: Its seed fixes dropout and mixing per epoch, so that a resumed run draws the same.
+        recipe: Its seed fixes dropout and mixing.
         leave_one_out: Where given, the head is solved instead of trained.
         features: Gives the pooled features of all training images as the network now makes them; with
             ``leave_one_out``, which starts every validation from them.
         teacher: Gives the logits to follow, of the inputs of a batch and their positions.
+        outcomes: Receives logits and labels of every batch of a test.
     """
 
     def __init__(
@@ -57,19 +62,24 @@ class TuningModule(pl.LightningModule):
         leave_one_out: LeaveOneOutHead | None = None,
         features: Callable[[], Tensor] | None = None,
         teacher: ReferenceOutputs | None = None,
+        outcomes: Callable[[Tensor, Tensor], None] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.leave_one_out = leave_one_out
         self._body, self._features = (body,), features  # in a tuple: its modules belong to the network already
         self._recipe, self._tuning, self._teacher = recipe, recipe.tuning, teacher
+        self._outcomes = outcomes
         self._average: MovingAverage | None = None
-        self._resumed: dict[str, Tensor] | None = None
-        self._averaged_step = 0
-        self._is_first_backward = True
+        self._resumed: dict[str, Any] = {}
+        self._accumulation = Accumulation(recipe.trainer.accumulate_batches)
+        self._batch_idx, self._is_first_backward = 0, True
+        self._worst_loss: Tensor | None = None
         for split in ("train", "val", "test"):
-            setattr(self, f"{split}_loss", MeanMetric())
-            setattr(self, f"{split}_accuracy", MulticlassAccuracy(network.head.out_features, average="micro"))
+            setattr(self, f"{split}_loss", MeanLoss())
+            # Looking at the values of every batch would wait for the device.
+            accuracy = MulticlassAccuracy(network.head.out_features, average="micro", validate_args=False)
+            setattr(self, f"{split}_accuracy", accuracy)
         if leave_one_out is not None:
             network.head.requires_grad_(False)
         self.register_load_state_dict_post_hook(_expect_no_frozen_keys)
@@ -80,31 +90,36 @@ class TuningModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Starts the average where the weights are: at the start, or at those of the checkpoint to go on from."""
-        if not self._tuning.ema_decay:
-            return
-        state = self.network.trained_state()
-        self._average, self._averaged_step = MovingAverage(state, self._tuning.ema_decay), self.trainer.global_step
-        if self._resumed is not None:
+        if self._tuning.ema_decay:
+            state = self.network.trained_state()
+            self._average = MovingAverage(state, self._tuning.ema_decay)
             with torch.no_grad():
-                for name, tensor in state.items():
-                    tensor.copy_(self._resumed[name])
-            self._resumed = None
+                for name, tensor in self._resumed.get("trained", {}).items():
+                    state[name].copy_(tensor)
+        for name, values in self._resumed.get("measured", {}).items():
+            metric, _, value = name.partition("/")
+            if is_main():
+                setattr(getattr(self, metric), value, values.to(self.device))
+        self._resumed = {}
 
-    def on_train_epoch_start(self) -> None:
-        """Seeds dropout and stochastic depth from (seed, epoch, rank)."""
-        sequence = np.random.SeedSequence([self._recipe.seed, self.current_epoch, self.global_rank])
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seeds dropout and stochastic depth."""
+        sequence = np.random.SeedSequence([self._recipe.seed, self.current_epoch, batch_idx, self.global_rank])
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the mean loss over the batch of all processes, times their number, by which DDP divides gradients.
 
         Raises:
-            UserError: The loss is not finite.
+            UserError: The loss is not finite; on a device that would have to be waited for, ``require_finite`` says so.
         """
+        self._batch_idx = batch_idx
         inputs, labels, index = batch
         if self.leave_one_out is None:
             inputs, targets = self._mix(inputs, labels, batch_idx)
-            logits, count = self(inputs), total(len(labels), self.device)
+            logits, count = self(inputs), len(labels)
+            if world_size() > 1:
+                count = total(torch.full((), count, device=self.device))
             taught = self._teacher(inputs, index) if self._teacher is not None else None
         else:
             taught = gather_rows(self._teacher(inputs, index)) if self._teacher is not None else None
@@ -115,13 +130,27 @@ class TuningModule(pl.LightningModule):
         if taught is not None:
             share, temperature = self._tuning.teacher_weight, self._tuning.teacher_temperature
             loss = (1 - share) * loss + share * distillation(logits, taught, temperature=temperature)
-        if not torch.isfinite(loss):
+        worst = self._worst_loss
+        self._worst_loss = loss.detach() if worst is None else torch.where(worst.isfinite(), loss.detach(), worst)
+        if self.device.type == "cpu" or self.leave_one_out is not None:
+            self.require_finite()
+        self._log("train", loss.detach(), logits.detach(), labels)
+        if self._accumulation.num_batches > 1:
+            return self._accumulation.scaled(loss * world_size(), count, batch_idx)
+        return loss * world_size() / count
+
+    def require_finite(self) -> None:
+        """Waits for the device and looks at the losses since the last look.
+
+        Raises:
+            UserError: One of them is not finite.
+        """
+        worst, self._worst_loss = self._worst_loss, None
+        if worst is not None and not worst.isfinite():
             raise UserError(
-                f"the training loss is {loss.item()} in epoch {self.current_epoch}: "
+                f"the training loss is {worst.item()} in epoch {self.current_epoch}: "
                 f"type a learning rate below optimizer.learning_rate={self._recipe.optimizer.learning_rate}"
             )
-        self._log("train", loss.detach(), logits.detach(), labels)
-        return loss * world_size() / count
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         """Measures loss and accuracy on the validation split."""
@@ -129,16 +158,21 @@ class TuningModule(pl.LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         """Measures loss and accuracy on the test split."""
-        self._measure("test", batch)
+        logits = self._measure("test", batch)
+        if self._outcomes is not None:
+            self._outcomes(logits, batch[1])
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Averages after every step, however many batches it took."""
-        if self._average is not None and self.trainer.global_step > self._averaged_step:
+        super().optimizer_step(*args, **kwargs)
+        if self._average is not None:
             self._average.update()
-            self._averaged_step = self.trainer.global_step
 
     def on_after_backward(self) -> None:
-        """Tells once of parameters that the mode trains and the loss does not reach."""
+        """Ends a group of batches; tells once of parameters that the mode trains and the loss does not reach."""
+        is_last = (self._batch_idx + 1) % self._accumulation.num_batches == 0 or self.trainer.is_last_batch
+        if self._accumulation.num_batches > 1 and is_last:
+            self._accumulation.complete(self.network.parameters())
         if self._is_first_backward:
             self._is_first_backward = False
             names = [name for name, p in self.network.named_parameters() if p.requires_grad and p.grad is None]
@@ -147,6 +181,7 @@ class TuningModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Solves the head on the features of the epoch's end; with an average, on those of the averaged weights."""
+        self.require_finite()
         features = self._features() if self.leave_one_out is not None else None
         if features is not None:
             self.leave_one_out.refresh(features)
@@ -162,14 +197,22 @@ class TuningModule(pl.LightningModule):
             self._average.exchange()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Puts the averaged weights, which were validated, in the first place."""
+        """Puts the averaged weights, which were validated, in the first place; adds what the epoch has measured."""
         if self._average is not None:
             checkpoint["trained"] = {name: tensor.detach() for name, tensor in self.network.trained_state().items()}
             checkpoint["state_dict"] |= {f"network.{name}": t for name, t in self._average.state().items()}
+        metrics = {name: getattr(self, name) for name in ("train_loss", "train_accuracy")}
+        checkpoint["measured"] = {
+            f"{name}/{key}": total(value)
+            for name, metric in metrics.items()
+            for key, value in metric.metric_state.items()
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the weights as trained until training starts."""
-        self._resumed = checkpoint.get("trained")
+        """Keeps, until training starts, the weights as trained and what was measured of an epoch that is not over."""
+        self._resumed = {"trained": checkpoint.get("trained", {})}
+        if checkpoint[RECORD]["batch"]:
+            self._resumed["measured"] = checkpoint["measured"]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser of the parameter groups; one schedule step per optimiser step."""
@@ -198,17 +241,18 @@ class TuningModule(pl.LightningModule):
             seed=(self._recipe.seed, self.current_epoch, batch_idx, self.global_rank),
         )
 
-    def _measure(self, split: str, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    def _measure(self, split: str, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         inputs, labels, _ = batch
         logits = self(inputs)
         self._log(split, cross_entropy(logits, labels), logits, labels)
+        return logits
 
     def _log(self, split: str, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
         loss, accuracy = getattr(self, f"{split}_loss"), getattr(self, f"{split}_accuracy")
-        loss.update(loss_sum / len(labels), weight=len(labels))
+        loss.update(loss_sum, len(labels))
         accuracy.update(logits, labels)
         for name, metric in (("loss", loss), ("accuracy", accuracy)):
-            self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(labels))
+            self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(labels), logger=False)
 
 
 def _frozen_keys(module: TuningModule) -> set[str]:

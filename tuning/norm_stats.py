@@ -64,21 +64,42 @@ def _loss(network: TunableNetwork, inputs: TuningInputs, device: torch.device) -
 @torch.no_grad()
 def _adapted(network: TunableNetwork, mode: str, inputs: TuningInputs, device: torch.device) -> Iterator[None]:
     """Inside the ``with`` the BatchNorm layers that the mode trains hold the mean statistics of training batches."""
-    trained = trainable_submodules(network.trainable_modules(mode))
-    norms = [module for module in trained if isinstance(module, _BatchNorm) and has_running_statistics(module)]
-    saved = [({name: buffer.clone() for name, buffer in norm.named_buffers()}, norm.momentum) for norm in norms]
+    norms = _trained_norms(network, mode)
+    saved = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     try:
-        with eval_mode(inputs.body):
+        measure_norm_stats(network, mode, inputs, device, limit=MAX_IMAGES)
+        yield
+    finally:
+        for norm, buffers in zip(norms, saved, strict=True):
+            for name, buffer in norm.named_buffers():
+                buffer.copy_(buffers[name])
+
+
+@torch.no_grad()
+def measure_norm_stats(
+    network: TunableNetwork, mode: str, inputs: TuningInputs, device: torch.device, *, limit: int | None = None
+) -> None:
+    """Gives the BatchNorm layers that the mode trains the mean statistics of training batches, without augmentation.
+
+    Args:
+        limit: Training images to measure; None takes all that closed forms take.
+    """
+    norms = _trained_norms(network, mode)
+    momenta = [norm.momentum for norm in norms]
+    try:
+        with eval_mode(inputs.body.to(device)):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None  # the mean over all batches
                 norm.training = True
-            for batch in inputs.batches("train", limit=MAX_IMAGES):
+            for batch in inputs.batches("train", limit=limit):
                 if len(batch) > 1:
                     inputs.body(batch.to(device))
-        yield
     finally:
-        for norm, (buffers, momentum) in zip(norms, saved, strict=True):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            for name, buffer in norm.named_buffers():
-                buffer.copy_(buffers[name])
+
+
+def _trained_norms(network: TunableNetwork, mode: str) -> list[_BatchNorm]:
+    trained = trainable_submodules(network.trainable_modules(mode))
+    return [module for module in trained if isinstance(module, _BatchNorm) and has_running_statistics(module)]

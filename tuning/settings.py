@@ -33,6 +33,50 @@ class HeadSettings:
 
 
 @dataclass(frozen=True)
+class EarlyStoppingSettings:
+    """When training ends before its last epoch.
+
+    Attributes:
+        patience: Epochs in a row without a better validation figure after which training stops; None never stops it.
+        monitor: ``val_accuracy``, which has to rise, or ``val_loss``, which has to fall.
+        min_delta: What is not better by more than this is not better.
+    """
+
+    patience: Annotated[int | None, at_least(1)] = None
+    monitor: Annotated[str, one_of("val_accuracy", "val_loss")] = "val_accuracy"
+    min_delta: Annotated[float, at_least(0, 1e9)] = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, "tuning.early_stopping")
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """What is kept of a training on the way, beside ``best.ckpt`` and ``last.ckpt``.
+
+    Attributes:
+        num_kept: Epochs whose weights are kept as ``epoch-NNNN.ckpt``.
+        keep: Which ones: the ``best`` by validation accuracy (the earlier of equals), or the ``last``.
+        average: Whether the mean of the kept weights is a candidate of the final choice.
+        every_num_steps: Write ``last.ckpt`` after so many steps of the optimiser, too, so that a resumed run goes on
+            inside the epoch; 0 writes it after every epoch alone.
+    """
+
+    num_kept: Annotated[int, at_least(0, 10_000)] = 0
+    keep: Annotated[str, one_of("best", "last")] = "best"
+    average: bool = False
+    every_num_steps: Annotated[int, at_least(0)] = 0
+
+    def __post_init__(self) -> None:
+        check(self, "tuning.checkpoints")
+        if self.average and self.num_kept < 2:
+            raise UserError(
+                f"tuning.checkpoints.average=true needs at least two epochs to average, tuning.checkpoints.num_kept="
+                f"{self.num_kept}: type tuning.checkpoints.num_kept=5"
+            )
+
+
+@dataclass(frozen=True)
 class TuningSettings:
     """What is tuned, for how long, on which loss.
 
@@ -53,6 +97,8 @@ class TuningSettings:
         cutmix_alpha: The same for CutMix; where both are on, each batch draws one of them.
         ema_decay: Decay per step of the exponential moving average of the trained weights, which is then what is
             validated and kept; 0 switches it off.
+        early_stopping: When training ends before its last epoch.
+        checkpoints: What is kept of it on the way.
         head: How the head starts and ends.
         teacher: A network of the zoo by name, or a run or bundle by path, whose outputs the network is to follow.
         teacher_temperature: Divides the logits of both in that loss.
@@ -74,6 +120,8 @@ class TuningSettings:
     mixup_alpha: Annotated[float, at_least(0, 1000)] = 0.0
     cutmix_alpha: Annotated[float, at_least(0, 1000)] = 0.0
     ema_decay: Annotated[float, from_below(0, 1)] = 0.0
+    early_stopping: EarlyStoppingSettings = field(default_factory=EarlyStoppingSettings)
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
     teacher: str | None = None
     teacher_temperature: Annotated[float, above(0, 1000)] = 2.0
@@ -211,9 +259,12 @@ class TrainerSettings:
         strategy: ``auto``, ``ddp``, ...
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed`` (GPU). Weights stay in 32 bits in all of them: what is
             frozen stays as it is, bit for bit.
-        accumulate_batches: Batches whose gradients are added up for one step.
+        accumulate_batches: Batches whose images make one step, as one batch of all of them would; at the end of an
+            epoch those that are left. Schedules and averages count steps.
         deterministic: Refuse algorithms whose result varies from run to run.
         channels_last: Keep kernels with their channels last in memory, which is faster for convolutions on a GPU.
+        log_every_num_steps: Steps after which the log says how training goes, beside the end of every epoch; 0 leaves
+            it at that. Only these steps wait for the device.
         progress_bar: ``auto`` shows it in a terminal only; ``always`` or ``never``.
     """
 
@@ -224,6 +275,7 @@ class TrainerSettings:
     accumulate_batches: Annotated[int, at_least(1)] = 1
     deterministic: bool = False
     channels_last: bool = False
+    log_every_num_steps: Annotated[int, at_least(0)] = 50
     progress_bar: Annotated[str, one_of("auto", "always", "never")] = "auto"
 
     def __post_init__(self) -> None:

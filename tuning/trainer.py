@@ -24,6 +24,7 @@ UNACTIONABLE = (
     r".*isinstance\(treespec, LeafSpec\)",  # Lightning's own use of a deprecated name of torch
     r"GPU available but not used",  # trainer=cpu says so
     r"Found \d+ module\(s\) in eval mode",  # the frozen part, on purpose
+    r"You're resuming from a checkpoint that ended before the epoch",  # IndexedData.start_at passes over its batches
 )
 """Beginnings of the warnings of Lightning that are expected here."""
 

@@ -5,8 +5,20 @@ import pytorch_lightning as pl
 import torch
 from tuning_stand_ins import Blobs, StandIn
 
+from datamodules import ImageDataModule
+from datamodules.images import ImagesInMemory
 from tuning.fit import tune
-from tuning.settings import HeadSettings, OptimizerSettings, ScheduleSettings, TuningSettings
+from tuning.metrics_file import MetricsFile
+from tuning.settings import (
+    CheckpointSettings,
+    EarlyStoppingSettings,
+    HeadSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    TrainerSettings,
+    TuningSettings,
+)
+from zoo.entries import InputSpec
 
 
 class Cut(Exception):
@@ -64,6 +76,90 @@ def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(settings, momen
     assert result.test_loss == expected.test_loss
     again = tune(StandIn(), Blobs(), tuning, run_dir=tmp_path / "cut", resume=True, **options)  # all epochs done
     assert again.val_losses == expected.val_losses
+
+
+def varied_blobs(num_workers: int) -> ImageDataModule:
+    """The images of ``Blobs``, augmented by our own data module; 4 batches of 12 or 13 images an epoch."""
+    images, labels = (torch.cat(column) for column in zip(*Blobs().splits.values(), strict=True))
+    at = torch.arange(len(labels)).split([50, 40, 40])
+    data = ImageDataModule(
+        name="blobs",
+        source=ImagesInMemory(((images + 3) / 8).clamp(0, 1), labels),
+        splits=dict(zip(("train", "val", "test"), at, strict=True)),
+        class_names=["0", "1", "2"],
+        batch_size=16,
+        augmentation="affine",
+        crop="random_padded",
+        brightness=0.3,
+        erasing=0.5,
+        num_workers=num_workers,
+    )
+    data.use_input(InputSpec(1, 8, 8, (0.4,), (0.2,)))
+    return data
+
+
+EVERYTHING = {
+    "loss": "cross_entropy",
+    "mode": "full",
+    "norm_stats": "adaptive",
+    "ema_decay": 0.9,
+    "mixup_alpha": 0.5,
+    "cutmix_alpha": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "every", "accumulate", "num_workers", "moment", "at"),
+    [
+        (EVERYTHING, 1, 2, 0, (1, 3), (1, 2)),  # inside a group of batches: from the step before it
+        (EVERYTHING, 1, 3, 1, (1, 3), (1, 3)),  # before the group of one batch that is left
+        (EVERYTHING, 5, 1, 1, (2, 0), (2, 0)),  # between epochs, with workers that load ahead
+        ({"loss": "loo", "mode": "freeze"}, 2, 1, 0, (0, 3), (0, 2)),  # before anything was validated
+    ],
+)
+def test_a_run_resumed_inside_an_epoch_gives_the_numbers_of_an_uninterrupted_one(
+    settings, every, accumulate, num_workers, moment, at, tmp_path
+):
+    tuning = TuningSettings(
+        num_epochs=3,
+        guard=False,
+        head=HeadSettings(refit="never"),
+        checkpoints=CheckpointSettings(every_num_steps=every, num_kept=2, average=True),
+        early_stopping=EarlyStoppingSettings(patience=2, monitor="val_loss"),
+        **settings,
+    )
+    trainer = TrainerSettings(accumulate_batches=accumulate, log_every_num_steps=2)
+
+    def run(name, network, **options):
+        loggers = [MetricsFile(tmp_path / f"{name}.csv", resume=options.get("resume", False))]
+        data = varied_blobs(num_workers)
+        return tune(network, data, tuning, run_dir=tmp_path / name, seed=3, trainer=trainer, loggers=loggers, **options)
+
+    whole, cut, resumed = StandIn(), StandIn(), StandIn()
+    expected = run("whole", whole)
+    with pytest.raises(Cut):
+        run("cut", cut, callbacks=[CutAt(*moment)])
+    record = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)["huozi"]
+    assert (record["epoch"], record["batch"]) == at
+    result = run("cut", resumed, resume=True)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    for name in ("val_losses", "test_loss", "epochs"):
+        assert getattr(result, name) == getattr(expected, name)
+    assert same_but_speed(result.curves) == same_but_speed(expected.curves)
+    files, others = (sorted(p.name for p in (tmp_path / name / "checkpoints").iterdir()) for name in ("whole", "cut"))
+    assert files == others
+    optimizers = [
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+        for name in ("whole", "cut")
+    ]
+    assert all(torch.equal(optimizers[0][i]["exp_avg"], optimizers[1][i]["exp_avg"]) for i in optimizers[0])
+    rows = [(tmp_path / f"{name}.csv").read_text().splitlines() for name in ("whole", "cut")]
+    assert [row.split(",")[0] for row in rows[0]] == [row.split(",")[0] for row in rows[1]]
+
+
+def same_but_speed(rows):
+    return [{k: v for k, v in row.items() if k not in ("train/images_per_s", "train/memory_mib")} for row in rows]
 
 
 def test_checkpoints_hold_tensors_and_primitives_of_what_is_trained(tmp_path):
