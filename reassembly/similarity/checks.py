@@ -38,6 +38,15 @@ def check_features(features: Sequence[Tensor], min_samples: int) -> int:
         UserError: Fewer than ``min_samples`` images.
         NodeError: A node's features are not finite.
     """
+    num_samples = require_samples(features, min_samples)
+    for index, x in enumerate(features):
+        if not x.isfinite().all():
+            raise not_finite(index)
+    return num_samples
+
+
+def require_samples(features: Sequence[Tensor], min_samples: int) -> int:
+    """As ``check_features``, for a measure that looks itself whether features are finite."""
     assert features, "similarity of no nodes"
     num_samples = len(features[0])
     assert all(x.ndim == 2 and len(x) == num_samples for x in features), "features are (n, d_m) on the same n images"
@@ -46,10 +55,12 @@ def check_features(features: Sequence[Tensor], min_samples: int) -> int:
             f"similarity on {num_samples} probe images: this measure needs at least {min_samples}, "
             "type similarity.num_probe_images=512"
         )
-    for index, x in enumerate(features):
-        if not x.isfinite().all():
-            raise NodeError(index, "hold NaN or infinity: take that network out of the zoo or repair its weights")
     return num_samples
+
+
+def not_finite(index: int) -> NodeError:
+    """What is raised of features that are not finite."""
+    return NodeError(index, "hold NaN or infinity: take that network out of the zoo or repair its weights")
 
 
 def centre(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,8 +6,12 @@ et al., JMLR 2012, eq. 5), summed over batches before the quotient is taken (Ngu
 2010.15327, eq. 3), does not.
 
 HSIC_1(K, L) is an inner product <U(K), U(L)> / (n (n - 3)) of U-centred matrices (Székely and Rizzo, 2014), so M
-nodes cost M kernel matrices and one matrix product a batch instead of M^2 pairs; memory is M b^2 / 2 float64 numbers
-for batches of b.
+nodes cost M kernel matrices and one matrix product a batch instead of M^2 pairs; memory is M b^2 / 2 numbers for
+batches of b.
+
+Matrices of batches are float32, which is twice as fast, and the sums over them float64: the difference to float64
+throughout is below 1e-6, where the estimator itself is off by 5e-3 at batches of 256. The exact reference, all images
+at once, is float64.
 """
 
 from __future__ import annotations
@@ -18,46 +22,76 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from reassembly.similarity.checks import DEAD_VARIANCE, centre, check_features
+from reassembly.similarity.checks import DEAD_VARIANCE, not_finite, require_samples
 
 MIN_BATCH = 4  # HSIC_1 divides by n - 3
 Kernel = Callable[[Tensor, int], Tensor]
+
+_ROUNDING = {torch.float32: 1e-12, torch.float64: 1e-24}
+"""What rounding leaves of a matrix that U-centring makes zero, as a share of its sum of squares, with a margin."""
+
+_STRIPE = 192  # rows of a symmetric product that are computed at a time
 
 
 class KernelAlignment:
     """Accumulates CKA of M nodes over batches, so that the features of all images need not be held at once.
 
     Args:
-        kernel: Maps a node's mean-free ``(b, d)`` float64 features and its index to the ``(b, b)`` kernel matrix;
-            linear if not given.
+        kernel: Maps a node's mean-free ``(b, d)`` features and its index to the ``(b, b)`` kernel matrix; linear if not
+            given.
         unbiased: HSIC_1; ``False`` is the usual biased HSIC (then all images belong in one batch).
+        dtype: Of the features that a linear kernel gets, and of its matrices; other kernels are computed in float64.
     """
 
-    def __init__(self, kernel: Kernel | None = None, *, unbiased: bool = True):
+    def __init__(
+        self, kernel: Kernel | None = None, *, unbiased: bool = True, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.kernel = kernel or linear_kernel
-        self.unbiased = unbiased
+        self.unbiased, self.dtype = unbiased, dtype if self.kernel is linear_kernel else torch.float64
         self._products: Tensor | float = 0.0
         self._kernel_energy: Tensor | float = 0.0
         self._energy: Tensor | float = 0.0
 
     def update(self, features: Sequence[Tensor]) -> None:
         """Adds a batch: M tensors ``(b, d_m)`` of the same b >= 4 images; a batch counts in proportion to its size."""
-        num_samples = check_features(features, MIN_BATCH)
-        rows, columns = torch.triu_indices(num_samples, num_samples, offset=1, device=features[0].device)
-        upper = torch.empty(len(features), len(rows), dtype=torch.float64, device=features[0].device)
-        diagonal = torch.empty(len(features), num_samples, dtype=torch.float64, device=features[0].device)
-        energies, kernel_energies = [], []
+        num_samples, device = require_samples(features, MIN_BATCH), features[0].device
+        rows, columns = torch.triu_indices(num_samples, num_samples, offset=1, device=device)
+        places = rows * num_samples + columns
+        upper = torch.empty(len(features), len(places), dtype=self.dtype, device=device)
+        diagonal = torch.empty(len(features), num_samples, dtype=self.dtype, device=device)
+        energies, kernel_energies, units = [], [], []
         for index, x in enumerate(features):
-            centred, *energy = centre(x)
-            matrix = self.kernel(centred, index)
+            centred, unit, *energy = self._centre(index, x)
+            matrix = self.kernel(centred, index).to(self.dtype)
             energies.append(torch.stack(energy))
-            kernel_energies.append(matrix.square().sum())
+            kernel_energies.append(torch.linalg.vector_norm(matrix, dtype=torch.float64).square())
+            units.append(unit)
             matrix = _u_centre(matrix) if self.unbiased else _double_centre(matrix)
-            upper[index], diagonal[index] = matrix[rows, columns], matrix.diagonal()
+            torch.index_select(matrix.view(-1), 0, places, out=upper[index])
+            diagonal[index] = matrix.diagonal()
         scale = num_samples - 3 if self.unbiased else (num_samples - 1) ** 2 / num_samples  # sums up to b * HSIC
-        self._products = self._products + ((2 * (upper @ upper.T) + diagonal @ diagonal.T) / scale).cpu()
-        self._kernel_energy = self._kernel_energy + (torch.stack(kernel_energies) / scale).cpu()
+        products = 2 * _products(upper)
+        if not self.unbiased:  # U-centred matrices have none
+            products += _products(diagonal)
+        units = torch.stack(units).square()
+        self._products = self._products + (products * units * units[:, None] / scale).cpu()
+        self._kernel_energy = self._kernel_energy + (torch.stack(kernel_energies) * units.square() / scale).cpu()
         self._energy = self._energy + torch.stack(energies).cpu()
+
+    def _centre(self, index: int, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features minus their mean, in units of a power of two that keeps products within float32; that unit, and
+        the centred and the raw sum of squares, float64."""
+        mean = features.mean(dim=0, dtype=torch.float64)
+        if not mean.isfinite().all():  # no sum of finite float32 numbers leaves float64
+            raise not_finite(index)
+        if self.dtype == torch.float64:
+            centred, unit = features - mean, mean.new_ones(())
+        else:
+            centred = features - mean.to(features.dtype)
+            unit = mean.new_tensor(_unit(float(centred.abs().max())))
+            centred = (centred if unit == 1 else centred / unit).to(self.dtype)
+        energy = torch.linalg.vector_norm(centred, dtype=torch.float64).square() * unit.square()
+        return centred, unit, energy, energy + len(features) * mean.square().sum()
 
     def compute(self) -> Tensor:
         """``(M, M)`` float64 CKA in [-1, 1] of what was added; 0 wherever a node is dead."""
@@ -65,10 +99,27 @@ class KernelAlignment:
         centred_energy, raw_energy = self._energy.unbind(dim=1)
         norms = self._products.diagonal()
         # The second condition: features that differ in one image only leave nothing but rounding after U-centring.
-        alive = (centred_energy > DEAD_VARIANCE * raw_energy) & (norms > 1e-24 * self._kernel_energy)
+        alive = (centred_energy > DEAD_VARIANCE * raw_energy) & (norms > _ROUNDING[self.dtype] * self._kernel_energy)
         weights = torch.where(alive, norms.clamp_min(torch.finfo(torch.float64).tiny).rsqrt(), 0.0)
         similarity = weights[:, None] * self._products * weights
         return ((similarity + similarity.T) / 2).clamp(-1.0, 1.0)
+
+
+def _unit(largest: float) -> float:
+    """The power of two in whose units features are to be taken: 1 where their products are far from float32's ends."""
+    return 1.0 if largest == 0 or 1e-6 < largest < 1e6 else 2.0 ** math.frexp(largest)[1]
+
+
+def _products(rows: Tensor) -> Tensor:
+    """``rows @ rows.T`` as float64; what lies above the diagonal is taken from below it."""
+    if len(rows) <= _STRIPE:
+        return (rows @ rows.T).double()
+    result = rows.new_empty(len(rows), len(rows), dtype=torch.float64)
+    for start in range(0, len(rows), _STRIPE):
+        stop = start + _STRIPE
+        result[start:stop, :stop] = rows[start:stop] @ rows[:stop].T
+        result[:start, start:stop] = result[start:stop, :start].T
+    return result
 
 
 def linear_kernel(centred: Tensor, index: int) -> Tensor:
@@ -113,13 +164,14 @@ def linear_cka(features: Sequence[Tensor], *, batch_size: int | None = 256, unbi
     Raises:
         UserError: Fewer than 4 probe images, or features that are not finite.
     """
-    return _accumulate(features, batch_size, KernelAlignment(linear_kernel, unbiased=unbiased))
+    dtype = torch.float64 if batch_size is None else torch.float32
+    return _accumulate(features, batch_size, KernelAlignment(linear_kernel, unbiased=unbiased, dtype=dtype))
 
 
 def rbf_cka(
     features: Sequence[Tensor], *, bandwidth: float = 0.5, batch_size: int | None = 256, unbiased: bool = True
 ) -> Tensor:
-    """CKA with Gaussian kernels, bandwidth as a fraction of the median distance; otherwise as ``linear_cka``."""
+    """CKA with Gaussian kernels, bandwidth as a share of the median distance, float64; otherwise as ``linear_cka``."""
     return _accumulate(features, batch_size, KernelAlignment(RBFKernel(bandwidth), unbiased=unbiased))
 
 
@@ -134,12 +186,11 @@ def _accumulate(features: Sequence[Tensor], batch_size: int | None, alignment: K
 
 
 def _u_centre(matrix: Tensor) -> Tensor:
-    """U-centring: zero diagonal, and every row and column sums to 0."""
+    """U-centring: zero diagonal, and every row and column sums to 0; in place."""
     num_samples = len(matrix)
-    hollow = matrix.clone().fill_diagonal_(0.0)
-    sums = hollow.sum(dim=1) / (num_samples - 2)
-    total = sums.sum() / (num_samples - 1)
-    return (hollow - sums[:, None] - sums + total).fill_diagonal_(0.0)
+    sums = matrix.fill_diagonal_(0.0).sum(dim=1, dtype=torch.float64) / (num_samples - 2)
+    shifts = (sums - sums.sum() / (2 * (num_samples - 1))).to(matrix.dtype)
+    return matrix.sub_(shifts[:, None]).sub_(shifts).fill_diagonal_(0.0)
 
 
 def _double_centre(matrix: Tensor) -> Tensor:
