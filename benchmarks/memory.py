@@ -1,4 +1,7 @@
-"""Peak memory and seconds per stage of a search over a large zoo: ``python -m benchmarks.memory --random-weights``.
+"""Peak memory: of a search over a large zoo, stage by stage, or of closed forms over the number of images.
+
+    python -m benchmarks.memory --random-weights            # the search
+    python -m benchmarks.memory --images 10000 --size 224   # heads solved on 2,500, 5,000 and 10,000 photographs
 
 The search is the real one; only the images are few, so that two cores are enough: what is held of networks, blocks and
 features, and when, is the same as with many. With ``--random-weights`` nothing is read or downloaded.
@@ -9,11 +12,12 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
-import threading
 import time
 from dataclasses import fields, replace
 from pathlib import Path
 
+from benchmarks.sampling import MemorySampler, resident_bytes
+from benchmarks.streaming import report
 from datamodules import Digits
 from launch.errors import CONF
 from reassembly.pipeline import Search
@@ -23,37 +27,6 @@ from zoo.storage.files import read_yaml
 from zoo.storage.store import Store
 
 GIB = 2**30
-SECONDS_BETWEEN_SAMPLES = 0.05
-
-
-class MemorySampler(threading.Thread):
-    """Reads the resident memory of this process until told to stop; Linux."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.samples: list[tuple[float, int]] = []
-        self._done = threading.Event()
-
-    def run(self) -> None:
-        while not self._done.wait(SECONDS_BETWEEN_SAMPLES):
-            self.samples.append((time.perf_counter(), resident_bytes()))
-
-    def stop(self) -> None:
-        """Ends the thread."""
-        self._done.set()
-        self.join()
-
-    def peak(self, start: float, stop: float) -> int:
-        """The largest value between two moments of ``time.perf_counter``."""
-        return max((num_bytes for moment, num_bytes in self.samples if start <= moment <= stop), default=0)
-
-
-def resident_bytes() -> int:
-    """The memory that this process has in RAM now."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status holds no VmRSS")
 
 
 def read_budget(name: str) -> Budget:
@@ -68,12 +41,17 @@ def main() -> None:
     parser.add_argument("--zoo", default="imagenet_paper", help="name in conf/zoo, or the path of a YAML file")
     parser.add_argument("--random-weights", action="store_true", help="build the networks without their weights")
     parser.add_argument("--images", type=int, default=16, help="images that the networks are compared and scored on")
+    parser.add_argument("--size", type=int, help="of made-up photographs: measures closed forms instead of a search")
+    parser.add_argument("--cache-bytes", type=int, default=0, help="tuning.max_cache_bytes of the closed forms")
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--budget", default="10m_3g", help="name in conf/budget")
     parser.add_argument("--scored", type=int, default=50, help="assemblies that are scored exactly")
     parser.add_argument("--adapters", default="random", choices=("random", "closed_form"))
     parser.add_argument("--cache", help="where stage results are kept for the next run; nowhere by default")
     arguments = parser.parse_args()
+    if arguments.size is not None:
+        report(arguments.images, arguments.size, arguments.cache_bytes)
+        return
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("reassembly").setLevel(logging.DEBUG)
 

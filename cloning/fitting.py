@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,20 +14,21 @@ from cloning.frozen import FrozenNetwork
 from cloning.head import solve_head
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
-from zoo.chain.batches import require_finite, run_in_batches
+from zoo.chain import Chain
+from zoo.chain.batches import Rows, require_finite, run_in_batches, run_rows
 from zoo.conversion import convert
 from zoo.stitching.adapters import AdapterFit, closed_form_adapter
 
 
 def fit_adapter(
-    target: FrozenNetwork, clone: Clone, images: Tensor, *, kernel_size: int | Literal["auto"] = "auto", seed: int = 0
+    target: FrozenNetwork, clone: Clone, images: Rows, *, kernel_size: int | Literal["auto"] = "auto", seed: int = 0
 ) -> AdapterFit | None:
     """Ridge regression from the target's features at the position to what the *masked* source makes there itself.
 
     Args:
         target: The network that receives.
         clone: Whose gates and position count.
-        images: (n, C, H, W) preprocessed for the target.
+        images: (n, C, H, W) preprocessed for the target, in memory or in batches.
         kernel_size: 1, 3, or ``auto`` for the better by cross-validation.
         seed: Of the folds.
 
@@ -37,6 +40,9 @@ def fit_adapter(
     source = clone.source
     start = source_position(target, source, clone.position)
 
+    def finite(chain: Chain, cut: int) -> Callable[[Tensor], Tensor]:
+        return partial(require_finite, chain=chain, cut=cut)
+
     def incoming(part: Tensor) -> Tensor:
         return target.features_at(clone.position, part)
 
@@ -46,14 +52,14 @@ def fit_adapter(
     return closed_form_adapter(
         target.chain.signal(clone.position),
         source.chain.signal(start),
-        require_finite(run_in_batches(incoming, images, batch_size=BATCH_SIZE), target.chain, clone.position),
-        require_finite(run_in_batches(wanted, images, batch_size=BATCH_SIZE), source.chain, start),
+        run_rows(incoming, images, batch_size=BATCH_SIZE, check=finite(target.chain, clone.position)),
+        run_rows(wanted, images, batch_size=BATCH_SIZE, check=finite(source.chain, start)),
         kernel_size=kernel_size,
         seed=seed,
     )
 
 
-def with_fitted_adapters(network: ClonedNetwork, images: Tensor, *, seed: int) -> ClonedNetwork:
+def with_fitted_adapters(network: ClonedNetwork, images: Rows, *, seed: int) -> ClonedNetwork:
     """The network with all adapters fitted in closed form to images (n, C, H, W) preprocessed for its target."""
     adapters = []
     for clone, adapter in zip(network.clones, network.adapters, strict=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from zoo.chain import Chain
-from zoo.chain.batches import Taps, require_finite, run_in_batches
+from zoo.chain.batches import Rows, Taps, require_finite, run_in_batches
 from zoo.chain.signals import pool
 from zoo.description import ChainDescription, describe, identity
 from zoo.entries import ZooEntry
@@ -33,7 +33,7 @@ class NetworkFeatures:
 
 
 def extract_features(
-    entry: ZooEntry, chains: Mapping[str, Chain], images: Callable[[], Tensor], data_key: str, store: Store
+    entry: ZooEntry, chains: Mapping[str, Chain], images: Callable[[], Rows], data_key: str, store: Store
 ) -> NetworkFeatures:
     """Runs the probe images through one network, or reads what an earlier search stored.
 

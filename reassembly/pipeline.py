@@ -27,6 +27,7 @@ from reassembly.settings import SearchSettings
 from reassembly.similarity import similarity_matrix
 from reassembly.stitch import assemble_stitched
 from zoo.blueprint import BlockSpec, HeadSpec, Provenance, ReassemblyBlueprint, composition
+from zoo.chain.batches import Batches, Rows
 from zoo.chain_cache import ChainCache
 from zoo.description import ChainDescription
 from zoo.entries import ZooEntry
@@ -39,6 +40,10 @@ from zoo.storage.stages import StageTimer
 from zoo.storage.store import StageResult, Store, content_key
 
 log = logging.getLogger(__name__)
+
+MAX_PROBE_BYTES = 2**30
+"""Of the probe images of one network in memory."""
+PROBE_BATCH_SIZE = 64
 
 Tune = Callable[[ReassemblyBlueprint, int], float]
 """Tunes the network of a blueprint for some epochs and returns its accuracy on the validation split."""
@@ -123,9 +128,16 @@ class Search:
             reused=self.store.reused,
         )
 
-    def images_for(self, name: str) -> Tensor:
-        """The probe images as the network of that name takes them; always images of the training split."""
-        return self._images(self.zoo[name].input, self.settings.similarity.num_probe_images)[0]
+    def images_for(self, name: str) -> Rows:
+        """The probe images as the network of that name takes them; always images of the training split.
+
+        They are in memory while they take ``MAX_PROBE_BYTES`` there, else read anew in each pass.
+        """
+        spec, limit = self.zoo[name].input, self.settings.similarity.num_probe_images
+        count = min(limit, self.data.num_images("train"))
+        if count * spec.example().nbytes <= MAX_PROBE_BYTES:
+            return self._images(spec, limit)[0]
+        return Batches(count, lambda: self.data.image_batches("train", spec, limit, batch_size=PROBE_BATCH_SIZE))
 
     def build(self, blueprint: ReassemblyBlueprint) -> AssembledNetwork:
         """Assembles a blueprint and initialises its adapters, in eval mode.

@@ -6,20 +6,21 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from reassembly.network import AssembledNetwork, assemble, boundary
-from zoo.blueprint import ReassemblyBlueprint
+from zoo.blueprint import BlockSpec, ReassemblyBlueprint
 from zoo.chain import Chain
-from zoo.chain.batches import require_finite, run_in_batches
+from zoo.chain.batches import Rows, checked, require_finite, run_rows
 from zoo.errors import UserError
 from zoo.stitching.adapters import closed_form_adapter
 
 log = logging.getLogger(__name__)
 
-ImagesFor = Callable[[str], Tensor]
+ImagesFor = Callable[[str], Rows]
 """Name of a network -> the probe images with that network's preprocessing, (n, C, H, W), the same images for all."""
 
 
@@ -35,7 +36,8 @@ def stitch(
     """Fits every adapter whose blueprint says ``closed_form``; the other adapters stay as they are.
 
     Adapter k maps what comes out of the network up to block k, with the adapters before it already fitted, to what
-    block k + 1 received at home on the same images. Features of one cut are held in memory at a time, for all images.
+    block k + 1 received at home on the same images. Of images in memory the features of one cut are held, too; of
+    images that come in batches nothing but the moments of the regression, and every adapter is another pass.
 
     Args:
         network: As ``assemble`` made it; stays untouched.
@@ -53,28 +55,34 @@ def stitch(
     network = copy.deepcopy(network).eval()
     blueprint = network.blueprint
     specs = list(blueprint.adapters)
-    features = run_in_batches(network.blocks[0], images_for(blueprint.blocks[0].network), batch_size=batch_size)
+    features = run_rows(network.blocks[0], images_for(blueprint.blocks[0].network), batch_size=batch_size)
     for k, (spec, before, block) in enumerate(zip(specs, blueprint.blocks, blueprint.blocks[1:], strict=False)):
         if spec.initialisation == "closed_form" and spec.kind != "none":
             source, target = boundary(before, block, chains)
             chain, start = chains[block.network], block.nodes[0]
-            home = run_in_batches(chain.block(0, start), images_for(block.network), batch_size=batch_size)
-            require_finite(home, chain, start)
-            if not torch.isfinite(features).all():
-                raise UserError(
-                    f"{blueprint.composition}: what reaches adapter {k} holds NaN or infinity; take "
-                    f"{before.network!r} out of the zoo, or repair its weights"
-                )
+            check = partial(require_finite, chain=chain, cut=start)
+            home = run_rows(chain.block(0, start), images_for(block.network), batch_size=batch_size, check=check)
+            reaches = f"{blueprint.composition}: what reaches adapter {k}"
+            features = checked(features, partial(_finite, reaches, before))
             fit = closed_form_adapter(
                 source, target, features, home, kind=spec.kind, kernel_size=spec.kernel_size, seed=seed
             )
-            log.info("adapter %d (%s): unexplained variance %.3f", k, fit.adapter.extra_repr(), fit.error)
+            log.info(
+                "adapter %d (%s): unexplained variance %.3f, solved on %s images",
+                *(k, fit.adapter.extra_repr(), fit.error, f"{len(home):,}"),
+            )
             network.adapters[k] = fit.adapter.eval()
             specs[k] = dataclasses.replace(spec, kernel_size=fit.adapter.kernel_size)
         onward = nn.Sequential(network.adapters[k], network.blocks[k + 1])
-        features = run_in_batches(onward, features, batch_size=batch_size)
+        features = run_rows(onward, features, batch_size=batch_size)
     network.blueprint = dataclasses.replace(blueprint, adapters=tuple(specs))
     return network
+
+
+def _finite(what: str, before: BlockSpec, features: Tensor) -> Tensor:
+    if not torch.isfinite(features).all():
+        raise UserError(f"{what} holds NaN or infinity; take {before.network!r} out of the zoo, or repair its weights")
+    return features
 
 
 def assemble_stitched(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -14,6 +15,7 @@ from reassembly.network import AssembledNetwork, assemble, assembled_costs, from
 from reassembly.stitch import stitch
 from zoo.blueprint import AdapterSpec, BlockSpec, Bundle, HeadSpec, ReassemblyBlueprint, read_bundle, write_bundle
 from zoo.chain import Chain
+from zoo.chain.batches import Batches
 from zoo.chain.costs import count
 from zoo.chain.signals import pool
 from zoo.digests import digest
@@ -206,6 +208,11 @@ def test_stitching_fits_every_adapter_behind_the_ones_before_it(chains):
             assert network.blueprint.adapters[k] == replace(spec, kernel_size=fit.adapter.kernel_size)
             features = outputs
     assert count(network, IMAGE) == assembled_costs(network.blueprint, chains)
+
+    streamed = stitch(skeleton, chains, lambda name: Batches(len(images_for(name)), partial(images_for(name).split, 5)))
+    assert streamed.blueprint == network.blueprint
+    for name, tensor in network.adapters.state_dict().items():
+        torch.testing.assert_close(streamed.adapters.state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
 
 
 def test_stitching_leaves_random_and_absent_adapters_alone(chains):

@@ -106,6 +106,36 @@ def run_in_batches(
     return wholes if isinstance(outputs, tuple) else wholes[0]
 
 
+def run_rows(
+    module: Callable[[Tensor], Tensor],
+    rows: Rows,
+    *,
+    batch_size: int,
+    check: Callable[[Tensor], Tensor] = lambda outputs: outputs,
+) -> Rows:
+    """The outputs of a module: in memory for rows in memory, else computed anew in each pass, ``batch_size`` at a time.
+
+    Args:
+        module: Maps (b, ...) to (b, ...); see ``run_in_batches``.
+        rows: What goes in.
+        batch_size: Rows that run at once.
+        check: Looks at outputs, all or some, and returns them.
+    """
+    if isinstance(rows, Tensor):
+        return check(run_in_batches(module, rows, batch_size=batch_size))
+
+    def read() -> Iterator[Tensor]:
+        passes = map_batches(module, batches_of(rows, batch_size), batch_size=batch_size)
+        return (outputs for _, outputs in passes)
+
+    return checked(Batches(len(rows), read), check)
+
+
+def checked(rows: Rows, check: Callable[[Tensor], Tensor]) -> Rows:
+    """The rows, looked at by ``check``, which returns them: all at once in memory, else batch by batch as they come."""
+    return check(rows) if isinstance(rows, Tensor) else Batches(len(rows), lambda: map(check, rows))
+
+
 @torch.no_grad()
 def map_batches(
     module: Callable[[Tensor], Outputs],
