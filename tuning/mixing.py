@@ -30,7 +30,9 @@ def mix(
     cut = cutmix_alpha > 0 and (mixup_alpha == 0 or generator.random() < 0.5)
     alpha = cutmix_alpha if cut else mixup_alpha
     share = generator.beta(alpha, alpha)
-    partner = torch.from_numpy(generator.permutation(len(images))).to(images.device)
+    partner = torch.from_numpy(generator.permutation(len(images)))
+    if images.is_cuda:  # pinned, so that nobody waits for the device
+        partner = partner.pin_memory().to(images.device, non_blocking=True)
     if cut:
         height, width = images.shape[-2:]
         rows = _window(generator, height, share)
