@@ -113,7 +113,7 @@ def _report(job: Job, search: Search, found: SearchResult) -> list[Path]:
     if not job.is_main:
         return []
     inputs = {
-        "found": [to_text(found.blueprint), to_plain(found.candidates), to_plain(found.partition)],
+        "found": [to_text(found.blueprint), to_plain(found.candidates), to_plain(found.partition), found.num_fitting],
         "similarity": digest({"similarity": found.similarity}),
         "descriptions": to_plain(found.descriptions),
         "settings": search.settings,

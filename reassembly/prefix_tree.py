@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import fmean
@@ -75,6 +75,7 @@ class PrefixTree:
         settings: Proxies, draws, batch size.
         adapter: Its kind and, for closed-form scores, its kernel size.
         seed: Of random adapters and of the ``random`` control.
+        known: The scores of the first draw of all candidates, none of which is of one piece; it is not walked again.
     """
 
     def __init__(
@@ -85,7 +86,11 @@ class PrefixTree:
         settings: ProxySettings,
         adapter: AdapterSpec,
         seed: int,
+        known: Mapping[Candidate, Mapping[str, float]] | None = None,
     ) -> None:
+        self.known = known or {}
+        num_draws = settings.num_draws if settings.adapters == "random" else 1
+        self.draws = range(1 if known else 0, num_draws)
         self.data, self.home, self.settings, self.adapter, self.seed = data, home, settings, adapter, seed
         self.proxies = [find_proxy(name) for name in dict.fromkeys((settings.name, *settings.also))]
         self.needs = frozenset().union(*(proxy.needs for proxy in self.proxies))
@@ -106,8 +111,7 @@ class PrefixTree:
             return
         if "codes" in self.needs:
             self._warn_of_equal_images()
-        num_draws = self.settings.num_draws if self.settings.adapters == "random" else 1
-        total = sum(1 if is_of_one_piece(candidate) else num_draws for candidate in self.candidates)
+        total = sum(1 if is_of_one_piece(candidate) else len(self.draws) for candidate in self.candidates)
         with progress("scores of candidates", total) as advance:
             for block, node in self.root.children.items():
                 draws: dict[Candidate, list[dict[str, float]]] = {}
@@ -116,6 +120,7 @@ class PrefixTree:
                     draws.setdefault(candidate, []).append(scores)
                     advance()
                 for candidate, found in draws.items():
+                    found = [self.known[candidate], *found] if self.known else found
                     means = {proxy.name: fmean(scores[proxy.name] for scores in found) for proxy in self.proxies}
                     yield ScoredCandidate(candidate, means, len(found))
 
@@ -128,7 +133,7 @@ class PrefixTree:
         for following, child in node.children.items():
             draws = [draw]
             if draw is None and not following.continues(block):
-                draws = range(self.settings.num_draws if self.settings.adapters == "random" else 1)
+                draws = self.draws
             for each in draws:
                 behind = self.advance(output, block, following, stage + 1, each)
                 yield from self._visit(child, following, stage + 1, behind, each)

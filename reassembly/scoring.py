@@ -18,6 +18,8 @@ from zoo.chain import Chain
 
 log = logging.getLogger(__name__)
 
+Scores = Mapping[Candidate, Mapping[str, float]]
+
 
 def score_candidates(
     candidates: Iterable[Candidate],
@@ -50,8 +52,8 @@ def score_candidates(
     sign = -1 if proxy.higher_is_better else 1
     home = HomeFeatures(BlockCache(chains), data.images_for, adapter.kind, settings.batch_size)
 
-    def walk(some: Iterable[Candidate], **changes) -> list[ScoredCandidate]:
-        tree = PrefixTree(some, data, home, replace(settings, **changes), adapter, seed)
+    def walk(some: Iterable[Candidate], *, known: Scores | None = None, **changes) -> list[ScoredCandidate]:
+        tree = PrefixTree(some, data, home, replace(settings, **changes), adapter, seed, known)
         return sorted(tree.scores(), key=order)
 
     def order(entry: ScoredCandidate) -> tuple:
@@ -72,6 +74,7 @@ def score_candidates(
         return walk(candidates)
     once = walk(candidates, num_draws=1)
     assemblies = [entry for entry in once if entry.candidate.kind == "assembly"]
-    final = walk(entry.candidate for entry in assemblies[:limit])
+    known = {entry.candidate: entry.scores for entry in assemblies[:limit]}
+    final = walk(known, known=known)
     final += [entry for entry in once if entry.candidate.kind != "assembly"]
     return sorted(final, key=order) + assemblies[limit:]
