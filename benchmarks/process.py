@@ -107,8 +107,8 @@ def main() -> None:
             print(rows[-1], flush=True)
     head = "| command | CPU s | wall s | GiB | CPU / last table | wall s, own threads: alone / beside a busy process |"
     note = (
-        f"Made by `python -m benchmarks.process`; {os.cpu_count()} cores, load {load:.1f} when it began. CPU seconds are "
-        "of one thread; divide by those of `import torch` to compare machines."
+        f"Made by `python -m benchmarks.process`; {os.cpu_count()} cores, load {load:.1f} when it began. CPU seconds "
+        "are of one thread; divide by those of `import torch` to compare machines."
     )
     write_text(arguments.output, "\n".join([note, "", head, "|---|---|---|---|---|---|", *rows]))
 
