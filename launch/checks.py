@@ -22,6 +22,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from launch.schema import Config
+from reassembly.proxies import OF_WHOLE_NETWORKS
 from tuning.settings import TrainerSettings
 from zoo.errors import UserError
 from zoo.limits import MAX_INTEGER, plain, shown
@@ -76,10 +77,17 @@ def _require_effect(config: Config, overrides: Sequence[str], command: str) -> N
                 "method=baseline has nothing to search for: type `python train.py method=baseline`, which ranks the "
                 "whole networks and tunes the best, or leave it out, for they are candidates of every search"
             )
-    if config.method.network is not None and config.blueprint is not None:
+    for key in ("network", "select"):
+        if (value := getattr(config.method, key)) is not None and config.blueprint is not None:
+            raise UserError(
+                f"method.{key}={value} has no effect beside blueprint={shown(config.blueprint, 200)}, which names its "
+                "networks itself: leave one of them out"
+            )
+    if config.proxy.name in OF_WHOLE_NETWORKS and config.method.name == "reassembly" and config.blueprint is None:
         raise UserError(
-            f"method.network={config.method.network} has no effect beside blueprint={shown(config.blueprint, 200)}, "
-            "which names its networks itself: leave one of them out"
+            f"proxy.name={config.proxy.name} scores by a network's own classifier, which a composition does not have: "
+            f"type `python train.py method=baseline method.select={config.proxy.name}`, or proxy=ridge "
+            f"proxy.also=[{config.proxy.name}] for its column in the table"
         )
     for override in overrides:
         if re.split(r"[.=@]", override.lstrip("+~"))[0] in config.unread:

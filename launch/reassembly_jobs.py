@@ -147,7 +147,7 @@ def _compose(job: Job, search: Search) -> Start:
         network = search.build(dataclasses.replace(recipe, head=head))
         return Start.composed(network, network.blueprint, recipe)
     if method.name == "baseline":
-        recipe = search.whole_network(method.network)
+        recipe = search.whole_network(method.network, method.select)
     else:
         found = search.run(_short_tuning(job, search))
         _report(job, search, found)

@@ -25,14 +25,24 @@ class MethodSettings:
     Attributes:
         name: ``reassembly`` (compositions of the whole zoo), ``baseline`` (one whole network) or ``cloning`` (parts of
             some networks grafted onto another).
-        network: The baseline's network by name; ``None`` takes the best by the proxy.
+        network: The baseline's network by name; ``None`` takes the first by ``select``.
+        select: What ranks the baseline's networks: a scorer, or ``home_accuracy`` (what the zoo states); ``None`` takes
+            the proxy.
     """
 
     name: Annotated[str, one_of("reassembly", "baseline", "cloning")] = "reassembly"
     network: str | None = None
+    select: Annotated[str | None, one_of("ridge", "logme", "leep", "nleep", "home_accuracy")] = None
 
     def __post_init__(self) -> None:
         check(self, "method")
+        if self.select is not None and self.name != "baseline":
+            raise UserError(f"method.select={self.select} needs method=baseline, not method={self.name}")
+        if self.select is not None and self.network is not None:
+            raise UserError(
+                f"method.select={self.select} chooses a network, which method.network={self.network} names: leave one "
+                "of them out"
+            )
         if self.network is not None and self.name != "baseline":
             raise UserError(f"method.network={self.network} needs method=baseline, not method={self.name}")
 

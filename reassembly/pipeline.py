@@ -147,10 +147,12 @@ class Search:
         """
         return assemble_stitched(blueprint, self.chains, self.images_for, seed=self.seed)
 
-    def blueprint(self, pick: ScoredCandidate, descriptions: Mapping[str, ChainDescription]) -> ReassemblyBlueprint:
-        """The recipe of a candidate."""
+    def blueprint(
+        self, pick: ScoredCandidate, descriptions: Mapping[str, ChainDescription], judge: str | None = None
+    ) -> ReassemblyBlueprint:
+        """The recipe of a candidate, which was picked by the search's proxy or by ``judge``."""
         blocks = joined(pick.candidate.blocks)
-        proxy = self.settings.proxy.name
+        proxy = judge or self.settings.proxy.name
         score = pick.scores[proxy]  # -inf of a network without what the proxy counts
         return ReassemblyBlueprint(
             blocks=blocks,
@@ -170,15 +172,20 @@ class Search:
             ),
         )
 
-    def whole_network(self, name: str | None) -> ReassemblyBlueprint:
+    def whole_network(self, name: str | None, select: str | None = None) -> ReassemblyBlueprint:
         """The blueprint of one whole network of the zoo with a new head: the baseline, under no budget.
 
         Args:
-            name: Of the network; ``None`` takes the best of the zoo by the proxy.
+            name: Of the network; ``None`` takes the first of the zoo by ``select``.
+            select: A proxy, or ``home_accuracy``: what the zoo says that the weights reach on their own task, which
+                knows nothing of this one. ``None`` takes the search's proxy.
 
         Raises:
-            UserError: A network the zoo lacks.
+            UserError: A network the zoo lacks, or one whose accuracy the zoo does not state.
         """
+        judge = select or self.settings.proxy.name
+        if name is None and judge == "home_accuracy":
+            name = self._most_accurate()
         with self.timed("features"):
             networks = self._extract() if name is None else [self._extract_one(self.zoo.entry(name))]
         descriptions = {network.description.name: network.description for network in networks}
@@ -186,8 +193,14 @@ class Search:
             Candidate((BlockSpec(name, (0, len(description) - 1)),), "network", *self._whole_costs(description))
             for name, description in descriptions.items()
         ]
-        with self.timed("scores"):
-            best = self._score(candidates, networks)[0]
+        if judge == "home_accuracy":
+            best = ScoredCandidate(candidates[0], {judge: self.zoo[name].accuracy.given})
+        else:
+            with self.timed("scores"):
+                scored = self._score(candidates, networks, judge)
+            best = scored[0]
+            ranked = (f"{entry.candidate.blocks[0].network} {entry.scores[judge]:.4g}" for entry in scored)
+            log.info("whole networks by %s: %s", judge.replace("_", " "), ", ".join(ranked))
         costs, budget = (best.candidate.num_params, best.candidate.macs), self.settings.budget
         if not budget.admits(*costs):
             log.info(
@@ -196,7 +209,20 @@ class Search:
                 *(f"{cost:,}" for cost in costs),
                 budget,
             )
-        return self.blueprint(best, descriptions)
+        return self.blueprint(best, descriptions, judge)
+
+    def _most_accurate(self) -> str:
+        without = [name for name, entry in self.zoo.items() if entry.accuracy is None]
+        if without:
+            raise UserError(
+                f"method.select=home_accuracy: zoo {self.zoo.name} states no `accuracy` of {', '.join(without[:8])}"
+                f"{f' and {len(without) - 8} more' if len(without) > 8 else ''}: add it to the zoo's file, leave them "
+                "out (~zoo.networks.NAME), or type method.select=ridge"
+            )
+        ranked = sorted(self.zoo, key=lambda name: -self.zoo[name].accuracy.given)
+        told = ", ".join(f"{name} {self.zoo[name].accuracy.given:g} %" for name in ranked)
+        log.info("whole networks by home accuracy: %s", told)
+        return ranked[0]
 
     def _extract(self) -> list[NetworkFeatures]:
         require_files(self.zoo)
@@ -272,14 +298,18 @@ class Search:
             )
         return kept
 
-    def _score(self, candidates: Sequence[Candidate], networks: Sequence[NetworkFeatures]) -> list[ScoredCandidate]:
+    def _score(
+        self, candidates: Sequence[Candidate], networks: Sequence[NetworkFeatures], judge: str | None = None
+    ) -> list[ScoredCandidate]:
         settings, spec = self.settings.proxy, self.settings.adapter.spec()
+        settings = replace(settings, name=judge or settings.name)
 
         def compute() -> StageResult:
             data = ScoringData(
                 lambda name: self._images(self.zoo[name].input, settings.num_images)[0],
                 self._images(next(iter(self.zoo.values())).input, settings.num_images)[1],
                 self.data.num_classes,
+                {name: tuple(entry.weights.skip) for name, entry in self.zoo.items() if entry.weights is not None},
             )
             return StageResult(
                 values=to_plain(score_candidates(candidates, self.chains, data, settings, spec, self.seed))

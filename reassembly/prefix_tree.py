@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from reassembly.assembly import Candidate, ScoredCandidate
 from reassembly.home_features import HomeFeatures
 from reassembly.matched_adapter import matched_adapter
+from reassembly.network import MeanPool
 from reassembly.proxies import Evidence, find_proxy
 from reassembly.proxies.naswot import CodeRecorder
 from reassembly.settings import ProxySettings
@@ -40,11 +41,13 @@ class ScoringData:
         images_for: Name of a network -> the probe images as it takes them, (n, C, H, W), the same images for all.
         labels: (n,) int64, of the probe images.
         num_classes: How many there are.
+        not_loaded: By name of a network, beginnings of the names of parameters that its weights leave out.
     """
 
     images_for: Callable[[str], Tensor]
     labels: Tensor
     num_classes: int
+    not_loaded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class PrefixTree:
                     advance()
                 for candidate, found in draws.items():
                     found = [self.known[candidate], *found] if self.known else found
-                    means = {proxy.name: fmean(scores[proxy.name] for scores in found) for proxy in self.proxies}
+                    means = {name: fmean(scores[name] for scores in found) for name in found[0]}
                     yield ScoredCandidate(candidate, means, len(found))
 
     def _visit(
@@ -182,20 +185,43 @@ class PrefixTree:
         """The scores of a candidate by every proxy; ``output`` is what comes out of its last block.
 
         A candidate whose features are not finite gets the worst scores there are, and so does a score that is NaN.
+        What is no whole network has no score by a proxy that needs outputs.
         """
-        worst = {proxy.name: -math.inf if proxy.higher_is_better else math.inf for proxy in self.proxies}
+        has_outputs = "outputs" in self.needs and self._is_whole(candidate)
+        proxies = [proxy for proxy in self.proxies if has_outputs or "outputs" not in proxy.needs]
+        worst = {proxy.name: -math.inf if proxy.higher_is_better else math.inf for proxy in proxies}
         evidence = Evidence(candidate, self.data.labels, self.data.num_classes, self.seed)
         if output is not None:
+            if has_outputs:
+                evidence = replace(evidence, outputs=self._outputs(candidate.blocks[-1].network, output))
             output = self.apply(self.blocks.neck(candidate.blocks[-1]), output)
             if not torch.isfinite(output.features).all():
                 log.warning("%s: its features are not finite; it is scored as the worst", candidate.composition)
                 return worst
             evidence = replace(evidence, features=output.features, code_kernel=output.code_kernel)
-        scores = {proxy.name: proxy.score(evidence) for proxy in self.proxies}
+        scores = {proxy.name: proxy.score(evidence) for proxy in proxies}
         for name in [name for name, score in scores.items() if math.isnan(score)]:
             log.warning("%s: its score by %s is NaN; it is scored as the worst", candidate.composition, name)
             scores[name] = worst[name]
         return scores
+
+    def _is_whole(self, candidate: Candidate) -> bool:
+        """Whether it is a network of the zoo up to its own classifier."""
+        return is_of_one_piece(candidate) and not isinstance(self.blocks.neck(candidate.blocks[-1]), MeanPool)
+
+    def _outputs(self, network: str, output: PathOutput) -> Tensor | None:
+        """What a network's own classifier gives, (n, Z); None where it has none that was learnt."""
+        chain = self.blocks.chains[network]
+        classifier = chain.block(len(chain) - 1, len(chain))
+        skipped = self.data.not_loaded.get(network, ())
+        if any(name.startswith(skipped) for name, _ in classifier.named_parameters()) and skipped:
+            log.warning("%s has no classifier that was learnt: its weights leave out %s", network, ", ".join(skipped))
+            return None
+        outputs = run_in_batches(classifier, output.features, batch_size=self.settings.batch_size)
+        if outputs.ndim == 2 and outputs.shape[1] > 1 and torch.isfinite(outputs).all():
+            return outputs
+        log.warning("%s has no classifier: its outputs are of shape %s", network, tuple(outputs.shape))
+        return None
 
     def _warn_of_equal_images(self) -> None:
         for block in self.root.children:

@@ -6,17 +6,22 @@ from reassembly.proxies.base import Evidence, Proxy
 from zoo.errors import UserError
 from zoo.lazy import Registry
 
-__all__ = ["PROXIES", "Evidence", "Proxy", "find_proxy"]
+__all__ = ["OF_WHOLE_NETWORKS", "PROXIES", "Evidence", "Proxy", "find_proxy"]
 
 PROXIES: Registry[Proxy] = Registry(
     ridge="reassembly.proxies.ridge:RIDGE",
     logme="reassembly.proxies.logme:LOGME",
+    leep="reassembly.proxies.leep:LEEP",
+    nleep="reassembly.proxies.nleep:NLEEP",
     naswot="reassembly.proxies.naswot:NASWOT",
     params="reassembly.proxies.controls:PARAMS",
     macs="reassembly.proxies.controls:MACS",
     random="reassembly.proxies.controls:RANDOM",
 )
 """By name; a new one is a line here."""
+
+OF_WHOLE_NETWORKS = ("leep",)
+"""Those that score networks of the zoo alone: a composition has no classifier of its own."""
 
 
 def find_proxy(name: str) -> Proxy:

@@ -24,6 +24,8 @@ class Evidence:
         features: (n, d) float32, pooled as the head would get them; only for proxies that need ``features``.
         code_kernel: (b, b) float64, how many activation units agree between two images of the first batch, summed over
             the path; only for proxies that need ``codes``.
+        outputs: (n, Z) float32, what the network's own classifier gives; only for proxies that need ``outputs``, and
+            only of whole networks.
     """
 
     candidate: Candidate
@@ -32,6 +34,7 @@ class Evidence:
     seed: int
     features: Tensor | None = None
     code_kernel: Tensor | None = None
+    outputs: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,14 @@ class Proxy:
         label: What the score is, as the label of an axis; a share in [0, 1] ends with ``, %``.
         is_control: It knows nothing of the task: a yardstick in tables, never told as a result.
         higher_is_better: Which end of the scores is picked.
-        needs: ``features``, ``codes`` or neither; what nobody needs is not computed.
+        needs: Of ``features``, ``codes`` and ``outputs``; what nobody needs is not computed. Who needs outputs scores
+            whole networks only.
     """
 
     name: str
     score: Callable[[Evidence], float]
     cost: str
     higher_is_better: bool = True
-    needs: frozenset[Literal["features", "codes"]] = field(default_factory=frozenset)
+    needs: frozenset[Literal["features", "codes", "outputs"]] = field(default_factory=frozenset)
     label: str = ""
     is_control: bool = False

@@ -16,6 +16,7 @@ from reassembly.features import node_features
 from reassembly.network import assemble
 from reassembly.pipeline import Search, joined
 from reassembly.proxies import PROXIES, Proxy
+from reassembly.proxies.leep import leep_score
 from reassembly.settings import (
     AdapterSettings,
     Budget,
@@ -170,6 +171,39 @@ def test_the_baseline_is_the_named_network_or_the_best_whole_one(zoo, data, root
     assert best.blocks[0].network == max(scores, key=scores.get)
     with pytest.raises(UserError, match="'resnet'"):
         run.whole_network("resnet")
+
+
+def test_whole_networks_are_ranked_by_their_own_classifiers_and_by_what_the_zoo_states(zoo, data, root) -> None:
+    run = search(zoo, data, root)
+    expected = {}
+    for name, entry in zoo.items():
+        images, labels = data.images("train", entry.input, limit=40)
+        with torch.no_grad():
+            expected[name] = leep_score(load_chain(entry).network(images).softmax(1), labels, 10)
+    (step,) = run.whole_network(None, "leep").provenance
+    assert step.proxy == "leep"
+    assert step.score == pytest.approx(max(expected.values()), abs=1e-5)
+    picked = run.whole_network(None, "home_accuracy")
+    best = max(zoo, key=lambda name: zoo[name].accuracy.given)
+    assert (picked.blocks[0].network, picked.provenance[0].score) == (best, zoo[best].accuracy.given)
+    silent = Zoo("silent", [*zoo.values(), replace(zoo["vit_digits"], name="vit", accuracy=None)])
+    with pytest.raises(UserError, match="zoo silent states no `accuracy` of vit: add it"):
+        search(silent, data, root).whole_network(None, "home_accuracy")
+
+
+def test_leep_scores_whole_networks_alone_and_none_without_a_classifier_that_was_learnt(
+    zoo, data, root, caplog
+) -> None:
+    skipping = replace(zoo["resnet_digits"], weights=replace(zoo["resnet_digits"].weights, skip=("fc.",)))
+    partial = Zoo("partial", [skipping, zoo["vit_digits"]])
+    settings = replace(SETTINGS, budget=Budget(), proxy=replace(SETTINGS.proxy, also=("leep",)))
+    scored = {entry.candidate.composition: entry for entry in search(partial, data, root, settings).run().candidates}
+    whole = {entry.candidate.blocks[0].network: entry for entry in scored.values() if "leep" in entry.scores}
+    assert all(entry.candidate.kind == "network" for entry in whole.values())
+    assert whole["resnet_digits"].scores["leep"] == -math.inf
+    assert whole["vit_digits"].scores["leep"] < 0
+    assert "resnet_digits has no classifier that was learnt: its weights leave out fc." in caplog.text
+    assert len(scored) > len(whole)
 
 
 def test_a_chain_too_short_is_refused_by_name(zoo, data, root) -> None:

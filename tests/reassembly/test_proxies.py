@@ -9,13 +9,16 @@ import pytest
 import timm
 import torch
 from scipy.optimize import minimize
+from sklearn.mixture import GaussianMixture
 from torch import nn
 from torch.nn.functional import one_hot
 
 from reassembly.proxies import PROXIES, find_proxy
 from reassembly.proxies.controls import random_score
+from reassembly.proxies.leep import as_probabilities, leep_score
 from reassembly.proxies.logme import logme_score
 from reassembly.proxies.naswot import DIAGONAL, CodeRecorder, code_kernel, naswot_score
+from reassembly.proxies.nleep import nleep_score, principal_components
 from reassembly.proxies.ridge import ridge_score
 from reassembly.settings import ProxySettings
 from tuning.ridge import RIDGES
@@ -172,7 +175,7 @@ def test_every_proxy_states_its_name_needs_and_cost():
         assert find_proxy(name) is proxy
         assert proxy.cost
         assert "\n" not in proxy.cost
-        assert proxy.needs <= {"features", "codes"}
+        assert proxy.needs <= {"features", "codes", "outputs"}
 
 
 @pytest.mark.parametrize(
@@ -190,3 +193,65 @@ def test_wrong_settings_are_refused_in_one_line(settings, message):
     with pytest.raises(UserError, match=message) as caught:
         ProxySettings(**settings)
     assert "\n" not in str(caught.value)
+
+
+# ---- LEEP and N-LEEP
+
+
+def leep_by_hand(theta: np.ndarray, labels: list[int], num_classes: int) -> float:
+    """The definition, sum by sum."""
+    n, z = theta.shape
+    joint = [[sum(theta[i, k] for i in range(n) if labels[i] == y) / n for k in range(z)] for y in range(num_classes)]
+    marginal = [sum(joint[y][k] for y in range(num_classes)) for k in range(z)]
+    predicted = [
+        sum(joint[labels[i]][k] / marginal[k] * theta[i, k] for k in range(z) if marginal[k]) for i in range(n)
+    ]
+    return sum(map(math.log, predicted)) / n
+
+
+def test_leep_equals_its_definition():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = 3 * torch.randn(20, 5, generator=generator), torch.arange(20) % 3
+    theta = logits.double().softmax(1)
+    expected = leep_by_hand(theta.numpy(), labels.tolist(), 3)
+    assert leep_score(theta, labels, 3) == pytest.approx(expected, abs=1e-12)
+    assert leep_score(as_probabilities(logits), labels, 3) == pytest.approx(expected, abs=1e-12)
+    assert leep_score(as_probabilities(theta.float()), labels, 3) == pytest.approx(expected, abs=1e-6)
+    # By hand: two images of each label, a classifier of two classes that is sure of itself, once mistaken.
+    theta = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    expected = (2 * math.log(2 / 3) + math.log(1) + math.log(1 / 3)) / 4
+    assert leep_score(theta, torch.tensor([0, 0, 1, 1]), 2) == pytest.approx(expected)
+
+
+def test_leep_is_0_for_a_classifier_that_knows_the_labels_and_lowest_for_one_that_says_nothing():
+    labels = torch.arange(30) % 3
+    sure, blank = one_hot(labels, 3).double(), torch.full((30, 7), 1 / 7)
+    assert leep_score(sure, labels, 3) == pytest.approx(0, abs=1e-12)
+    assert leep_score(sure[:, [2, 0, 1]], labels, 3) == pytest.approx(0, abs=1e-12)
+    assert leep_score(blank, labels, 3) == pytest.approx(math.log(1 / 3))
+
+
+def test_nleep_is_leep_of_the_clusters_of_the_principal_components():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(120) % 3
+    plane = 20 * torch.randn(3, 2, generator=generator)[labels] + torch.randn(120, 2, generator=generator)
+    features = torch.cat([plane, 0.01 * torch.randn(120, 9, generator=generator)], 1)
+    x = (features - features.mean(0)).double()
+    share = torch.linalg.svdvals(x).square().cumsum(0) / x.square().sum()
+    reduced = principal_components(features, 0.8)
+    rank = int((share < 0.8).sum()) + 1
+    assert reduced.shape == (120, rank)
+    spread = (x.square().sum() / x.numel()).sqrt()
+    assert reduced.square().sum() == pytest.approx((share[rank - 1] * x.square().sum() / spread**2).item())
+    posterior = GaussianMixture(15, random_state=3).fit(reduced.numpy()).predict_proba(reduced.numpy())
+    expected = leep_by_hand(posterior, labels.tolist(), 3)
+    assert nleep_score(features, labels, 3, seed=3) == pytest.approx(expected, abs=1e-9)
+    shuffled = labels[torch.randperm(120, generator=generator)]
+    assert nleep_score(features, labels, 3, seed=3) > nleep_score(features, shuffled, 3, seed=3) + 0.3
+
+
+def test_nleep_is_finite_on_constant_and_few_features():
+    labels = torch.arange(12) % 3
+    assert nleep_score(torch.ones(12, 5), labels, 3, seed=0) == pytest.approx(math.log(1 / 3))
+    assert math.isfinite(nleep_score(torch.randn(12, 5, generator=torch.Generator().manual_seed(0)), labels, 3, seed=0))
+    assert math.isfinite(nleep_score(one_hot(labels, 3).float(), labels, 3, seed=0))
