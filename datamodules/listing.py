@@ -6,13 +6,14 @@ import logging
 import os
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
 
+from datamodules.listing_cache import ListingCache
 from datamodules.manifest import printable
 from zoo.errors import UserError
 
@@ -143,10 +144,10 @@ def labelled_files(root: Path, folder: str, class_names: Sequence[str], listing:
             listing.files.append(place)
         else:
             listing.folders.append(place)
+    cache = ListingCache(root)
     for label, name in enumerate(class_names):
         before, left_out = len(listing.names), len(listing.files)
-        place = f"{folder}/{name}".lstrip("/")
-        _walk(root, place, _identities(root / folder / name), listing)
+        _class_files(root, f"{folder}/{name}".lstrip("/"), listing, cache)
         if len(listing.names) == before:
             files = listing.files[left_out:]
             told = f", but {len(files)} other files ({examples(files)})" if files else ""
@@ -155,6 +156,7 @@ def labelled_files(root: Path, folder: str, class_names: Sequence[str], listing:
                 "put images into the folder, convert them, or remove it"
             )
         listing.labels += [label] * (len(listing.names) - before)
+    cache.save()
     return len(listing.names) - count
 
 
@@ -169,7 +171,29 @@ def image_files(folder: Path) -> list[Path]:
     return [folder / name for name in listing.names]
 
 
-def _walk(root: Path, place: str, above: tuple[tuple[int, int], ...], listing: Listing) -> None:
+def _class_files(root: Path, place: str, listing: Listing, cache: ListingCache) -> None:
+    """Adds what lies below one folder of a class, out of the cache where nothing there has changed."""
+    found = cache.get(place)
+    if found is None:
+        part, visited = Listing(), []
+        _walk(root, place, _identities(root / place), part, lambda name: visited.append((name, cache.stamp(name))))
+        found = {"names": part.names, "files": part.files, "folders": part.folders}
+        others = [name for name in part.files if not is_left_behind(name.rpartition("/")[2])]
+        if all(map(_is_named, part.names)) and not others:  # else files were looked into, and they may change
+            cache.put(place, visited, **found)
+    listing.names += found["names"]
+    listing.files += found["files"]
+    listing.folders += found["folders"]
+
+
+def _walk(
+    root: Path,
+    place: str,
+    above: tuple[tuple[int, int], ...],
+    listing: Listing,
+    visit: Callable[[str], None] = lambda place: None,
+) -> None:
+    visit(place)
     for entry in entries(root / place):
         name = f"{place}/{entry.name}"
         if _is_folder(entry):
@@ -180,7 +204,7 @@ def _walk(root: Path, place: str, above: tuple[tuple[int, int], ...], listing: L
             if is_left_behind(entry.name):
                 listing.folders.append(name)
             else:
-                _walk(root, name, (*above, here), listing)
+                _walk(root, name, (*above, here), listing, visit)
         elif not is_left_behind(entry.name) and _is_image(entry):
             listing.names.append(name)
         else:
@@ -201,13 +225,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
     """By its suffix, or by its head where the suffix is none of an image."""
-    formats, suffixes = _formats()
-    is_named = os.path.splitext(entry.name)[1].lower() in suffixes
+    is_named = _is_named(entry.name)
     if not entry.is_file():  # a folder, a pipe, a link to nothing
         if is_named and entry.is_symlink() and not os.path.exists(entry.path):
             raise UserError(f"{printable(entry.path)} is a link to nothing; mend or remove it")
         return False
-    return is_named or _has_head_of_an_image(entry.path, formats)
+    return is_named or _has_head_of_an_image(entry.path, image_formats())
+
+
+def _is_named(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _formats()[1]
 
 
 def _has_head_of_an_image(path: str, formats: Sequence[str]) -> bool:
