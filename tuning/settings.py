@@ -215,7 +215,7 @@ class OptimizerSettings:
         )
 
 
-CROSS_ENTROPY_RATES = (0.1, 0.75)
+CROSS_ENTROPY_RATES = (0.5, 0.75)
 """``block_scale`` and ``layer_decay`` by default with cross-entropy: chosen on validation, see ``for_loss``."""
 
 

@@ -9,7 +9,7 @@ from datamodules import Digits
 from launch.errors import CONF
 from reassembly.network import AssembledNetwork, assemble
 from tuning.fit import tune
-from tuning.settings import TuningSettings
+from tuning.settings import CROSS_ENTROPY_RATES, TuningSettings
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.digests import digest
 from zoo.loading import load_chain
@@ -44,3 +44,22 @@ def test_tuning_an_assembly_of_the_embedded_zoo(mode, assembly, tmp_path):
     frozen = {"freeze": ("blocks.", "neck."), "full": (), "probe": ("blocks.", "neck.", "adapters.")}[mode]
     for name, tensor in network.state_dict().items():
         assert not name.startswith(frozen) or torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("loss", ["loo", "cross_entropy"])
+def test_the_defaults_end_no_lower_than_they_start_without_a_guard(loss, assembly, tmp_path):
+    original, data = assembly
+    network = copy.deepcopy(original)
+    tuning = TuningSettings(mode="full", num_epochs=3, loss=loss, guard=False)
+    result = tune(network, data, tuning, run_dir=tmp_path, test=False)
+    assert result.choice == "refitted"
+    start, end = result.val_accuracies["start"], result.val_accuracies["refitted"]
+    assert end > start - 2 * (start * (1 - start) / data.num_images("val")) ** 0.5
+    rates = {group["name"].split(",")[0]: group["learning_rate"] for group in result.parameter_groups}
+    if loss == "loo":  # the head is solved, and follows
+        assert set(rates.values()) == {rates["adapters"]}
+        return
+    scale, decay = CROSS_ENTROPY_RATES
+    depths = {f"{origin.network}[{origin.node}]": origin.depth_from_end for origin in original.origins().values()}
+    assert rates.keys() == {*depths, "adapters", "head"}
+    assert all(rates[name] == pytest.approx(rates["head"] * scale * decay**depth) for name, depth in depths.items())
