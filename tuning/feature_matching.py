@@ -148,7 +148,10 @@ class _Matching(pl.LightningModule):
                 f"the mismatch of features is {loss.item()} in epoch {self.current_epoch} of the warm-up: type a rate "
                 f"below tuning.warmup_learning_rate={self._recipe.tuning.warmup_learning_rate}"
             )
-        return loss * world_size() / total(len(batch[0]), self.device)
+        count = len(batch[0])
+        if world_size() > 1:
+            count = total(torch.full((), count, device=self.device))
+        return loss * world_size() / count
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         """Measures the mismatch on the validation images."""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_DEVICE_BYTES = 1 << 28
+"""Outputs computed once lie on the device up to this size, so that no step waits for a transfer of positions."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -95,7 +98,8 @@ class ReferenceOutputs:
             return
         images = data.image_batches(split, reference.input, None, batch_size=data.batch_size)
         outputs = run_in_batches(reference.network, images, batch_size=data.batch_size, device=device)
-        self._rows = self._select(outputs)
+        rows = self._select(outputs)
+        self._rows = rows.to(device) if rows.nbytes <= MAX_DEVICE_BYTES else rows
 
     @property
     def is_computed_once(self) -> bool:
@@ -112,7 +116,7 @@ class ReferenceOutputs:
     def __call__(self, inputs: Tensor, index: Tensor) -> Tensor:
         """Outputs (b, d), float32, of the images of a batch, which have the positions ``index`` in the split."""
         if self._rows is not None:
-            return self._rows[index.cpu()].to(inputs.device)
+            return self._rows[index.to(self._rows.device)].to(inputs.device)
         with eval_mode(self._network):
             return self._select(self._network.to(inputs.device)(convert(inputs, self._spec, self._reference.input)))
 
