@@ -91,7 +91,7 @@ def test_a_teacher_is_followed_and_stays_as_it_is(settings, tmp_path):
 
         on_train_end = on_train_start
 
-    optimizer = OptimizerSettings(learning_rate=0.03)
+    optimizer = OptimizerSettings(learning_rate=0.03, block_scale=0.05)
     tune(network, data, tuning, run_dir=tmp_path, teacher=expert, optimizer=optimizer, callbacks=[Divergence()])
     assert all(torch.equal(tensor, before[name]) for name, tensor in expert.network.state_dict().items())
     assert [module.training for module in expert.network.modules()] == modes
