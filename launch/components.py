@@ -159,10 +159,12 @@ def finish_training(
     bundle = replace(
         bundle, blueprint=replace(bundle.blueprint, provenance=provenance), seen=(*start.seen, tuned_on.seen)
     )
+    top5 = tuned.outcomes.top5_accuracy if tuned.outcomes else None
     return job.finish(
         {
             "value": val_accuracy,
             "test_accuracy": tuned.test_accuracy,
+            **({"test_top5_accuracy": top5} if top5 is not None else {}),
             **(metrics or {}),
             "val_accuracy": val_accuracy,
             "start_val_accuracy": tuned.val_accuracies["start"],
@@ -173,12 +175,18 @@ def finish_training(
         parameter_groups=tuned.parameter_groups,
         num_trained_parameters=tuned.num_trained_parameters,
         num_head_images=tuned.num_head_images,
+        epochs=tuned.epochs,
+        class_accuracies=tuned.outcomes.class_accuracies(tuned_on.class_names) if tuned.outcomes else None,
         **result,
         provenance=to_plain(provenance),
         bundle_digest=bundle.digest,
         seen_shares=tell_seen_images(start, tuned_on),
         seconds={**seconds, **tuned.seconds},
-        files=[*_save_bundle(job, bundle, tuned_on.class_names), *_draw(job, diagram)],
+        files=[
+            *_save_bundle(job, bundle, tuned_on.class_names),
+            *_draw(job, diagram),
+            *_report_training(job, tuned, tuned_on.class_names),
+        ],
     )
 
 
@@ -209,3 +217,16 @@ def _draw(job: Job, diagram: Diagram) -> list[Path]:
     path = draw_network(job.run_dir / "drawing.png", diagram)
     job.tracker.figures([path])
     return [path]
+
+
+def _report_training(job: Job, tuned: TuningResult, classes: Sequence[str]) -> list[Path]:
+    """Writes curves and confusions, and hands copies to the tracker."""
+    if not job.is_main:
+        return []
+    from tuning.report import write_report
+
+    files = write_report(tuned, classes, job.run_dir)
+    job.tracker.figures(files.figures)
+    if files.table is not None:
+        job.tracker.table("confusion", files.table)
+    return [*files.figures, *([files.table] if files.table is not None else [])]

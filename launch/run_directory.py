@@ -35,9 +35,20 @@ CONFIG, RESULT, LOG = "config.yaml", "result.json", "job.log"
 IDENTITY, MANIFEST = "identity.json", "data_manifest.jsonl.gz"
 UNFINISHED, FINALISTS, CHECKPOINTS, BUNDLE = "unfinished", "finalists", "checkpoints", "bundle"
 LOCK = ".lock"
-FIGURES = ("drawing", "candidates", "partition", "similarity", "gates", "positions", "locality")
+FIGURES = (
+    "drawing",
+    "candidates",
+    "partition",
+    "similarity",
+    "gates",
+    "positions",
+    "locality",
+    "training",
+    "confusion",
+)
 OURS = (
     *(CHECKPOINTS, FINALISTS, BUNDLE, "blueprint.yaml", "candidates.csv", "positions.csv", "metrics.csv"),
+    "confusion.csv",
     *(f"{name}{suffix}" for name in FIGURES for suffix in (".png", ".svg")),
     *(LOG, "wandb_run.json", CONFIG, IDENTITY, MANIFEST),
 )
