@@ -190,9 +190,9 @@ class ImageLoader(DataLoader):
         super().__init__(split, batch_sampler=batch_sampler, collate_fn=_as_it_is, generator=generator, **loading)
         self._finishes, self._loading = finishes, loading
 
-    def unfinished(self) -> ImageLoader:
-        """The same batches, each a `Batch`."""
-        return ImageLoader(self.dataset, self.batch_sampler, finishes=False, **self._loading)
+    def unfinished(self, batch_sampler: Iterable[list[int]] | None = None) -> ImageLoader:
+        """The same batches, or others of the same split, each a `Batch`."""
+        return ImageLoader(self.dataset, batch_sampler or self.batch_sampler, finishes=False, **self._loading)
 
     def __iter__(self) -> Iterator[Any]:
         """Batches.

@@ -278,7 +278,7 @@ class IndexedData(pl.LightningDataModule):
             order = _Later(order, *self._start)
         cached = split in self._outputs
         if not cached and hasattr(loader, "unfinished"):
-            return loader.unfinished()
+            return loader.unfinished(order)
         dataset = TensorDataset(*self._outputs[split]) if cached else loader.dataset
         return DataLoader(
             _Indexed(dataset),
