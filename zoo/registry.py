@@ -12,9 +12,10 @@ from typing import Any
 from zoo.builders import require_architecture, require_size, tagged
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
+from zoo.preprocessing import stored_input
 from zoo.storage.files import read_yaml
 from zoo.storage.records import from_plain, neighbours, short_repr, to_plain
-from zoo.weights import require_file
+from zoo.weights import Weights, require_file
 
 
 class Zoo(Mapping[str, ZooEntry]):
@@ -63,8 +64,9 @@ def zoo_path(source: str | Path) -> Path:
 def read_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
     """A zoo by its name (`embedded`), out of a YAML file, or out of a mapping of `name`, `input` and `networks`.
 
-    What an entry's `input` leaves open comes from the zoo's, then, for networks of timm and torchvision, from the
-    preprocessing of the published weights. `task`, what `method=cloning` makes of this zoo unless told otherwise, is
+    What an entry's `input` leaves open comes from the zoo's, then from what lies beside its file of weights (see
+    `preprocessing.stored_input`), then, for networks of timm and torchvision, from the preprocessing of the published
+    weights. `task`, what `method=cloning` makes of this zoo unless told otherwise, is
     not looked at here.
 
     Raises:
@@ -181,6 +183,8 @@ def _read_input(fields: Mapping[str, Any], default: Any, where: str) -> Any:
             return given  # refused as a whole when it is converted
     given = {**(default or {}), **(own or {})}
     source, model, weights = fields.get("source"), fields.get("model"), fields.get("weights")
+    if any(field.name not in given for field in fields_of(InputSpec)):
+        given = {**_stored_input(weights), **given}
     if source not in ("timm", "torchvision") or not isinstance(model, str):
         return given or None
     hub = weights.get("hub") if isinstance(weights, Mapping) else None
@@ -191,6 +195,18 @@ def _read_input(fields: Mapping[str, Any], default: Any, where: str) -> Any:
     if type(given.get("channels")) is int:
         kwargs["in_chans"] = max(given["channels"], 1)
     return {**to_plain(published_input(source, tagged(model, hub), kwargs)), **given}
+
+
+def _stored_input(weights: Any) -> dict[str, Any]:
+    """What lies beside a file of weights; weights that are wrong in themselves are refused elsewhere."""
+    if not isinstance(weights, Mapping) or not isinstance(weights.get("file"), str):
+        return {}
+    package = weights.get("package")
+    try:
+        path = Weights(file=weights["file"], package=package if isinstance(package, str) else None).path
+    except UserError:
+        return {}
+    return stored_input(path if path.is_dir() else path.parent)
 
 
 def _timm_input(model: str) -> InputSpec:
