@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import json
 import math
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--append", action="store_true", help="keep the rows in benchmarks/results/tuning.json")
     parser.add_argument("--cases", nargs="*", default=list(CASES))
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -62,7 +64,7 @@ def main() -> None:
     if arguments.what == "speed":
         speed(arguments.epochs, arguments.rounds)
     else:
-        defaults(arguments.cases, range(arguments.seeds))
+        defaults(arguments.cases, range(arguments.seeds), append=arguments.append)
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,19 @@ LITE_SIDE = 64
 RESULTS = Path(__file__).parent / "results"
 
 
-def defaults(cases: Sequence[str], seeds: Iterable[int]) -> None:
+def defaults(cases: Sequence[str], seeds: Iterable[int], *, append: bool) -> None:
     """Runs the test of the defaults; writes ``benchmarks/results/tuning.json`` and ``.md`` as it goes on."""
-    rows: list[Row] = []
+    stored = RESULTS / "tuning.json"
+    rows = [Row(**row) for row in json.loads(stored.read_text())] if append and stored.exists() else []
+    known = {(row.case, row.seed) for row in rows}
     for seed, case in itertools.product(seeds, cases):
+        if (case, seed) in known:
+            continue
         network, data = build(case, seed)
         for way, settings, optimizer in ways(case):
             rows.append(tuned(case, way, seed, network, data, settings, optimizer))
             print(rows[-1], flush=True)
-            write_json(RESULTS / "tuning.json", [asdict(row) for row in rows])
+            write_json(stored, [asdict(row) for row in rows])
             write_text(RESULTS / "tuning.md", table(rows))
     print(table(rows))
     if fallen := below(rows):
