@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from zoo.errors import UserError
+from zoo.progress import StderrHandler
 
 COMMANDS = {
     "describe": "print what a result is: composition, classes, input, parameters",
@@ -32,8 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name in arguments[:1]:  # the others are not imported
             importlib.import_module(f"deploy.{name}").add_arguments(command)
     options = parser.parse_args(arguments)
-    console = logging.StreamHandler()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[StderrHandler()])
     try:
         return importlib.import_module(f"deploy.{options.command}").run(options) or 0
     except UserError as error:

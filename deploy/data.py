@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,41 +22,6 @@ from zoo.errors import UserError
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-WORDS = r"\+{0,2}(dataset(\.\w+)*|seed)="
-
-
-def data_of(model: Model, words: Sequence[str], folder: Path | None = None) -> ImageDataModule:
-    """The images to measure a model on, preprocessed as it wants them and labelled by its outputs.
-
-    Args:
-        model: To be measured.
-        words: ``dataset=...``, ``dataset.KEY=...`` and ``seed=...`` as train.py takes them; what they leave open is as
-            the model's run had it.
-        folder: Given instead: all images of its folders, as the split ``test``.
-
-    Raises:
-        UserError: No data named, data that cannot be read, classes that the network does not know.
-    """
-    for word in words:
-        if not re.match(WORDS, word):
-            raise UserError(f"{word}: expected dataset=..., dataset.KEY=... or seed=..., as train.py takes them")
-    if folder is not None:
-        if words:
-            raise UserError(
-                f"{words[0]} does not go with a folder: give {folder}, or dataset=image_folder dataset.root=..."
-            )
-        data = _folder(model, folder)
-    else:
-        if model.origin.run_dir is None and not any(word.startswith("dataset=") for word in words):
-            raise UserError(
-                "on which data? give dataset=NAME as train.py takes it, or a folder with a folder per class"
-            )
-        from launch.datasets import open_dataset  # Hydra is needed for this alone
-
-        data = open_dataset(words, model.origin.run_dir)
-    data = _numbered(model, data)
-    data.use_input(model.input)
-    return data
 
 
 def batches(data: ImageDataModule, split: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -72,10 +36,18 @@ def batches(data: ImageDataModule, split: str) -> Iterator[tuple[Tensor, Tensor]
         start += len(images)
 
 
-def _numbered(model: Model, data: ImageDataModule) -> ImageDataModule:
-    """The data under the numbers of the model's outputs, matched by the names of the classes."""
-    if data.class_names == model.classes:
-        return data
+def prepared(model: Model, data: ImageDataModule) -> ImageDataModule:
+    """Data labelled by the model's outputs, matched by the names of the classes, and preprocessed as it wants them.
+
+    Raises:
+        UserError: Classes that the network does not know.
+    """
+    data = data if data.class_names == model.classes else _renumbered(model, data)
+    data.use_input(model.input)
+    return data
+
+
+def _renumbered(model: Model, data: ImageDataModule) -> ImageDataModule:
     unknown = [name for name in data.class_names if name not in model.classes]
     is_cloned = isinstance(model.origin.blueprint, CloningBlueprint)
     if len(unknown) == len(data.class_names) or (unknown and not is_cloned):
@@ -91,7 +63,12 @@ def _numbered(model: Model, data: ImageDataModule) -> ImageDataModule:
     return Renumbered(data, model.classes)
 
 
-def _folder(model: Model, folder: Path) -> ImageDataModule:
+def folder_data(model: Model, folder: Path) -> ImageDataModule:
+    """All images of a folder with a folder per class, as the split ``test``.
+
+    Raises:
+        UserError: No such folder, no folders of classes, files that are no images or empty.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: expected one with a folder of images per class")
     names = class_folders(folder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.options import add_run, open_run
-from deploy.progress import progress
 from zoo.errors import UserError
+from zoo.progress import progress
 from zoo.storage.records import neighbours
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, prints and writes."""
-    from deploy.data import SPLITS, data_of
+    from deploy.data import SPLITS
 
     words = [word for word in options.data if "=" in word and not Path(word).is_dir()]
     folders = [Path(word) for word in options.data if word not in words]
@@ -63,6 +65,34 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def data_of(model: Model, words: Sequence[str], folder: Path | None = None) -> ImageDataModule:
+    """The images to measure a model on, preprocessed as it wants them and labelled by its outputs.
+
+    Args:
+        model: To be measured.
+        words: ``dataset=...``, ``dataset.KEY=...`` and ``seed=...`` as train.py takes them; what they leave open is as
+            the model's run had it.
+        folder: Given instead: all images of its folders, as the split ``test``.
+
+    Raises:
+        UserError: No data named, data that cannot be read, classes that the network does not know.
+    """
+    from deploy.data import folder_data, prepared
+
+    for word in words:
+        if not re.match(r"\+{0,2}(dataset(\.\w+)*|seed)=", word):
+            raise UserError(f"{word}: expected dataset=..., dataset.KEY=... or seed=..., as train.py takes them")
+    if folder is not None:
+        if words:
+            raise UserError(f"{words[0]} does not go with a folder: give {folder} alone, or dataset=image_folder ...")
+        return prepared(model, folder_data(model, folder))
+    if model.origin.run_dir is None and not any(word.startswith("dataset=") for word in words):
+        raise UserError("on which data? give dataset=NAME as train.py takes it, or a folder with a folder per class")
+    from launch.datasets import open_dataset  # Hydra is needed for this alone
+
+    return prepared(model, open_dataset(words, model.origin.run_dir))
+
+
 def evaluate(model: Model, data: ImageDataModule, split: str = "test") -> Evaluation:
     """Measures a model as it is.
 
@@ -86,7 +116,8 @@ def evaluate(model: Model, data: ImageDataModule, split: str = "test") -> Evalua
         for images, numbers in batches(data, split):
             logits.append(model(images.to(model.device)).float().cpu())
             labels.append(numbers)
-            advance(len(images))
+            for _ in range(len(images)):
+                advance()
     found = Evaluation(model.classes, torch.cat(logits), torch.cat(labels))
     if not found.logits.isfinite().all():
         raise UserError(f"{model.origin.path} gives logits that are not finite: look at the images, or tune it anew")

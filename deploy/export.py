@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 from deploy.options import add_run, open_run, require_free
@@ -40,15 +41,23 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--preprocessing does not go with --format safetensors, which holds weights alone")
     require_free(output, overwrite=options.overwrite)
     model = open_run(options)
+    from deploy.evaluate import data_of
     from deploy.exporting import export
     from deploy.predict import image_paths
 
+    data = None
+    if not options.images and model.origin.run_dir is not None:
+        try:
+            data = data_of(model, [])
+        except UserError as error:
+            print(f"the images of its run cannot be had ({error}): photographs are compared", file=sys.stderr)
     found = export(
         model,
         output,
         options.format,
         preprocessing=options.preprocessing,
         images=image_paths([str(path) for path in options.images]) if options.images else (),
+        data=data,
         tolerance=options.tolerance,
     )
     print(f"{output}: {output.stat().st_size:,} bytes; {found}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from cloning.network import ClonedNetwork
+from datamodules import ImageDataModule
 from deploy.model import Model
 from deploy.samples import as_input, real_images
 from zoo.blueprint import to_text
@@ -110,6 +111,7 @@ def export(
     *,
     preprocessing: bool = False,
     images: Sequence[Path] = (),
+    data: ImageDataModule | None = None,
     tolerance: float = 1e-3,
 ) -> Parity:
     """Writes a model; the file appears only where the runtime that it is for gives what the network gives.
@@ -119,14 +121,15 @@ def export(
         path: The file.
         kind: ``onnx``, ``torch_export`` or ``safetensors`` (weights by name alone).
         preprocessing: See ``Deployable``.
-        images: Files to compare on; without any they are the run's.
+        images: Files to compare on.
+        data: Without files, its test images are compared; without either, photographs.
         tolerance: How far logits may be apart, as a share of the largest.
 
     Raises:
         UserError: A recipe without weights, a library that is missing, what the exporter refuses, logits too far apart.
     """
     model.require_weights()
-    pixels, source = real_images(model.cpu(), images)
+    pixels, source = real_images(model.cpu(), images, data)
     network = Deployable(model, preprocessing=preprocessing).eval()
     inputs = pixels if preprocessing else as_input(pixels, model)
     told = metadata(model, preprocessing=preprocessing)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.options import add_run, at_least_one, open_run, require_free
-from deploy.progress import progress
 from zoo.errors import UserError
+from zoo.progress import progress
 
 if TYPE_CHECKING:
     from deploy.model import Model
@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
             for fault in broken:
                 print(f"skipped: {fault}", file=sys.stderr)
             faults += broken
-            advance(len(batch) + len(broken))
+            for _ in range(len(batch) + len(broken)):
+                advance()
     if not rows:
         raise UserError(f"none of the {len(files)} files could be read as an image: nothing is written")
     num_told = min(options.top_k, len(model.classes))

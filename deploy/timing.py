@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from deploy.exporting import quiet, standalone, write_onnx_file
 from deploy.model import Model
-from deploy.progress import progress
 from zoo.entries import InputSpec
 from zoo.errors import FOREIGN_FAULTS, UserError, reason
 from zoo.loading import load_network
+from zoo.progress import progress
 
 NUM_WARM_UPS = 3
 COLUMNS = (
@@ -69,7 +69,7 @@ def time_model(
                     run = _runner(network, spec, runtime, precision, device, threads)
                     for size in batch_sizes:
                         rows.append({**known, "batch_size": size, **_time(run, spec, size, num_repeats)})
-                        advance(1)
+                        advance()
             except FOREIGN_FAULTS as error:
                 told = str(error) if isinstance(error, UserError) else reason(error)
                 rows.append({**known, "note": told})

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.__main__ import COMMANDS
+
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = {"hydra", "omegaconf", "conf", "launch"}
 ABOVE_METHODS = {"deploy", "studies", "benchmarks", *CONFIG}
@@ -45,7 +47,9 @@ def imported(path: Path) -> set[str]:
 
 
 def files_of(package: str) -> list[Path]:
-    return sorted((PROJECT / package.replace(".", "/")).rglob("*.py"))
+    """The files of a package, without the commands of ``deploy``: entry points, as search.py and train.py are."""
+    commands = {PROJECT / "deploy" / f"{name}.py" for name in COMMANDS}
+    return sorted(set((PROJECT / package.replace(".", "/")).rglob("*.py")) - commands)
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
