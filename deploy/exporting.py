@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -23,7 +24,7 @@ from deploy.samples import as_input, real_images
 from zoo.blueprint import to_text
 from zoo.digests import digest
 from zoo.errors import FOREIGN_FAULTS, UserError, reason
-from zoo.storage.files import atomic_path, write_safetensors
+from zoo.storage.files import atomic_path, read_safetensors, write_safetensors
 from zoo.storage.records import to_plain
 
 FORMAT = "huozi-export/1"
@@ -212,10 +213,10 @@ def _write_torch_export(network: Deployable, inputs: Tensor, told: dict[str, str
 
 
 def _write_safetensors(network: Deployable, inputs: Tensor, told: dict[str, str], path: Path) -> tuple[str, Run]:
-    from safetensors.torch import load_file
-
     write_safetensors(path, network.network.state_dict(), told)
-    network.network.load_state_dict(load_file(path))
+    tensors, _ = read_safetensors(path)
+    network.network = copy.deepcopy(network.network)  # not into the network that is compared
+    network.network.load_state_dict(tensors)
     return "safetensors, read back,", network
 
 

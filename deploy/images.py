@@ -55,7 +55,7 @@ def as_pixels(item: Any, interface: Interface) -> Tensor:
     if isinstance(item, np.ndarray):
         if item.ndim not in (2, 3) or (item.ndim == 3 and item.shape[2] not in (1, 3)):
             raise UserError(f"an array of shape {item.shape}: expected (height, width), or (height, width, 1 or 3)")
-        item = torch.from_numpy(np.ascontiguousarray(item))
+        item = torch.from_numpy(item.copy())  # which may be read-only
         item = item[None] if item.ndim == 2 else item.permute(2, 0, 1)
     if not isinstance(item, Tensor):
         raise UserError(

@@ -49,7 +49,7 @@ def _photographs(model: Model) -> Tensor:
 
     pieces = []
     for photograph in load_sample_images().images:
-        pixels = torch.from_numpy(photograph).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None]
         for size in (427, 300, 200, 120):
             pieces += [pixels[:, :, :size, :size], pixels[:, :, -size:, -size:]]
     channels = model.input.channels
