@@ -48,9 +48,10 @@ def run(options: argparse.Namespace) -> int:
     if len(folders) > 1 or (folders and any(word.startswith("split=") for word in words)):
         raise UserError(f"{folders[-1]}: give one folder, all of whose images are taken, without split=...")
     _require_free(options.output, overwrite=options.overwrite)
+    others = [word for word in words if not word.startswith("split=")]
+    _check_words(others, folders[0] if folders else None)
     model = open_run(options)
     model.require_weights()
-    others = [word for word in words if not word.startswith("split=")]
     data = data_of(model, others, folders[0] if folders else None)
     found = evaluate(model, data, split)
     content = {"run": str(options.run), "composition": model.origin.blueprint.composition, "split": split}
@@ -79,18 +80,24 @@ def data_of(model: Model, words: Sequence[str], folder: Path | None = None) -> I
     """
     from deploy.data import folder_data, prepared
 
-    for word in words:
-        if not re.match(r"\+{0,2}(dataset(\.\w+)*|seed)=", word):
-            raise UserError(f"{word}: expected dataset=..., dataset.KEY=... or seed=..., as train.py takes them")
+    _check_words(words, folder)
     if folder is not None:
-        if words:
-            raise UserError(f"{words[0]} does not go with a folder: give {folder} alone, or dataset=image_folder ...")
         return prepared(model, folder_data(model, folder))
     if model.origin.run_dir is None and not any(word.startswith("dataset=") for word in words):
         raise UserError("on which data? give dataset=NAME as train.py takes it, or a folder with a folder per class")
     from launch.datasets import open_dataset  # Hydra is needed for this alone
 
     return prepared(model, open_dataset(words, model.origin.run_dir))
+
+
+def _check_words(words: Sequence[str], folder: Path | None) -> None:
+    for word in words:
+        if not re.match(r"\+{0,2}(dataset(\.\w+)*|seed)=", word):
+            raise UserError(f"{word}: expected dataset=..., dataset.KEY=... or seed=..., as train.py takes them")
+    if folder is not None and words:
+        raise UserError(f"{words[0]} does not go with a folder: give {folder} alone, or dataset=image_folder ...")
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"{folder} is no folder: expected one with a folder of images per class")
 
 
 def evaluate(model: Model, data: ImageDataModule, split: str = "test") -> Evaluation:

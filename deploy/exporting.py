@@ -190,7 +190,7 @@ def write_onnx_file(network: nn.Module, inputs: Tensor, told: dict[str, str], pa
         import onnxruntime
         import onnxscript  # noqa: F401 what torch.onnx needs
     except ImportError as error:
-        raise UserError(f"ONNX needs {error.name}: type pip install 'huozi[export]'") from error
+        raise UserError(f"ONNX needs {error.name}: type pip install -e '.[export]'") from error
     num_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
     if num_bytes > _MAX_ONNX_BYTES:
         raise UserError(f"{num_bytes:,} bytes of weights: an ONNX file takes 2 GiB; type --format torch_export")

@@ -66,11 +66,11 @@ def as_pixels(item: Any, interface: Interface) -> Tensor:
 
 
 def _checked(x: Tensor, channels: int) -> Tensor:
-    x = x[None] if x.ndim == 3 else x
+    given, x = list(x.shape), x[None] if x.ndim == 3 else x
     allowed = sorted({1, 3, channels})
     if x.ndim != 4 or x.shape[1] not in allowed or not all(x.shape):
         shape = f"{' or '.join(map(str, allowed))}, height, width"
-        raise UserError(f"a tensor of shape {list(x.shape)}: expected ({shape}), or (n, {shape})")
+        raise UserError(f"a tensor of shape {given}: expected ({shape}), or (n, {shape})")
     if x.dtype == torch.uint8:
         return x.cpu()
     if not x.is_floating_point():

@@ -30,7 +30,7 @@ from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.interface import Interface, interface_from_plain, require_known_builder
 from zoo.loading import load_chain
-from zoo.registry import ZOOS, Zoo, read_zoo
+from zoo.registry import ZOOS, Zoo, parse_zoo, read_zoo
 from zoo.storage.files import read_json, read_yaml
 from zoo.storage.plain import one_line
 from zoo.storage.records import neighbours, short_repr
@@ -176,14 +176,12 @@ def known_zoo(blueprint: Any, interface: Interface | None, found: Found, *, comp
     Raises:
         UserError: Nothing is known of the networks, a builder of others, weights that are not there.
     """
-    own = _own_zoo(blueprint)
     if interface is not None and interface.networks is not None:
-        known, where = dict(interface.networks), str(found.path / INTERFACE_FILE)
+        known, where = interface.networks, str(found.path / INTERFACE_FILE)
     elif found.run_dir is not None and (found.run_dir / CONFIG).is_file():
-        where = str(found.run_dir / CONFIG)
-        known = _zoo_of_run(found.run_dir / CONFIG)
-    elif own is not None:
-        known, where = dict(own), own.name
+        known, where = _zoo_of_run(found.run_dir / CONFIG), str(found.run_dir / CONFIG)
+    elif (own := _own_zoo(blueprint)) is not None:
+        return Zoo(own.name, _with_weights(blueprint, [own[name] for name in blueprint.networks], found))
     else:
         needed = ", ".join(f"{name} {digest}" for name, digest in blueprint.networks.items())
         raise UserError(f"{found.path} does not say where its networks are ({needed}): give their zoo ({ZOO})")
@@ -192,15 +190,20 @@ def known_zoo(blueprint: Any, interface: Interface | None, found: Found, *, comp
         if name not in known:
             told = f"{name!r} ({blueprint.networks[name]}) is missing; {neighbours(name, known)}"
             raise UserError(f"{where}: network {told}: give the zoo that has it ({ZOO})")
-        entry, mine = known[name], own.get(name) if own is not None else None
-        if mine is not None and mine.source == entry.source:
-            entry = mine if entry.source not in ("timm", "torchvision") else entry
-        if entry is not mine:
-            require_known_builder(entry, where)
-        entries.append(entry)
-    if not complete:
-        _require_weights(blueprint, entries, found)
-    return Zoo(own.name if own is not None else where, entries)
+        entries.append(_buildable(known[name], blueprint, where))
+    return Zoo(where, entries if complete else _with_weights(blueprint, entries, found))
+
+
+def _buildable(entry: ZooEntry, blueprint: Any, where: str) -> ZooEntry:
+    """The entry, or the user's own one of that name and builder where the file's calls what is not known."""
+    try:
+        require_known_builder(entry, where)
+    except UserError:
+        own = _own_zoo(blueprint)
+        if own is None or own[entry.name].source != entry.source:
+            raise
+        return own[entry.name]
+    return entry
 
 
 def derived_interface(blueprint: Any, zoo: Zoo) -> Interface:
@@ -249,10 +252,11 @@ def _zoo_of_run(path: Path) -> dict[str, ZooEntry]:
     content = read_yaml(path).get("zoo")
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: zoo: got {short_repr(content)}, expected a mapping")
-    return dict(read_zoo(content))
+    return dict(parse_zoo(content))  # nothing is built before it is known to be ours
 
 
-def _require_weights(blueprint: Any, entries: Sequence[ZooEntry], found: Found) -> None:
+def _with_weights(blueprint: Any, entries: Sequence[ZooEntry], found: Found) -> Sequence[ZooEntry]:
+    """The entries, whose files of weights have to be there; all that are missing are told in one line."""
     missing = []
     for entry in entries:
         try:
@@ -265,6 +269,7 @@ def _require_weights(blueprint: Any, entries: Sequence[ZooEntry], found: Found) 
             f"{found.path} holds what was learnt, and needs the weights of {'; '.join(missing)}; or give the zoo "
             f"that has them ({ZOO}), or have the bundle made complete where they are (python -m deploy complete)"
         )
+    return entries
 
 
 def rebuilt(bundle: Bundle, zoo: Zoo) -> TunableNetwork:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -48,7 +50,8 @@ def _settings(words: Sequence[str], run_dir: Path | None) -> tuple[dict[str, Any
     saved = _saved(run_dir / CONFIG) if run_dir is not None else {}
     if run_dir is None or any(re.match(r"dataset=", word) for word in words):
         register()
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        is_running = GlobalHydra.instance().is_initialized()
+        with nullcontext() if is_running else initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("train", [f"seed={saved.get('seed', 0)}", *words])
         dataset = OmegaConf.to_container(config.dataset, resolve=True, throw_on_missing=True)
         assert isinstance(dataset, dict)

@@ -73,13 +73,14 @@ def read_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
         UserError: Unknown or missing field, value of another type, no network, no `input` where none can be looked up,
             an unknown architecture or tag, images of a size that the architecture cannot be built for.
     """
-    zoo = _parse_zoo(source)
+    zoo = parse_zoo(source)
     for entry in zoo.values():
         require_size(entry)
     return zoo
 
 
-def _parse_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
+def parse_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
+    """As `read_zoo`, without building anything: whether an architecture takes its images is not looked at."""
     if isinstance(source, Mapping):
         content, where = source, "zoo"
     else:
@@ -125,7 +126,7 @@ def find_entry(text: str, folder: Path) -> ZooEntry:
         return ZooEntry(name=name or text, source=source, model=name, input=published_input(source, name, {}))
     if colon:
         return ZooEntry(name=text, source=text, input=_IMAGENET)
-    zoos = [_parse_zoo(path) for path in sorted(folder.glob("*.yaml"))]
+    zoos = [parse_zoo(path) for path in sorted(folder.glob("*.yaml"))]
     entries = {f"{zoo.name}/{name}": entry for zoo in zoos for name, entry in zoo.items()}
     found = [key for key in entries if key == text or key.rpartition("/")[2] == text]
     if len(found) > 1:

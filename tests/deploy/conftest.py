@@ -50,7 +50,7 @@ def bundle(assembled: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clone() -> Model:
-    return model_of(cloned(0, 3))
+    return model_of(cloned(3))
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,10 @@ def main(*words: str | Path) -> int:
     return command.main([str(word) for word in words])
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     """The one line of a refusal."""
     assert main(*words) == 2
@@ -43,7 +47,7 @@ def test_predict_writes_names_and_probabilities_and_skips_what_is_broken(
     told = capsys.readouterr().err
     assert f"skipped: {broken} cannot be read as an image" in told
     assert "4 images predicted, 1 of 5 skipped" in told
-    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    rows = read_csv(tmp_path / "a.csv")
     assert list(rows[0]) == ["image", "class_1", "probability_1", "class_2", "probability_2"]
     for row, name, top in zip(rows, expected.images, expected.top(2), strict=True):
         assert [row["image"], row["class_1"], row["class_2"]] == [name, top[0][0], top[1][0]]
@@ -89,7 +93,7 @@ def test_evaluate_finds_what_the_run_found_to_the_last_digit(
     assert f"the run itself found the same, {stored:g}" in capsys.readouterr().out
     found = json.loads((tmp_path / "out/evaluation.json").read_text())
     assert found["accuracy"] == stored
-    rows = list(csv.DictReader((tmp_path / "out/predictions.csv").open()))
+    rows = read_csv(tmp_path / "out/predictions.csv")
     assert round(sum(row["class"] == row["prediction"] for row in rows) / len(rows), 6) == pytest.approx(
         stored, abs=1e-6
     )
@@ -118,6 +122,7 @@ def test_evaluate_takes_a_folder_and_overrides(
         (["dataset=image_folder"], "dataset.root is not given"),
         (["dataset=mnist5k", "dataset.variant=rotation"], "has the classes turned 0, turned 90"),
         (["nowhere"], "nowhere is no folder"),
+        (["dataset=digits", "nowhere"], "dataset=digits does not go with a folder"),
     ],
 )
 def test_what_evaluate_cannot_do_is_told_in_one_line(
@@ -175,7 +180,7 @@ def test_benchmark_tells_medians_beside_the_networks_of_the_zoo(
 ) -> None:
     words = ("--batch-sizes", "1", "2", "--repeats", "2", "--runtimes", "eager", "--output", tmp_path / "times.csv")
     assert main("benchmark", bundle, *words) == 0
-    rows = list(csv.DictReader((tmp_path / "times.csv").open()))
+    rows = read_csv(tmp_path / "times.csv")
     names = [str(bundle), "resnet_digits of the zoo", "vit_digits of the zoo"]
     assert [(row["network"], row["batch_size"]) for row in rows] == [(n, size) for n in names for size in ("1", "2")]
     for row in rows:
