@@ -11,20 +11,29 @@ import torch
 from tuning_stand_ins import Blobs, StandIn
 
 from tuning.fit import tune
-from tuning.settings import TrainerSettings, TuningSettings
+from tuning.settings import CheckpointSettings, EarlyStoppingSettings, TrainerSettings, TuningSettings
 
 CASES = {
     "loo": TuningSettings(mode="freeze", loss="loo", norm_stats="frozen", num_epochs=2),
     "cross_entropy": TuningSettings(mode="freeze", loss="cross_entropy", norm_stats="frozen", num_epochs=2),
     "averaged": TuningSettings(mode="freeze", loss="loo", norm_stats="frozen", num_epochs=2, ema_decay=0.7),
+    "loop": TuningSettings(
+        mode="freeze",
+        loss="cross_entropy",
+        norm_stats="frozen",
+        num_epochs=4,
+        early_stopping=EarlyStoppingSettings(patience=1, monitor="val_loss", min_delta=10.0),
+        checkpoints=CheckpointSettings(num_kept=2, average=True, every_num_steps=1),
+    ),
     "own_directories": TuningSettings(mode="freeze", loss="loo", norm_stats="frozen", num_epochs=2),
 }
 """The last as the search tunes its finalists: each process has a temporary directory of its own."""
 
 
 def run(folder: Path, num_processes: int) -> None:
-    trainer = TrainerSettings(devices=num_processes, strategy="ddp" if num_processes > 1 else "auto")
     for name, tuning in CASES.items():
+        strategy, accumulated = "ddp" if num_processes > 1 else "auto", 2 if name == "loop" else 1
+        trainer = TrainerSettings(devices=num_processes, strategy=strategy, accumulate_batches=accumulated)
         network = StandIn(dropout=0.0)  # each process draws its own dropout
         rank = os.environ.get("LOCAL_RANK", "0")
         run_dir = folder / name / rank if name == "own_directories" else folder / name
@@ -34,7 +43,7 @@ def run(folder: Path, num_processes: int) -> None:
             if not (checkpoints / stale).exists():
                 (checkpoints / stale).write_bytes(b"old")
         result = tune(network, Blobs(batch_size=15), tuning, trainer=trainer, run_dir=run_dir)
-        torch.save({"network": network.state_dict(), "losses": result.val_losses}, folder / name / f"rank{rank}.pt")
+        torch.save({"network": network.state_dict(), "losses": result.val_losses, "epochs": result.epochs}, folder / name / f"rank{rank}.pt")
 
 
 if __name__ == "__main__":

@@ -39,9 +39,12 @@ def test_two_processes_give_the_result_of_one(runs, name):
         if not key.startswith(("adapter.", "head.")):
             assert torch.equal(ranks[0]["network"][key], frozen[key]), key
     assert ranks[0]["losses"] == pytest.approx(one["losses"], rel=1e-3)
+    assert ranks[0]["epochs"] == ranks[1]["epochs"] == one["epochs"] == 2  # of four, where training stops early
 
 
 def test_files_are_written_once(runs):
     for loss in ("loo", "cross_entropy"):
         names = {path.name for path in (runs / "two" / loss / "checkpoints").iterdir()}
         assert names == {"best.ckpt", "last.ckpt"}
+    kept = {path.name for path in (runs / "two" / "loop" / "checkpoints").iterdir()}
+    assert kept == {"best.ckpt", "last.ckpt", "epoch-0001.ckpt", "epoch-0002.ckpt"}
