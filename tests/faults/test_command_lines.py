@@ -299,7 +299,6 @@ FURTHER_DATASET = [
     ("search", ["+dataset.source=x"], ["dataset.source=x"]),
     ("search", ["+dataset._partial_=true"], ["dataset._partial_"]),
     ("search", ["dataset.bach_size=1"], ["dataset.bach_size=1", "did you mean 'batch_size'"]),
-    ("search", ["dataset.hue=0.2"], ["dataset.hue=0.2", "one channel", "type dataset.hue=0"]),
     ("search", ["~dataset._target_"], ["dataset._target_"]),
     ("search", ["dataset=image_folder"], ["dataset.root is not given", "type dataset.root="]),
     ("search", ["dataset=image_folder", "~dataset.root"], ["dataset.root"]),

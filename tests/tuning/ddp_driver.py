@@ -43,7 +43,10 @@ def run(folder: Path, num_processes: int) -> None:
             if not (checkpoints / stale).exists():
                 (checkpoints / stale).write_bytes(b"old")
         result = tune(network, Blobs(batch_size=15), tuning, trainer=trainer, run_dir=run_dir)
-        torch.save({"network": network.state_dict(), "losses": result.val_losses, "epochs": result.epochs}, folder / name / f"rank{rank}.pt")
+        torch.save(
+            {"network": network.state_dict(), "losses": result.val_losses, "epochs": result.epochs},
+            folder / name / f"rank{rank}.pt",
+        )
 
 
 if __name__ == "__main__":
