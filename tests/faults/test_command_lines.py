@@ -208,6 +208,14 @@ CONTRADICTIONS = [
     ("train", ["tuning.loss=loo", "tuning.norm_stats=adaptive"], ["tuning.norm_stats=frozen"]),
     ("train", ["tuning=probe", "tuning.head.initialisation=random"], ["tuning.head.initialisation=random"]),
     ("train", ["trainer.devices=2"], ["trainer.devices=2", "trainer=ddp"]),
+    (
+        "train",
+        ["tuning.teacher=nosuch"],
+        ["tuning.teacher=nosuch", "zoo embedded has no such network"],
+    ),
+    ("train", ["tuning=probe", "tuning.teacher=resnet_digits"], ["tuning.teacher=", "type tuning.num_epochs=10"]),
+    ("train", ["method=baseline", "tuning.warmup=feature_matching"], ["tuning.warmup=", "type tuning.warmup=none"]),
+    ("train", ["method=cloning", "tuning.warmup=feature_matching"], ["tuning.warmup=", "type tuning.warmup=none"]),
     ("train", ["optimizer._target_=torch.optim.NoSuch"], ["optimizer._target_=torch.optim.NoSuch", "type the dotted"]),
     (
         "train",
