@@ -19,6 +19,13 @@ from launch.schema import Config
 @application("train")
 def main(config: Config) -> Mapping[str, Any]:
     """Tunes what the same settings' search found, a blueprint or a network; a sweep optimises validation."""
+    from launch.parent import with_parent
+
+    return train(with_parent(config, train))
+
+
+def train(config: Config) -> Mapping[str, Any]:
+    """One training, without what may come before it."""
     from launch import cloning_jobs, reassembly_jobs  # heavy, so only once the configuration has been found to be right
     from launch.job import open_job
 

@@ -61,6 +61,8 @@ def check(config: Config) -> None:
     """
     _check_paths(config)
     check_dataset(config.dataset)
+    if config.parent.dataset is not None:
+        _check_parent(config)
     _check_optimizer(config)
     _check_machine(config)
     _check_zoo(config)
@@ -72,6 +74,8 @@ def _require_effect(config: Config, overrides: Sequence[str], command: str) -> N
         for key in ("resume", "blueprint"):
             if getattr(config, key) is not None:
                 raise UserError(f"{key}={getattr(config, key)} belongs to train.py: leave it out, or run train.py")
+        if config.parent.dataset is not None:
+            raise UserError("parent.dataset (experiment=transfer) belongs to train.py: leave it out, or run train.py")
         if config.method.name == "baseline":
             raise UserError(
                 "method=baseline has nothing to search for: type `python train.py method=baseline`, which ranks the "
@@ -207,6 +211,17 @@ def check_dataset(dataset: Mapping[str, Any]) -> None:
     for key in taken:
         if key not in dataset and arguments[key][1] is inspect.Parameter.empty:
             raise UserError(f"dataset.{key} is not given: type dataset.{key}=...")
+
+
+def _check_parent(config: Config) -> None:
+    """Refuses what the training before the job's own could not be begun with."""
+    from launch.parent import parent_config
+
+    try:
+        check_dataset(config.parent.dataset)
+        parent_config(config)
+    except UserError as error:
+        raise UserError(f"parent: {error}") from error
 
 
 def _find_target(name: Any) -> Callable[..., Any]:

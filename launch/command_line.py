@@ -34,6 +34,7 @@ PATH_KEYS = (
     "resume",
     "blueprint",
     "dataset.root",
+    "parent.dataset.root",
     "zoo.networks.*.weights.file",
 )
 """What follows ``=`` is a path: taken to the letter. In a sweep (``-m``) ``a,b`` are two paths."""

@@ -19,6 +19,7 @@ from launch import interruption
 from launch.checks import check, configured
 from launch.command_line import readable
 from launch.errors import CONF, explain, report
+from launch.parent import check_data_of_all_jobs
 from launch.schema import Config, keys, register
 from launch.sweep import Sweep
 from zoo import progress, threads
@@ -49,6 +50,8 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
                 config = configured(cfg, HydraConfig.get().overrides.task, command)
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     _refuse_launching_strategy(config)  # before any job is a row of the table
+                    if config.parent.dataset is not None:
+                        sweep.once(lambda: check_data_of_all_jobs(command))
                     metrics = sweep.job(checked, config, lambda error: explain(error, keys()))
                 else:
                     metrics = checked(config)

@@ -77,6 +77,23 @@ class LoggerSettings:
 
 
 @dataclass(frozen=True)
+class ParentSettings:
+    """What a network is composed and tuned on before the job's own data, see ``launch.parent``.
+
+    Attributes:
+        dataset: The data set; ``None``: there is no such training.
+        tuning: What differs from the job's own ``tuning``; likewise the two others.
+        optimizer: See ``tuning``.
+        schedule: See ``tuning``.
+    """
+
+    dataset: dict[str, Any] | None = None
+    tuning: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole configuration of a job; ``conf/base.yaml`` says what each key is for."""
 
@@ -104,6 +121,7 @@ class Config:
     runs_dir: str = "runs"
     resume: str | None = None
     blueprint: str | None = None
+    parent: ParentSettings = field(default_factory=ParentSettings)
     skip_completed: bool = False
     complete_bundle: bool = False
 

@@ -45,6 +45,7 @@ class Sweep:
         self.rows: list[dict[str, Any]] = []
         self.table_path: Path | None = None
         self._ownership, self._refusal = ExitStack(), None
+        self._is_checked = False
 
     @property
     def num_failed(self) -> int:
@@ -75,6 +76,21 @@ class Sweep:
         self._add(row, started)
         gc.collect()  # no network of a finished job stays in memory
         return metrics
+
+    def once(self, check: Callable[[], None]) -> None:
+        """Calls a check before the first job; what it refuses is no job of the sweep begun with.
+
+        Raises:
+            UserError: Its refusal, of every job.
+        """
+        if not self._is_checked:
+            self._is_checked = True
+            try:
+                check()
+            except UserError as error:
+                self._refusal = error
+        if self._refusal is not None:
+            raise self._refusal
 
     def _own(self, config: Config) -> None:
         """Owns the table for the life of the process: another sweep into it would mix its rows with these.

@@ -17,7 +17,7 @@ from zoo.registry import read_zoo
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent not in (CONF, CONF / "zoo"))
 OPTIONS = [f"{path.parent.relative_to(CONF)}={path.stem}" for path in FILES]
-BASES = {"experiment=pretraining"}  # what the experiments of a folder have in common
+BASES = {"experiment=pretraining", "experiment/dery=imagenet"}  # what the experiments of a folder have in common
 REQUIRED = {"dataset=image_folder": ["dataset.root=images"]}
 
 

@@ -1,0 +1,112 @@
+"""A chain of trainings: what a job's network is composed and tuned on first, in a run of its own that jobs share.
+
+The parent's run directory is named by its settings, so that the jobs of a sweep over data sets, and a later command,
+find it: a parent that is completed is taken as it is, one that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
+
+from launch.errors import explain
+from launch.schema import Config, ParentSettings
+from zoo.errors import UserError
+from zoo.storage.records import convert, to_plain
+from zoo.storage.store import content_key
+
+log = logging.getLogger(__name__)
+
+_DONE = "HUOZI_PARENT"
+
+
+def parent_config(config: Config) -> Config:
+    """The configuration of the training on ``parent.dataset``: that of the job with the parent's own settings.
+
+    Raises:
+        UserError: One of these that does not exist or is out of its limits.
+    """
+    changed = {
+        key: convert(
+            type(getattr(config, key)), _merged(to_plain(getattr(config, key)), getattr(config.parent, key)), key
+        )
+        for key in ("tuning", "optimizer", "schedule")
+    }
+    place = {} if config.output_dir is None else {"runs_dir": str(Path(config.output_dir) / "parents")}
+    dataset = dict(config.parent.dataset or {})
+    return replace(
+        config, **changed, **place, dataset=dataset, parent=ParentSettings(), output_dir=None, skip_completed=True
+    )
+
+
+def with_parent(config: Config, train: Callable[[Config], Mapping[str, Any]]) -> Config:
+    """Trains the parent, unless that is done, and returns the configuration of the job that goes on from it.
+
+    The job's own data is read first: what cannot be read is told before anything is trained.
+    """
+    if config.parent.dataset is None or config.resume is not None:
+        return config
+    from launch.inputs import read_inputs  # heavy
+    from launch.job import run_directory
+    from launch.run_directory import CHECKPOINTS, CONFIG, read_result, resumable_run
+
+    read_inputs(config, "train")
+    parent = parent_config(config)
+    directory, _ = run_directory(parent, "train")
+    if os.environ.get(_DONE) != str(directory):  # else this is a further process, started for the job itself
+        run_dir = resumable_run(directory)
+        is_begun = (run_dir / CONFIG).is_file() and any((run_dir / CHECKPOINTS).glob("last.ckpt"))
+        if is_begun and read_result(run_dir) is None:
+            parent = replace(parent, resume=str(directory))
+        log.info("first, on parent.dataset: %s", directory)
+        train(parent)
+        os.environ[_DONE] = str(directory)
+        log.info("then, on %s:", config.dataset.get("name", "dataset"))
+    return replace(config, blueprint=str(directory))
+
+
+def check_data_of_all_jobs(command: str) -> None:
+    """Reads the data of all jobs of this sweep, before the first of them trains a parent for all.
+
+    Raises:
+        UserError: Data that cannot be read, with the overrides of its job.
+    """
+    from launch.checks import check
+    from launch.inputs import read_data
+
+    params = HydraConfig.get().sweeper.get("params") or {}
+    words = [*(f"{key}={value}" for key, value in params.items()), *(w for w in sys.argv[1:] if not w.startswith("-"))]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    read: set[str] = set()
+    for batch in BasicSweeper.split_arguments(parser.parse_overrides(words), None):
+        for overrides in batch:
+            config = OmegaConf.to_object(compose(command, list(overrides)))
+            assert isinstance(config, Config)
+            if (key := content_key(config.dataset)) not in read:
+                read.add(key)
+                try:
+                    check(config)
+                    read_data(config)
+                except (UserError, InstantiationException) as error:
+                    raise UserError(f"{' '.join(overrides)}: {explain(error, ())}") from error
+
+
+def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(settings)
+    for key, value in changes.items():
+        is_group = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if is_group else value
+    return merged

@@ -1,0 +1,102 @@
+"""What comes before a job's own training: composed and tuned on another data set, once for all that ask for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.errors import InstantiationException
+
+from launch import parent
+from launch.checks import check
+from launch.job import open_job
+from launch.parent import parent_config, with_parent
+from launch.schema import Config
+from tests.launch.conftest import CONF, checked
+from zoo.errors import UserError
+
+TRANSFER = ("experiment=transfer", "dataset.num_train=60", "parent.dataset.num_train=80")
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(parent._DONE, "")
+
+
+class Training:
+    """A training that writes a bundle's files, or stops after its first checkpoint."""
+
+    def __init__(self, *, stops: bool = False) -> None:
+        self.configs: list[Config] = []
+        self.stops = stops
+
+    def __call__(self, config: Config) -> Mapping[str, Any]:
+        with open_job(config, "train") as job:
+            if job.completed:
+                return job.completed
+            self.configs.append(config)
+            for name in ("checkpoints/last.ckpt", *([] if self.stops else ["bundle/weights.safetensors"])):
+                (job.run_dir / name).parent.mkdir(exist_ok=True)
+                (job.run_dir / name).write_text("x")
+            if self.stops:
+                raise RuntimeError("power")
+            return job.finish({"value": 0.5}, files=[])
+
+
+def test_the_parent_is_the_job_on_its_own_data_with_what_differs_there(folder: Path) -> None:
+    words = ("parent.tuning.num_epochs=3", "+parent.optimizer={learning_rate: 0.5}", "+parent.tuning.head.refit=never")
+    config = checked("train", *TRANSFER, "tuning.label_smoothing=0.1", "seed=4", *words)
+    first = parent_config(config)
+    assert (first.dataset["name"], first.dataset["num_train"], config.dataset["name"]) == ("mnist5k", 80, "digits")
+    assert (first.tuning.num_epochs, first.tuning.label_smoothing, first.tuning.head.refit) == (3, 0.1, "never")
+    assert (first.optimizer.learning_rate, config.optimizer.learning_rate) == (0.5, Config().optimizer.learning_rate)
+    assert (first.seed, first.budget, first.parent.dataset) == (4, config.budget, None)
+
+
+def test_the_parent_is_trained_once_goes_on_where_it_was_stopped_and_is_what_the_job_begins_with(folder: Path) -> None:
+    config, stopped, whole = checked("train", *TRANSFER), Training(stops=True), Training()
+    with pytest.raises(RuntimeError):
+        with_parent(config, stopped)
+    first = with_parent(config, whole).blueprint
+    assert [bool(given.resume) for given in whole.configs] == [True]
+    other = with_parent(checked("train", *TRANSFER, "dataset=cluttered_mnist"), whole)
+    assert (other.blueprint, other.dataset["name"], len(whole.configs)) == (first, "cluttered_mnist", 1)
+    assert Path(first, "bundle/weights.safetensors").exists()
+    assert with_parent(checked("train", *TRANSFER, "seed=1"), whole).blueprint != first
+    assert with_parent(checked("train", "dataset=digits"), whole).blueprint is None
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("parent.dataset.num_train=0",), "num_train"),
+        (("+parent.dataset.nosuch=1",), "parent: dataset.nosuch=1 is not taken"),
+        (("+parent.tuning.nosuch=1",), "parent: unknown field 'tuning.nosuch'"),
+        (("parent.tuning.num_epochs=-1",), "parent: tuning.num_epochs: got -1"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_trained(words: tuple[str, ...], told: str, folder: Path) -> None:
+    training = Training()
+
+    def run() -> None:
+        config = checked("train", *TRANSFER, *words)
+        check(config)
+        with_parent(config, training)
+
+    with pytest.raises((UserError, InstantiationException), match=told):
+        run()
+    assert training.configs == []
+
+
+def test_data_that_cannot_be_read_is_told_before_the_first_job_of_a_sweep(tmp_path: Path) -> None:
+    words = ["experiment=transfer", "dataset=digits,caltech101"]
+    command = [sys.executable, str(CONF.parent / "train.py"), *words]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 2, ended.stderr
+    (line,) = ended.stderr.strip().splitlines()
+    assert line.startswith("error: dataset=caltech101 experiment=transfer: dataset.root=data")
+    assert list(tmp_path.iterdir()) == []
