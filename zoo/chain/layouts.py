@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.chain.modes import meta_pass
-from zoo.chain.observe import FlowRecorder, Op, flow, tensors
+from zoo.chain.modes import meta_pass, tensors
+from zoo.chain.observe import FlowRecorder, Op, flow
 from zoo.chain.program import Program
 from zoo.chain.signals import Signal
 from zoo.errors import FOREIGN_FAULTS
@@ -61,7 +61,7 @@ def propagate(program: Program, network: nn.Module, shape: tuple[int, ...]) -> S
         numbers[program.input] = recorder.value_of(x)
         for step, value in program.run(network, x):
             values[step.name] = tuple(value.shape) if isinstance(value, torch.Tensor) else value
-            if tensors(value):
+            if any(True for _ in tensors(value)):
                 holds_tensor.add(step.name)
             if isinstance(value, torch.Tensor):
                 numbers[step.name] = recorder.value_of(value)

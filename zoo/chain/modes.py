@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import SUPPORTED_NODES, tree_leaves
 
 from zoo.errors import UserError
 
@@ -28,6 +28,23 @@ HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
+
+
+def tensors(tree: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested lists, tuples, dicts and what torch's pytrees know besides, in order.
+
+    As ``tree_leaves`` finds them, without its many steps for each of the plain arguments of each operation.
+    """
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif type(tree) is list or isinstance(tree, tuple):
+        for child in tree:
+            yield from tensors(child)
+    elif type(tree) is dict:
+        for child in tree.values():
+            yield from tensors(child)
+    elif type(tree) in SUPPORTED_NODES:
+        yield from (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
 
 
 @contextmanager
@@ -54,9 +71,7 @@ def meta_copy(module: nn.Module) -> nn.Module:
     for name, m in module.named_modules():
         for attribute in HOOKS:
             memo[id(vars(m)[attribute])] = OrderedDict()
-        for tensor in tree_leaves([m._parameters, m._buffers, list(vars(m).values())]):
-            if not isinstance(tensor, torch.Tensor):
-                continue
+        for tensor in tensors([m._parameters, m._buffers, list(vars(m).values())]):
             if is_lazy(tensor):
                 raise UserError(
                     f"{type(module).__name__} has lazy parameters without a shape in {name or 'its root'}: "
@@ -109,7 +124,7 @@ def _forget_tensors() -> None:
             held = gc.get_referents(cache)
             for kept in [dict_ for dict_ in held if isinstance(dict_, dict)]:
                 held += kept.values()  # of a cache without a limit
-            if any(isinstance(value, torch.Tensor) for value in tree_leaves(held)):
+            if any(True for _ in tensors(held)):
                 cache.cache_clear()
 
 

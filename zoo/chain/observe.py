@@ -14,17 +14,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from zoo.chain.modes import meta_pass
+from zoo.chain.modes import meta_pass, tensors
 
 Value = int
 V = TypeVar("V", bound=Hashable)
-
-
-def tensors(tree: Any) -> list[torch.Tensor]:
-    """The tensors in nested lists, tuples and dicts, in order."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 @dataclass(frozen=True)

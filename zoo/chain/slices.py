@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -90,6 +91,7 @@ class Slicer:
         tensor_steps = [step for step in program.steps if step.name in native.holds_tensor]
         ops = [([n for n in step.inputs if n in native.holds_tensor], [step.name]) for step in tensor_steps]
         self.flow = flow(ops, program.input, program.output)
+        self._states: dict[tuple, frozenset[int]] = {}
 
     @cached_property
     def cuts(self) -> list[str]:
@@ -107,18 +109,25 @@ class Slicer:
 
     def state(self, program: Program) -> set[int]:
         """Identities of the parameters and of the persistent buffers of called modules."""
-        found: set[int] = set()
-        for step in program.steps:
-            if step.kind == "module":
-                module = self.network.get_submodule(step.target)
-                found.update(map(id, module.parameters()))
-                for m in module.modules():
-                    found.update(id(b) for n, b in m._buffers.items() if n not in m._non_persistent_buffers_set)
-            elif step.kind == "attribute":
-                value = get_attribute(self.network, step.target)
-                if isinstance(value, nn.Parameter):
-                    found.add(id(value))
-        return found
+        return set().union(*(self._state_of(step) for step in program.steps))
+
+    def _state_of(self, step: Step) -> frozenset[int]:
+        """The same of one step; every cut asks for all of them."""
+        key = (step.kind, step.target)
+        if key not in self._states:
+            self._states[key] = frozenset(self._find_state(step))
+        return self._states[key]
+
+    def _find_state(self, step: Step) -> Iterator[int]:
+        if step.kind == "module":
+            module = self.network.get_submodule(step.target)
+            yield from map(id, module.parameters())
+            for m in module.modules():
+                yield from (id(b) for n, b in m._buffers.items() if n not in m._non_persistent_buffers_set)
+        elif step.kind == "attribute":
+            value = get_attribute(self.network, step.target)
+            if isinstance(value, nn.Parameter):
+                yield id(value)
 
     def regions(self, cuts: list[str]) -> dict[str, int]:
         """For every step that depends on the input the index of the piece between two cuts in which it runs.
