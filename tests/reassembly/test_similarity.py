@@ -94,6 +94,18 @@ def test_matrices_in_float32_are_as_good_as_in_float64():
     assert difference.diagonal().max() < 1e-12
 
 
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_the_number_of_threads_changes_no_more_than_rounding(name):
+    features = random_features(9, 512, 20, 130)
+    one = similarity_matrix(features, name)
+    torch.set_num_threads(2)
+    try:
+        two = similarity_matrix(features, name)
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(two, one, atol=1e-6 if name == "linear_cka" else 1e-12, rtol=0)
+
+
 def test_biased_batches_overestimate_where_unbiased_do_not():
     features = [torch.randn(1024, 200, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
     off_diagonal = ~torch.eye(4, dtype=torch.bool)
