@@ -4,7 +4,8 @@
 what it needs of an earlier one has been run there before. Processor seconds are user and system time on one thread
 (``OMP_NUM_THREADS=1``), which hardly depends on what else the machine does; beside a busy process the threads are what
 the command chooses itself. The table goes to ``benchmarks/results/process.md`` with the ratios to the table that was
-there, so that a slow-down is seen; ``import torch``, measured in the same run, says how fast the machine was.
+there, so that a slow-down is seen: of the processor seconds in units of ``import torch``, which is measured in the same
+run, as a machine that does other things as well is up to twice as slow on that clock, too.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from zoo.storage.files import write_text
 
 PROJECT = Path(__file__).resolve().parents[1]
 TABLE = PROJECT / "benchmarks" / "results" / "process.md"
+UNIT = "import torch"
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "import torch": ("-c", "import torch"),
+    UNIT: ("-c", "import torch"),
     "search.py --help": ("search.py", "--help"),
     "search.py --cfg job": ("search.py", "--cfg", "job"),
     "search.py finalists=1, cold": ("search.py", "finalists=1"),
@@ -86,31 +88,34 @@ def earlier(text: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="commands whose name holds this, and what they need")
-    parser.add_argument("--output", type=Path, default=TABLE)
+    parser.add_argument("--only", default="", help="commands whose name holds this; no table without --output")
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    before = earlier(arguments.output.read_text()) if arguments.output.exists() else {}
-    rows, load = [], os.getloadavg()[0]
+    table = arguments.output or TABLE
+    before = earlier(table.read_text()) if table.exists() else {}
+    rows, load, unit = [], os.getloadavg()[0], 1.0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name, words in COMMANDS.items():
-            if arguments.only not in name and name != "import torch":
+            if arguments.only not in name and name != UNIT:
                 continue
             if name.endswith(COLD):
                 folder = Path(tempfile.mkdtemp(dir=temporary))
             cost = measure(words, folder, OMP_NUM_THREADS="1")
-            ratio = f"{cost.cpu / before[name]:.2f}" if before.get(name) else ""
+            unit = cost.cpu if name == UNIT else unit
+            ratio = f"{cost.cpu / unit / (before[name] / before[UNIT]):.2f}" if {name, UNIT} <= before.keys() else ""
             busy = beside_a_busy_process(words, folder).wall if name == BUSY else None
             alone = measure(words, folder).wall if name == BUSY else None
             threads = f"{alone:.1f} / {busy:.1f}" if busy is not None else ""
             rows.append(f"| {name} | {cost.cpu:.2f} | {cost.wall:.1f} | {cost.memory:.2f} | {ratio} | {threads} |")
             print(rows[-1], flush=True)
-    head = "| command | CPU s | wall s | GiB | CPU / last table | wall s, own threads: alone / beside a busy process |"
+    head = "| command | CPU s | wall s | GiB | to the last table | wall s, own threads: alone / beside a busy process |"
     note = (
         f"Made by `python -m benchmarks.process`; {os.cpu_count()} cores, load {load:.1f} when it began. CPU seconds "
         "are of one thread; divide by those of `import torch` to compare machines."
     )
-    write_text(arguments.output, "\n".join([note, "", head, "|---|---|---|---|---|---|", *rows]))
+    if not arguments.only or arguments.output:
+        write_text(table, "\n".join([note, "", head, "|---|---|---|---|---|---|", *rows]))
 
 
 if __name__ == "__main__":
