@@ -19,6 +19,9 @@ COMMANDS = {
     "complete": "make its bundle independent of zoo files, checkpoints and the network",
     "export": "write it as ONNX, torch.export or plain safetensors",
     "benchmark": "latency and throughput, beside the networks it is made of",
+    "report": "one HTML page of a run or a sweep: drawing, candidates, figures, metrics, settings",
+    "card": "a model card in the format of the Hugging Face hub",
+    "push": "upload bundle and card to a repository of the Hugging Face hub",
 }
 """What the help says, by name; ``deploy/NAME.py`` has ``add_arguments(parser)`` and ``run(options) -> exit status``."""
 

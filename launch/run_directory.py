@@ -50,7 +50,7 @@ OURS = (
     *(CHECKPOINTS, FINALISTS, BUNDLE, "blueprint.yaml", "candidates.csv", "positions.csv", "metrics.csv"),
     "confusion.csv",
     *(f"{name}{suffix}" for name in FIGURES for suffix in (".png", ".svg")),
-    *(LOG, "wandb_run.json", CONFIG, IDENTITY, MANIFEST),
+    *(LOG, "wandb_run.json", "report.html", "card", CONFIG, IDENTITY, MANIFEST),
 )
 """What runs leave: other files in the same directory are the user's. ``wandb/`` collects its runs itself."""
 

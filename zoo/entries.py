@@ -101,6 +101,7 @@ class ZooEntry:
         description: What it was trained on, for tables.
         accuracy: What the weights reach.
         command: What makes the weights.
+        license: Of the weights, as an identifier of the Hugging Face hub such as ``apache-2.0``; for cards.
     """
 
     name: str
@@ -114,6 +115,7 @@ class ZooEntry:
     description: str = ""
     accuracy: Accuracy | None = None
     command: str = ""
+    license: str = ""
 
     def __post_init__(self) -> None:
         if self.source in ("timm", "torchvision"):

@@ -139,4 +139,4 @@ def _entry_from_plain(name: str, plain: Any, where: str) -> ZooEntry:
     return replace(entry, kwargs=dict(kwargs))
 
 
-_ENTRY = ("source", "model", "kwargs", "input", "weights", "classes", "nodes", "description")
+_ENTRY = ("source", "model", "kwargs", "input", "weights", "classes", "nodes", "description", "license")

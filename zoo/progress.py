@@ -21,12 +21,12 @@ FIRST_LINE_SECONDS = 30.0
 
 MAX_LINE_SECONDS = 600.0
 
-Advance = Callable[[], None]
+Advance = Callable[..., None]
 
 
 @contextmanager
 def progress(what: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Advance]:
-    """Gives a function to be called after each of ``total`` steps.
+    """Gives a function to be called after each step, or with the number of steps that were done.
 
     Whatever ends the ``with``, an interruption too, takes the bar away and leaves the terminal as it was.
 
@@ -36,7 +36,7 @@ def progress(what: str, total: int, clock: Callable[[], float] = time.monotonic)
         clock: In seconds.
     """
     if not log.isEnabledFor(logging.INFO):
-        yield lambda: None
+        yield lambda count=1: None
     elif in_terminal():
         with _bar(what, total) as advance:
             yield advance
@@ -83,8 +83,8 @@ class _Lines:
         self.done, self.started, self.wait = 0, clock(), FIRST_LINE_SECONDS
         self.next = self.started + self.wait
 
-    def advance(self) -> None:
-        self.done += 1
+    def advance(self, count: int = 1) -> None:
+        self.done += count
         now = self.clock()
         if now >= self.next and self.done < self.total:
             left = (now - self.started) / self.done * (self.total - self.done)
@@ -121,6 +121,6 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
     (display,) = _shown
     task = display.add_task(what, total=total)
     try:
-        yield lambda: display.advance(task)
+        yield lambda count=1: display.advance(task, count)
     finally:
         display.remove_task(task)
