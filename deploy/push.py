@@ -1,4 +1,4 @@
-"""``python -m deploy push RUN REPO``: bundle, card and drawing to a repository of the Hugging Face hub, in one commit."""
+"""``python -m deploy push RUN REPO``: bundle, card and drawing to the Hugging Face hub, in one commit."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import itertools
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from matplotlib import font_manager, rc_context
@@ -140,11 +140,6 @@ def save(figure: Figure, path: str | Path) -> Path:
             warnings.filterwarnings("ignore", message=MISSING.pattern)
             figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
     return Path(f"{stem}.png")
-
-
-def both(paths: Sequence[Path]) -> list[Path]:
-    """The files of figures that ``save`` wrote."""
-    return [path.with_suffix(suffix) for path in paths for suffix in SUFFIXES]
 
 
 @functools.cache

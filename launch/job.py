@@ -124,7 +124,7 @@ class Job:
             if told:
                 log.info("%s", ", ".join(told))
             figures = [path.stem for path in files if path.suffix == ".png"]
-            for path in (*(path for path in files if path.suffix != ".png"), self.run_dir / RESULT):
+            for path in (*(path for path in files if path.suffix not in (".png", ".svg")), self.run_dir / RESULT):
                 log.info("%s", self.directory / path.relative_to(self.run_dir))
             if figures:
                 log.info("%s/*.png and *.svg: %s", self.directory, ", ".join(figures))

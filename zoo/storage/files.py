@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """Where the files of a search lie."""
+    """Where the files of a search lie; of the figures as PNG, an SVG of the same name is beside each."""
 
     blueprint: Path
     table: Path
@@ -43,7 +43,7 @@ class ReportFiles:
     @property
     def all(self) -> tuple[Path, ...]:
         """All of them."""
-        return (self.blueprint, self.table, *self.figures)
+        return (self.blueprint, self.table, *self.figures, *(path.with_suffix(".svg") for path in self.figures))
 
 
 @contextlib.contextmanager
