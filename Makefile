@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test browser lint clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -13,6 +13,9 @@ demo: .venv/.installed  ## Search, and Freeze-Tune what was found
 
 test: .venv/.installed-test  ## Run the test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+browser: .venv/.installed-test .venv/.installed-browser  ## Test pages in a headless Chromium
+	$(BIN)/python -m pytest -m browser tests/deploy
 
 lint: .venv/.installed-lint  ## Check style and format
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The page of a run in a headless Chromium: pictures are drawn, tables sort and filter, and no name runs as a script."""
+"""The page of a run in a headless Chromium: pictures are drawn, tables sort and filter, no name runs as a script."""
 
 from __future__ import annotations
 
