@@ -81,7 +81,6 @@ class _in_one_line:
         return None
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        import httpx
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
         if isinstance(error, HFValidationError):
@@ -90,7 +89,7 @@ class _in_one_line:
             raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it") from error
         if isinstance(error, HfHubHTTPError):
             raise UserError(f"{self.repository}: {_refusal(error)}; nothing was uploaded") from error
-        if isinstance(error, (httpx.HTTPError, ConnectionError, TimeoutError)):
+        if error is not None and (isinstance(error, (ConnectionError, TimeoutError)) or _is_of_transport(error)):
             told = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(f"the Hugging Face hub cannot be reached ({told}); nothing was uploaded") from error
 
@@ -107,3 +106,8 @@ def _refusal(error: Exception) -> str:
     }
     told = (getattr(error, "server_message", None) or str(error)).strip().partition("\n")[0]
     return reasons.get(status, f"the hub answers with an error ({status}): {told}")
+
+
+def _is_of_transport(error: BaseException) -> bool:
+    """Whether it comes from the HTTP library below ``huggingface_hub``, another one from version to version."""
+    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests")
