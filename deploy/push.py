@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from deploy.card import write_card
 from deploy.options import add_run, open_run
 from zoo.errors import UserError
+from zoo.progress import in_terminal
 
 if TYPE_CHECKING:
     from deploy.model import Model
@@ -48,11 +49,13 @@ def push(model: Model, repository: str, *, private: bool = False, message: str =
         UserError: No login, no permission, no such name, no network: in one line.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
     from zoo.blueprint import BLUEPRINT_FILE, INTERFACE_FILE, WEIGHTS_FILE
 
     model.require_weights()
+    if not in_terminal():
+        disable_progress_bars()
     with _in_one_line(repository):
         validate_repo_id(repository)
     if get_token() is None:
@@ -83,15 +86,20 @@ class _in_one_line:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+        if isinstance(error, RuntimeError) and error.__cause__ is not None:
+            error = error.__cause__  # "error while uploading" a file: of what, says the cause
         if isinstance(error, HFValidationError):
             raise UserError(f"REPO {self.repository!r}: expected OWNER/NAME of letters, digits, -, _ and .") from error
         if isinstance(error, OfflineModeIsEnabled):
             raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it") from error
         if isinstance(error, HfHubHTTPError):
-            raise UserError(f"{self.repository}: {_refusal(error)}; nothing was uploaded") from error
+            raise UserError(f"{self.repository}: {_refusal(error)}; nothing was published") from error
         if error is not None and (isinstance(error, (ConnectionError, TimeoutError)) or _is_of_transport(error)):
             told = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise UserError(f"the Hugging Face hub cannot be reached ({told}); nothing was uploaded") from error
+            raise UserError(f"the Hugging Face hub cannot be reached ({told}); nothing was published") from error
+        if isinstance(error, (RuntimeError, OSError, ValueError)) and not isinstance(error, UserError):
+            told = str(error).strip().partition("\n")[0]
+            raise UserError(f"the upload failed ({type(error).__name__}: {told}); nothing was published") from error
 
 
 def _refusal(error: Exception) -> str:

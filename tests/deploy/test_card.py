@@ -14,16 +14,19 @@ from huggingface_hub import ModelCard, constants
 import deploy
 from deploy.__main__ import main
 from deploy.card import licence, model_card, plain, write_card
+from deploy.push import push
 from reassembly.network import assemble, to_bundle
 from tests.deploy.hub_stand_in import Hub, hub
 from tests.deploy.run_stand_ins import HOSTILE, write_run
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint, write_bundle
 from zoo.digests import digest
 from zoo.entries import InputSpec, ZooEntry
+from zoo.errors import UserError
 from zoo.loading import load_chain
 from zoo.registry import ZOOS, read_zoo
 from zoo.weights import Weights
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the hub's library itself
 NAMES = ("vit_digits", "resnext_low")
 GREY = InputSpec(1, 32, 32, (0.5,), (0.5,))
 
@@ -44,8 +47,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def opened(bundle: Path, run: bool = True) -> deploy.Model:
-    return deploy.load(bundle.parent if run else bundle, zoo="embedded")
+@pytest.fixture(scope="module")
+def model(bundle: Path) -> deploy.Model:
+    return deploy.load(bundle.parent, zoo="embedded")
 
 
 @pytest.fixture
@@ -53,13 +57,14 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A hub, logged into."""
     with hub() as found:
         monkeypatch.setattr(constants, "ENDPOINT", found.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # large files by the transfer that is stood in for
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setenv("HF_TOKEN", found.token)
         yield found
 
 
-def test_a_card_tells_what_the_network_is_and_is_read_by_the_hubs_library(bundle: Path, tmp_path: Path) -> None:
-    written = write_card(opened(bundle), tmp_path, name="a name")
+def test_a_card_tells_what_the_network_is_and_is_read_by_the_hubs_library(model: deploy.Model, tmp_path: Path) -> None:
+    written = write_card(model, tmp_path, name="a name")
     assert [path.name for path in written] == ["README.md", "drawing.png", "drawing.svg"]
     card = ModelCard.load(tmp_path / "README.md")
     assert (card.data.license, card.data.pipeline_tag, card.data.model_name) == (
@@ -79,8 +84,8 @@ def test_a_card_tells_what_the_network_is_and_is_read_by_the_hubs_library(bundle
     assert "sha256:" in card.text
 
 
-def test_no_name_is_markup_outside_of_the_recipe(bundle: Path, tmp_path: Path) -> None:
-    write_card(opened(bundle), tmp_path, name=HOSTILE)
+def test_no_name_is_markup_outside_of_the_recipe(model: deploy.Model, tmp_path: Path) -> None:
+    write_card(model, tmp_path, name=HOSTILE)
     text = (tmp_path / "README.md").read_text().partition("\n---\n")[2]
     before, _, rest = text.partition("```yaml\n")
     after = rest.partition("```")[2]
@@ -112,7 +117,9 @@ def test_licences_are_those_that_the_sources_state(entry: ZooEntry, expected: st
     assert licence(entry) == expected
 
 
-def test_push_uploads_all_in_one_commit(bundle: Path, asked: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_push_uploads_all_in_one_commit(
+    bundle: Path, model: deploy.Model, asked: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["push", str(bundle.parent), "me/net", "--zoo", "embedded"]) == 0
     files = asked.repositories["me/net"]
     assert set(files) >= {"README.md", "drawing.png", "drawing.svg", "blueprint.yaml", "weights.safetensors"}
@@ -121,7 +128,7 @@ def test_push_uploads_all_in_one_commit(bundle: Path, asked: Hub, capsys: pytest
     assert len(asked.commits) == 1
     assert 'snapshot_download("me/net")' in files["README.md"].decode()
     assert capsys.readouterr().out.splitlines()[-1] == f"{asked.url}/me/net/commit/{1:040x}"
-    assert main(["push", str(bundle.parent), "me/net", "--zoo", "embedded"]) == 0  # once more, into what is there
+    push(model, "me/net")  # once more, into what is there
     assert len(asked.commits) == 2
 
 
@@ -135,46 +142,35 @@ def test_push_uploads_all_in_one_commit(bundle: Path, asked: Hub, capsys: pytest
     ],
 )
 def test_a_refusal_is_one_line_and_nothing_is_claimed(
-    bundle: Path,
-    asked: Hub,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    refused: str,
-    status: int,
-    told: str,
+    model: deploy.Model, asked: Hub, monkeypatch: pytest.MonkeyPatch, refused: str, status: int, told: str
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits before it asks again
     asked.refuse[refused] = status
-    assert main(["push", str(bundle.parent), "me/net", "--zoo", "embedded"]) == 2
-    output = capsys.readouterr()
-    lines = [line for line in output.err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert told in lines[0]
-    assert "nothing was uploaded" in lines[0]
-    assert "commit" not in output.out
+    with pytest.raises(UserError) as caught:
+        push(model, "me/net")
+    (line,) = str(caught.value).splitlines()
+    assert told in line
+    assert line.endswith("nothing was published")
     assert asked.commits == []
     assert asked.repositories.get("me/net", {}) == {}
 
 
-def test_without_login_network_or_a_name_push_says_so_in_one_line(
-    bundle: Path, asked: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_login_network_or_a_name_push_says_so(
+    model: deploy.Model, asked: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["push", str(bundle.parent), "me/net", "--zoo", "embedded"]
-
-    def told(words: list[str] = command) -> str:
-        capsys.readouterr()
-        assert main(words) == 2
-        return capsys.readouterr().err.splitlines()[-1]
-
-    assert "expected OWNER/NAME" in told([*command[:2], "me/net/more", *command[3:]])
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(UserError, match="expected OWNER/NAME"):
+        push(model, "me/net/more")
     monkeypatch.setenv("HF_TOKEN", "hf_bad")
-    assert "does not know this login (401)" in told()
+    with pytest.raises(UserError, match=r"does not know this login \(401\)"):
+        push(model, "me/net")
     monkeypatch.setenv("HF_TOKEN", asked.token)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    assert "cannot be reached" in told()
+        with pytest.raises(UserError, match="cannot be reached"):
+            push(model, "me/net")
     monkeypatch.delenv("HF_TOKEN")
-    assert "no login" in told()
+    with pytest.raises(UserError, match="no login"):
+        push(model, "me/net")
     assert asked.repositories == {}
