@@ -21,7 +21,7 @@ from cloning.clone import Clone, num_positions, source_position
 from cloning.fitting import fit_adapter, network_features, solve_network_head
 from cloning.frozen import FrozenNetwork
 from cloning.head import balanced_cross_entropy, class_weights
-from cloning.measures import class_accuracies, mean, num_bytes
+from cloning.measures import accuracies_of_logits, mean, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
 from cloning.settings import InsertionSettings
@@ -135,13 +135,6 @@ def _train(network: ClonedNetwork, samples: Samples, settings: InsertionSettings
             schedule.step()
 
 
-@torch.no_grad()
-def balanced_loss(network: ClonedNetwork, samples: Samples) -> float:
-    """Class-balanced cross-entropy."""
-    logits = network.head(network_features(network, samples.images))
-    return balanced_cross_entropy(logits, samples.labels, class_weights(samples.labels, len(network.classes))).item()
-
-
 def _try_position(
     target: FrozenNetwork,
     clone: Clone,
@@ -155,9 +148,13 @@ def _try_position(
     fit = fit_adapter(target, clone, train.images, kernel_size=settings.kernel_size, seed=seed)
     classes = [*kept, *clone.classes]
     network = ClonedNetwork(target, classes, [clone], [fit.adapter if fit else None])
-    if bool((train.labels < len(kept)).any()):
+    is_tuned = bool((train.labels < len(kept)).any())
+    if is_tuned:
         short_tuning(network, train, settings, seed=seed)
-        loss = balanced_loss(network, val)
+    with torch.no_grad():
+        logits = network.head(network_features(network, val.images))
+    if is_tuned:
+        loss = balanced_cross_entropy(logits, val.labels, class_weights(val.labels, len(classes))).item()
     else:
         loss = fit.error if fit else 0.0
     if not math.isfinite(loss):
@@ -165,7 +162,7 @@ def _try_position(
             f"insertion of {clone.source.name!r} at {clone.position}: the validation loss is {loss}; lower "
             "insertion.learning_rate, or check the weights of target and source"
         )
-    accuracies = class_accuracies(network, val, len(classes))
+    accuracies = accuracies_of_logits(logits, val.labels, len(classes))
     return PositionResult(
         source=clone.source.name,
         position=clone.position,

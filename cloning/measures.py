@@ -83,8 +83,13 @@ def measure_accuracies(network: ClonedNetwork, samples: Samples, module: nn.Modu
 def class_accuracies(module: nn.Module, samples: Samples, num_classes: int) -> list[float | None]:
     """Share of each class's samples that a module names right; ``None`` for a class without samples."""
     logits = run_in_batches(module, samples.images, batch_size=BATCH_SIZE)
-    found = logits.argmax(1) == samples.labels
-    found = [found[samples.labels == label] for label in range(num_classes)]
+    return accuracies_of_logits(logits, samples.labels, num_classes)
+
+
+def accuracies_of_logits(logits: Tensor, labels: Tensor, num_classes: int) -> list[float | None]:
+    """The same of logits (n, C) that are there already."""
+    found = logits.argmax(1) == labels
+    found = [found[labels == label] for label in range(num_classes)]
     return [part.double().mean().item() if len(part) else None for part in found]
 
 
