@@ -43,6 +43,10 @@ class PathCosts:
     def num_items(self) -> int:
         return self.unary.shape[2]
 
+    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The three tables."""
+        return self.unary, self.pairwise, self.tail
+
     def total(self, path: Sequence[int]) -> np.ndarray:
         """The (C,) quantities of one path."""
         total = sum(self.unary[:, stage, item] for stage, item in enumerate(path))
@@ -59,7 +63,7 @@ class PathCosts:
 
     def combined(self, weights: Sequence[float]) -> PathCosts:
         """One float64 quantity: the weighted sum of these."""
-        parts = (np.tensordot(np.asarray(weights, float), part, 1)[None] for part in _parts(self))
+        parts = (np.tensordot(np.asarray(weights, float), part, 1)[None] for part in self.parts())
         return PathCosts(*parts)
 
 
@@ -72,10 +76,6 @@ class Paths:
 
     def __len__(self) -> int:
         return len(self.items)
-
-
-def _parts(costs: PathCosts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return costs.unary, costs.pairwise, costs.tail
 
 
 def feasible_paths(costs: PathCosts, low: np.ndarray, high: np.ndarray, length: int) -> Iterator[Paths]:
