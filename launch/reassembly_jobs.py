@@ -44,6 +44,8 @@ def search(job: Job) -> Mapping[str, Any]:
         composition=pick.candidate.composition,
         num_parameters=pick.candidate.num_params,
         macs=pick.candidate.macs,
+        num_fitting=found.num_fitting,
+        prediction=None if found.prediction is None else dataclasses.asdict(found.prediction),
         partition={"objective": partition.objective, "upper_bound": partition.upper_bound, "gap": partition.gap},
         seconds=found.seconds,
         reused=found.reused,
@@ -85,6 +87,7 @@ def _build_search(job: Job) -> Search:
         budget=config.budget,
         proxy=config.proxy,
         adapter=config.adapter,
+        composition=config.composition,
         finalists=config.finalists,
     )
     return Search(job.zoo, job.data, settings, store=job.store, seed=config.seed)

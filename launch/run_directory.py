@@ -47,8 +47,8 @@ FIGURES = (
     "confusion",
 )
 OURS = (
-    *(CHECKPOINTS, FINALISTS, BUNDLE, "blueprint.yaml", "candidates.csv", "positions.csv", "metrics.csv"),
-    "confusion.csv",
+    *(CHECKPOINTS, FINALISTS, BUNDLE, "blueprint.yaml", "candidates.csv", "front.csv", "front"),
+    *("positions.csv", "metrics.csv", "confusion.csv"),
     *(f"{name}{suffix}" for name in FIGURES for suffix in (".png", ".svg")),
     *(LOG, "wandb_run.json", "report.html", "card", CONFIG, IDENTITY, MANIFEST),
 )

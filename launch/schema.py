@@ -12,7 +12,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
-from reassembly.settings import AdapterSettings, Budget, PartitionSettings, ProxySettings, SimilaritySettings
+from reassembly.settings import (
+    AdapterSettings,
+    Budget,
+    CompositionSettings,
+    PartitionSettings,
+    ProxySettings,
+    SimilaritySettings,
+)
 from tuning.settings import OptimizerSettings, ScheduleSettings, TrainerSettings, TuningSettings
 from zoo.errors import UserError
 from zoo.limits import SEED, at_least, check, one_of
@@ -105,6 +112,7 @@ class Config:
     budget: Budget = field(default_factory=Budget)
     proxy: ProxySettings = field(default_factory=ProxySettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    composition: CompositionSettings = field(default_factory=CompositionSettings)
     task: TaskSettings = field(default_factory=TaskSettings)
     localisation: LocalisationSettings = field(default_factory=LocalisationSettings)
     insertion: InsertionSettings = field(default_factory=InsertionSettings)
@@ -134,7 +142,7 @@ class Config:
         return _OF_REASSEMBLY if self.method.name == "cloning" else _OF_CLONING
 
 
-_OF_REASSEMBLY = frozenset({"similarity", "partition", "budget", "proxy", "adapter", "finalists"})
+_OF_REASSEMBLY = frozenset({"similarity", "partition", "budget", "proxy", "adapter", "composition", "finalists"})
 _OF_CLONING = frozenset({"task", "localisation", "insertion", "correction"})
 
 

@@ -12,11 +12,10 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from reassembly.enumeration import PathCosts, Paths, best_path, feasible_paths
+from reassembly.enumeration import PathCosts, best_path
 from reassembly.settings import Budget
 from zoo.blueprint import BlockSpec, composition
 from zoo.chain import Costs
-from zoo.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ScoredCandidate:
-    """A candidate and its score by every proxy, averaged over ``num_draws`` draws of its adapters."""
+    """A candidate and its score by every proxy, averaged over ``num_draws`` draws of its adapters.
+
+    Attributes:
+        predicted: What the additive prediction says of the score by the proxy, higher is better; None where it cannot.
+    """
 
     candidate: Candidate
     scores: Mapping[str, float]
     num_draws: int = 1
+    predicted: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,35 +114,7 @@ def partition_blocks(cuts: Mapping[str, Sequence[int]]) -> tuple[tuple[BlockSpec
     return tuple(zip(*by_network, strict=True))
 
 
-def list_candidates(table: CostTable, budget: Budget, max_candidates: int = 1_000_000) -> list[Candidate]:
-    """Every composition that fits the budget: shorter ones first, then in the order of the networks.
-
-    Raises:
-        UserError: Nothing fits (names the limit that binds and the nearest that would fit), or more than
-            ``max_candidates`` compositions do.
-    """
-    low, high = map(np.asarray, budget.bounds())
-    found: list[Paths] = []
-    count = 0
-    for length in range(1, table.costs.num_stages + 1):
-        for paths in feasible_paths(table.costs, low, high, length):
-            count += len(paths)
-            if count > max_candidates:
-                raise UserError(
-                    f"more than {max_candidates:,} compositions fit {budget}: narrow it, e.g. type budget.min_macs=... "
-                    "budget.max_macs=..., or take fewer networks or stages"
-                )
-            found.append(paths)
-    if not count:
-        raise UserError(_infeasible(table, budget))
-    return [
-        table.candidate(path, costs)
-        for paths in found
-        for path, costs in zip(paths.items.tolist(), paths.costs.T.tolist(), strict=True)
-    ]
-
-
-def _infeasible(table: CostTable, budget: Budget) -> str:
+def infeasible(table: CostTable, budget: Budget, clash: Sequence[str] = ()) -> str:
     """One line: the limits that bind and the nearest composition that would fit, exact.
 
     Lifting one limit may be enough (all such ways are named). Otherwise every composition breaks exactly one limit of
@@ -148,10 +124,10 @@ def _infeasible(table: CostTable, budget: Budget) -> str:
     by_unit = [[name for name in budget.limits() if name.endswith(unit)] for unit in ("params", "macs")]
     fixes = single or [min(fix for names in product(*by_unit) if (fix := _nearest(table, budget, names)))]
     ways = " or ".join(" ".join(f"budget.{name}={value}" for name, value in fix.limits.items()) for fix in fixes)
-    nearest = fixes[0].candidate
+    nearest, told = fixes[0].candidate, f"{' and '.join(clash)} clash; " if len(clash) > 1 else ""
     return (
-        f"no composition fits {budget}: the nearest is {nearest.composition} with {nearest.num_params:,} params and "
-        f"{nearest.macs:,} macs; type {ways}"
+        f"no composition fits {budget}: {told}the nearest is {nearest.composition} with {nearest.num_params:,} params "
+        f"and {nearest.macs:,} macs; type {ways}"
     )
 
 
@@ -179,3 +155,13 @@ def _nearest(table: CostTable, budget: Budget, names: Sequence[str]) -> _Fix | N
     candidate = table.candidate(path, table.costs.total(path))
     values = {name: candidate.num_params if name.endswith("params") else candidate.macs for name in names}
     return _Fix(excess - at_limits, candidate, values)
+
+
+def joined(blocks: Sequence[BlockSpec]) -> tuple[BlockSpec, ...]:
+    """The blocks with those that continue each other in one network made one: nothing is stitched there."""
+    result: list[BlockSpec] = []
+    for block in blocks:
+        if result and block.continues(result[-1]):
+            block = BlockSpec(block.network, (result.pop().nodes[0], block.nodes[1]))
+        result.append(block)
+    return tuple(result)

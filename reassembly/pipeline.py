@@ -11,18 +11,22 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from torch import Tensor
 
 from datamodules import ImageDataModule
-from reassembly.assembly import Candidate, CostTable, ScoredCandidate, cost_table, list_candidates, partition_blocks
+from reassembly.assembly import Candidate, CostTable, ScoredCandidate, cost_table, joined, partition_blocks
+from reassembly.candidates import MAX_LISTED, Question, ask, list_admitted, promising, undominated_candidates
 from reassembly.features import NetworkFeatures, extract_features, feature_indices
 from reassembly.finalists import decide
 from reassembly.network import AssembledNetwork, ending_costs, seam_costs
 from reassembly.partition import Partition, find_partition
 from reassembly.prefix_tree import ScoringData
-from reassembly.scoring import score_candidates
+from reassembly.programme.highs import solve_milp
+from reassembly.proxies import Proxy, find_proxy
+from reassembly.scoring import Scorer
+from reassembly.seams import Prediction, seam_values, with_predictions
 from reassembly.settings import SearchSettings
 from reassembly.similarity import similarity_matrix
 from reassembly.stitch import assemble_stitched
@@ -56,7 +60,10 @@ class SearchResult:
     Attributes:
         blueprint: The pick.
         candidates: All that fit the budget and were scored, best first; the first one is the pick.
-        num_fitting: How many compositions fit the budget, scored or not.
+        num_fitting: How many compositions fit the budget, scored or not; at ``MAX_LISTED`` counting ends.
+        prediction: How well the additive prediction foretold the scores, where both are known.
+        front: Under ``budget.pareto``, the candidates that no other one beats in parameters, MACs and score together,
+            cheapest first, each with its blueprint.
         partition: Of every network of the zoo.
         similarity: (M, M) float64, of the nodes in the order of ``descriptions``, stem and body of each.
         descriptions: Of every network of the zoo.
@@ -67,6 +74,8 @@ class SearchResult:
     blueprint: ReassemblyBlueprint
     candidates: tuple[ScoredCandidate, ...]
     num_fitting: int
+    prediction: Prediction | None
+    front: tuple[tuple[ScoredCandidate, ReassemblyBlueprint], ...]
     partition: Partition
     similarity: Tensor
     descriptions: Mapping[str, ChainDescription]
@@ -82,6 +91,7 @@ class Search:
         self.chains = ChainCache(zoo)
         self.timed = StageTimer()
         self.seconds = self.timed.seconds
+        self._scorer = lru_cache(maxsize=1)(self._make_scorer)
         self._images = lru_cache(maxsize=1)(lambda spec, limit: data.images("train", spec, limit=limit))
 
     def run(self, tune: Tune | None = None) -> SearchResult:
@@ -93,6 +103,8 @@ class Search:
         Raises:
             UserError: Weights that are not there, a network that is no chain or too short, a budget that nothing fits.
         """
+        for name in (*self.settings.composition.required, *self.settings.composition.forbidden):
+            self.zoo.entry(name)
         with self.timed("features"):
             networks = self._extract()
         with self.timed("similarity"):
@@ -104,11 +116,26 @@ class Search:
         _tell_partition(partition)
         with self.timed("assembly"):
             table = self._costs(partition, descriptions)
-            candidates = self._admissible(list_candidates(table, self.settings.budget), partition)
+            question = ask(table, partition, self.settings.budget, self.settings.composition)
+            listing = list_admitted(question, self.settings.proxy.max_scored if self._proxy.needs else None)
+        predicted = None
+        if (candidates := listing.candidates) is None:
+            with self.timed("seams"):
+                candidates, predicted = self._promising(question, networks)
         with self.timed("scores"):
             scored = self._score(candidates, networks)
-        fitting, scorer = f"{len(candidates):,} compositions fit {self.settings.budget}", self.settings.proxy.name
-        log.info("%s; %s scored by %s", fitting, _all_or(len(scored), len(candidates)), scorer)
+        prediction = None
+        if self._proxy.needs:
+            scored, prediction = with_predictions(scored, self._proxy, candidates, predicted)
+        num_fitting, scorer = listing.num_fitting, self.settings.proxy.name
+        more = "more than " if num_fitting == MAX_LISTED else ""
+        fitting = f"{more}{num_fitting:,} compositions fit {self.settings.budget}"
+        log.info("%s; %s scored by %s", fitting, _all_or(len(scored), num_fitting), scorer)
+        if prediction is not None and prediction.tau is not None:
+            told = (
+                f"tau {prediction.tau:.2f} over {prediction.num_compared:,} assemblies, regret {prediction.regret:.4g}"
+            )
+            log.info("the additive prediction against these scores: %s", told)
         if self.settings.finalists > 1:
             assert tune is not None
             with self.timed("finalists"):
@@ -117,10 +144,13 @@ class Search:
                 )
         pick = scored[0]
         _tell_pick(scored, "short_tuning" if self.settings.finalists > 1 else scorer)
+        front = undominated_candidates(scored, self._proxy) if self.settings.budget.pareto else []
         return SearchResult(
             blueprint=self.blueprint(pick, descriptions),
             candidates=tuple(scored),
-            num_fitting=len(candidates),
+            num_fitting=num_fitting,
+            prediction=prediction,
+            front=tuple((entry, self.blueprint(entry, descriptions)) for entry in front),
             partition=partition,
             similarity=similarity,
             descriptions=descriptions,
@@ -283,20 +313,38 @@ class Search:
             lambda block: ending_costs(block, descriptions[block.network], self.data.num_classes),
         )
 
-    def _admissible(self, candidates: Sequence[Candidate], partition: Partition) -> list[Candidate]:
-        """Keeps compositions with at most one block of every equivalence set: in stage mode all of them."""
-        sets = {
-            BlockSpec(name, (cuts[k], cuts[k + 1])): sets[k]
-            for name, cuts, sets in zip(partition.networks, partition.cuts, partition.sets, strict=True)
-            for k in range(partition.num_blocks)
+    @cached_property
+    def _proxy(self) -> Proxy:
+        return find_proxy(self.settings.proxy.name)
+
+    def _make_scorer(self, judge: str) -> Scorer:
+        settings = replace(self.settings.proxy, name=judge)
+        data = ScoringData(
+            lambda name: self._images(self.zoo[name].input, settings.num_images)[0],
+            self._images(next(iter(self.zoo.values())).input, settings.num_images)[1],
+            self.data.num_classes,
+            {name: tuple(entry.weights.skip) for name, entry in self.zoo.items() if entry.weights is not None},
+        )
+        return Scorer(self.chains, data, settings, self.settings.adapter.spec(), self.seed)
+
+    def _promising(
+        self, question: Question, networks: Sequence[NetworkFeatures]
+    ) -> tuple[list[Candidate], list[float]]:
+        """The candidates that the 0-1 programme predicts to be best, and what it predicts."""
+        settings = self.settings.proxy
+        inputs = {
+            "networks": {network.description.name: network.key for network in networks},
+            "data": self._data_key(),
+            "settings": [settings.name, settings.adapters, settings.num_images, settings.batch_size],
+            "adapter": [self.settings.adapter.spec(), self.seed],
         }
-        kept = [c for c in candidates if len({sets[block] for block in c.blocks}) == len(c.blocks)]
-        if not kept:
-            raise UserError(
-                f"no composition within {self.settings.budget} takes its blocks from different equivalence sets: widen "
-                "the budget, or type partition.mode=stage"
-            )
-        return kept
+        scorer = self._scorer(settings.name)
+        value = seam_values(question.table.blocks, question.origins(), scorer.path_scores, self.store, inputs)
+        if (exact := solve_milp(question.programme(value), time_limit=10)) is not None:
+            log.info("the programme's optimum is %.4g; HiGHS leaves a gap of %.2g", exact.value, exact.gap)
+        return promising(
+            question, value, settings.max_scored, settings.min_difference, front=self.settings.budget.pareto
+        )
 
     def _score(
         self, candidates: Sequence[Candidate], networks: Sequence[NetworkFeatures], judge: str | None = None
@@ -305,15 +353,7 @@ class Search:
         settings = replace(settings, name=judge or settings.name)
 
         def compute() -> StageResult:
-            data = ScoringData(
-                lambda name: self._images(self.zoo[name].input, settings.num_images)[0],
-                self._images(next(iter(self.zoo.values())).input, settings.num_images)[1],
-                self.data.num_classes,
-                {name: tuple(entry.weights.skip) for name, entry in self.zoo.items() if entry.weights is not None},
-            )
-            return StageResult(
-                values=to_plain(score_candidates(candidates, self.chains, data, settings, spec, self.seed))
-            )
+            return StageResult(values=to_plain(self._scorer(settings.name).scores(candidates)))
 
         inputs = {
             "networks": {network.description.name: network.key for network in networks},
@@ -366,13 +406,3 @@ def _digest(candidates: Iterable[Candidate]) -> str:
     for candidate in candidates:
         sha256.update(f"{candidate.composition} {candidate.num_params} {candidate.macs}\n".encode())
     return sha256.hexdigest()
-
-
-def joined(blocks: Sequence[BlockSpec]) -> tuple[BlockSpec, ...]:
-    """The blocks with those that continue each other in one network made one: nothing is stitched there."""
-    result: list[BlockSpec] = []
-    for block in blocks:
-        if result and block.continues(result[-1]):
-            block = BlockSpec(block.network, (result.pop().nodes[0], block.nodes[1]))
-        result.append(block)
-    return tuple(result)

@@ -24,6 +24,7 @@ def write_report(found: SearchResult, settings: SearchSettings, directory: Path)
     blueprint, table = directory / "blueprint.yaml", directory / "candidates.csv"
     write_blueprint(blueprint, found.blueprint)
     write_candidates_csv(table, found.candidates, found.candidates[0].candidate)
+    front = _write_front(found, settings.proxy.name, directory) if found.front else ()
     descriptions = list(found.descriptions.values())
     rows = [{**vars(c.candidate), "composition": c.candidate.composition, **c.scores} for c in found.candidates]
     rows[0]["composition"] = found.blueprint.composition
@@ -53,17 +54,31 @@ def write_report(found: SearchResult, settings: SearchSettings, directory: Path)
             budget=settings.budget,
         ),
     )
-    return ReportFiles(blueprint, table, figures)
+    return ReportFiles(blueprint, table, figures, front)
+
+
+def _write_front(found: SearchResult, proxy: str, directory: Path) -> tuple[Path, ...]:
+    """Writes ``front.csv``, cheapest first, and a blueprint each as ``front/NNN.yaml``."""
+    (directory / "front").mkdir(exist_ok=True)
+    rows = []
+    for number, (entry, blueprint) in enumerate(found.front):
+        c, path = entry.candidate, directory / "front" / f"{number:03}.yaml"
+        write_blueprint(path, blueprint)
+        rows.append([f"front/{path.name}", c.composition, c.kind, c.num_params, c.macs, entry.scores[proxy]])
+    table = directory / "front.csv"
+    write_csv(table, ["blueprint", "composition", "kind", "num_params", "macs", f"score_{proxy}"], rows)
+    return (table,)
 
 
 def write_candidates_csv(path: str | Path, scored: Iterable[ScoredCandidate], picked: Candidate | None = None) -> None:
     """Writes the table of candidates in the order given, one row each; the picked one is marked with 1."""
     scored = list(scored)
     proxies = list(dict.fromkeys(name for entry in scored for name in entry.scores))
-    columns = ["rank", "composition", "kind", "num_blocks", "num_params", "macs", "num_draws", "picked"]
+    columns = ["rank", "composition", "kind", "num_blocks", "num_params", "macs", "num_draws", "picked", "predicted"]
     rows = []
     for rank, entry in enumerate(scored, start=1):
         c = entry.candidate
         row = [rank, c.composition, c.kind, len(c.blocks), c.num_params, c.macs, entry.num_draws, int(c == picked)]
+        row.append(entry.predicted)
         rows.append([*row, *(entry.scores.get(name) for name in proxies)])
     write_csv(path, [*columns, *(f"score_{name}" for name in proxies)], rows)

@@ -83,6 +83,9 @@ class PartitionSettings:
 class Budget:
     """Limits on a composition's parameters and MACs, neck and head included; None leaves a side open.
 
+    Attributes:
+        pareto: Also give every composition within the limits that no other beats in parameters, MACs and score at once.
+
     Raises:
         UserError: A limit that is negative or no integer, or a minimum above its maximum.
     """
@@ -91,6 +94,7 @@ class Budget:
     max_params: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
     min_macs: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
     max_macs: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
+    pareto: bool = False
 
     def __post_init__(self) -> None:
         check(self, "budget")
@@ -104,7 +108,8 @@ class Budget:
 
     def limits(self) -> dict[str, int]:
         """The limits that are set, by name."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        names = (f.name for f in fields(self) if f.name != "pareto")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def bounds(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """The least and the most (parameters, MACs) that fit, as int64 holds them."""
@@ -140,8 +145,8 @@ class ProxySettings:
         adapters: ``random`` (scaled to the moments that the next block knows from home) or ``closed_form``.
         num_images: Training images to score on, at most; None takes all.
         batch_size: Images per forward pass; NASWOT sees the first batch only.
-        max_scored: Assemblies to score at most, those that ``reassembly.shortlist`` predicts to be best; None scores
-            all.
+        max_scored: Assemblies to score at most, those that the 0-1 programme predicts to be best; None scores all.
+        min_difference: Of these, any two differ in so many blocks at least.
         max_redrawn: Assemblies that get more than one draw at most, the best by the first draw; None redraws all, which
             takes ``num_draws`` times as long.
 
@@ -156,6 +161,7 @@ class ProxySettings:
     num_images: Annotated[int | None, at_least(2)] = 300
     batch_size: Annotated[int, at_least(2)] = 100
     max_scored: Annotated[int | None, at_least(1)] = 1000
+    min_difference: Annotated[int, at_least(1)] = 1
     max_redrawn: Annotated[int | None, at_least(1)] = 60
 
     def __post_init__(self) -> None:
@@ -163,6 +169,40 @@ class ProxySettings:
         for key, names in (("name", (self.name,)), ("also", self.also)):
             for name in names:
                 require(f"proxy.{key}", name, one_of(*PROXIES))
+
+
+@dataclass(frozen=True)
+class CompositionSettings:
+    """Which blocks a composition may take.
+
+    Attributes:
+        required: Networks that give at least one block.
+        forbidden: Networks that give none.
+        max_blocks_per_network: At most so many blocks come from one network.
+        min_blocks: A composition has at least so many blocks,
+        max_blocks: and at most so many: it ends early, as a truncated network does.
+
+    Raises:
+        UserError: A value that is not allowed, or two that contradict each other.
+    """
+
+    required: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
+    max_blocks_per_network: Annotated[int | None, at_least(1)] = None
+    min_blocks: Annotated[int, at_least(1)] = 1
+    max_blocks: Annotated[int | None, at_least(1)] = None
+
+    def __post_init__(self) -> None:
+        check(self, "composition")
+        if both := [name for name in self.required if name in self.forbidden]:
+            raise UserError(
+                f"composition.required and composition.forbidden both name {both[0]!r}: take it out of one of them"
+            )
+        if self.max_blocks is not None and self.min_blocks > self.max_blocks:
+            raise UserError(
+                f"composition.min_blocks={self.min_blocks} is above composition.max_blocks={self.max_blocks}; allowed "
+                f"is a minimum <= the maximum; type e.g. composition.min_blocks={self.max_blocks}"
+            )
 
 
 @dataclass(frozen=True)
@@ -206,6 +246,7 @@ class SearchSettings:
     budget: Budget = field(default_factory=Budget)
     proxy: ProxySettings = field(default_factory=ProxySettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    composition: CompositionSettings = field(default_factory=CompositionSettings)
     finalists: Annotated[int, at_least(1)] = 1
 
     def __post_init__(self) -> None:

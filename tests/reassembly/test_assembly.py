@@ -7,12 +7,19 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
+from reassembly import candidates as listing
 from reassembly import enumeration
-from reassembly.assembly import cost_table, list_candidates, partition_blocks
+from reassembly.assembly import Candidate, CostTable, cost_table, partition_blocks
+from reassembly.candidates import Question, list_admitted
 from reassembly.settings import Budget
 from zoo.blueprint import BlockSpec
 from zoo.chain import Costs
 from zoo.errors import UserError
+
+
+def list_candidates(table: CostTable, budget: Budget) -> list[Candidate]:
+    """All compositions that fit the budget."""
+    return list_admitted(Question(table, budget, ()), None).candidates
 
 
 def fake_table(num_networks: int, num_stages: int, seed: int = 0, largest: int = 1000, exhaustive: bool = True):
@@ -90,10 +97,14 @@ def test_a_tight_budget_on_a_huge_zoo_is_enumerated_by_pruning():
     assert [tuple(costs.total(path)) for path in paths.items] == [tuple(cost) for cost in paths.costs.T]
 
 
-def test_too_many_feasible_compositions_are_refused():
-    table, _ = fake_table(4, 3)
+def test_too_many_feasible_compositions_are_not_listed(monkeypatch):
+    monkeypatch.setattr(listing, "MAX_LISTED", 10)
+    question = Question(fake_table(4, 3)[0], Budget(), ())
     with pytest.raises(UserError, match=r"more than 10 compositions fit .*budget\.max_macs"):
-        list_candidates(table, Budget(), max_candidates=10)
+        list_admitted(question, None)
+    found = list_admitted(question, 1000)
+    assert found.candidates is None
+    assert found.num_fitting == 10
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -12,14 +12,16 @@ import pytest
 import torch
 
 from datamodules import Digits
+from reassembly.assembly import joined
 from reassembly.features import node_features
 from reassembly.network import assemble
-from reassembly.pipeline import Search, joined
+from reassembly.pipeline import Search
 from reassembly.proxies import PROXIES, Proxy
 from reassembly.proxies.leep import leep_score
 from reassembly.settings import (
     AdapterSettings,
     Budget,
+    CompositionSettings,
     PartitionSettings,
     ProxySettings,
     SearchSettings,
@@ -220,3 +222,75 @@ def test_joined_blocks_need_no_adapter() -> None:
 def test_wrong_adapter_settings_are_refused() -> None:
     with pytest.raises(UserError, match="kernel_size"):
         AdapterSettings(kernel_size=5)
+
+
+def test_of_too_many_the_programme_chooses_and_another_budget_asks_no_network_again(zoo, data, root, monkeypatch):
+    every = search(zoo, data, root).run()
+    settings = replace(SETTINGS, budget=Budget(), proxy=replace(SETTINGS.proxy, max_scored=2))
+    few = search(zoo, data, root, settings).run()
+    kinds = [entry.candidate.kind for entry in few.candidates]
+    assert kinds.count("assembly") == 2
+    assert few.num_fitting == 3 + 3 + 6
+    assert "seams" in few.seconds
+    # with K = 2 every assembly has one adapter, and the prediction is its score
+    assert few.prediction.regret == 0
+    for entry in few.candidates:
+        assert entry.predicted == pytest.approx(entry.scores["ridge"])
+    scores = {entry.candidate.blocks: entry.scores["ridge"] for entry in every.candidates}
+    assert all(e.scores["ridge"] == scores.get(e.candidate.blocks, e.scores["ridge"]) for e in few.candidates)
+
+    monkeypatch.setattr(
+        "reassembly.scoring.Scorer.path_scores", lambda self, paths: pytest.fail("a seam was scored again")
+    )
+    other = replace(settings, budget=Budget(max_params=300_000), proxy=replace(settings.proxy, max_scored=1))
+    again = search(zoo, data, root, other).run()
+    assert sum(entry.candidate.kind == "assembly" for entry in again.candidates) == 1
+
+
+def test_the_front_is_every_candidate_that_no_other_beats(zoo, data, root):
+    settings = replace(SETTINGS, budget=Budget(pareto=True))
+    found = search(zoo, data, root, settings).run()
+    points = {e.candidate: (e.candidate.num_params, e.candidate.macs, -e.scores["ridge"]) for e in found.candidates}
+
+    def beaten(candidate) -> bool:
+        mine = points[candidate]
+        return any(p != mine and all(a <= b for a, b in zip(p, mine, strict=True)) for p in points.values())
+
+    front = [entry.candidate for entry, _ in found.front]
+    assert set(front) == {candidate for candidate in points if not beaten(candidate)}
+    assert front == sorted(front, key=points.__getitem__)
+    for entry, blueprint in found.front:
+        assert blueprint.blocks == joined(entry.candidate.blocks)
+    few = search(zoo, data, root, replace(settings, proxy=replace(SETTINGS.proxy, max_scored=1))).run()
+    assert [entry.candidate for entry, _ in few.front] == front  # K = 2: predictions are exact
+
+
+@pytest.mark.parametrize(
+    ("wishes", "kept"),
+    [
+        (CompositionSettings(required=("vit_digits",)), lambda names: "vit_digits" in names),
+        (CompositionSettings(forbidden=("vit_digits",)), lambda names: "vit_digits" not in names),
+        (CompositionSettings(max_blocks_per_network=1), lambda names: len(set(names)) == len(names)),
+        (CompositionSettings(min_blocks=2), lambda names: len(names) == 2),
+        (CompositionSettings(max_blocks=1), lambda names: len(names) == 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("max_scored", [None, 1])
+def test_compositions_keep_the_wishes_of_the_user(zoo, data, root, wishes, kept, max_scored):
+    settings = replace(SETTINGS, budget=Budget(), proxy=replace(SETTINGS.proxy, max_scored=max_scored))
+    every = {entry.candidate.blocks for entry in search(zoo, data, root, settings).run().candidates}
+    found = {
+        e.candidate.blocks for e in search(zoo, data, root, replace(settings, composition=wishes)).run().candidates
+    }
+    expected = {blocks for blocks in every if kept([block.network for block in blocks])}
+    assert (found == expected) if max_scored is None else (found and all(kept([b.network for b in x]) for x in found))
+
+
+def test_wishes_that_nothing_keeps_name_each_other(zoo, data, root):
+    wishes = CompositionSettings(required=("vit_digits", "regnety_even"), max_blocks=1)
+    with pytest.raises(UserError, match=r"no composition keeps .*required=\[vit_digits\] and .*min_blocks=1") as caught:
+        search(zoo, data, root, replace(SETTINGS, composition=wishes)).run()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="nobody"):
+        search(zoo, data, root, replace(SETTINGS, composition=CompositionSettings(forbidden=("nobody",)))).run()

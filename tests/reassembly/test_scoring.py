@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import logging
 import math
 from itertools import product
@@ -10,10 +11,12 @@ from itertools import product
 import pytest
 import timm
 import torch
+from scipy.stats import kendalltau
 from torch import nn
 
-from reassembly.assembly import Candidate, cost_table, list_candidates, partition_blocks
+from reassembly.assembly import Candidate, cost_table, partition_blocks
 from reassembly.block_cache import BlockCache
+from reassembly.candidates import Question, list_admitted, promising
 from reassembly.home_features import HomeFeatures
 from reassembly.matched_adapter import input_statistics, matched_adapter
 from reassembly.network import assemble, assembled_costs
@@ -22,8 +25,8 @@ from reassembly.proxies import PROXIES, Evidence, Proxy
 from reassembly.proxies.naswot import CodeRecorder
 from reassembly.report import write_candidates_csv
 from reassembly.scoring import score_candidates
+from reassembly.seams import Prediction, additive_values, measure_prediction, predict, seam_paths
 from reassembly.settings import Budget, ProxySettings
-from reassembly.shortlist import shortlist
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.chain import Chain
 from zoo.chain.costs import Costs, count
@@ -77,7 +80,7 @@ def even_cuts(chain: Chain) -> tuple[int, ...]:
 
 
 @pytest.fixture(scope="module")
-def candidates(chains) -> list[Candidate]:
+def question(chains) -> Question:
     def head(block: BlockSpec) -> Costs:
         chain = chains[block.network]
         if block.nodes[1] == len(chain) - 1:
@@ -91,7 +94,12 @@ def candidates(chains) -> list[Candidate]:
         lambda a, b: adapter_costs(chains[a.network].signal(a.nodes[1]), chains[b.network].signal(b.nodes[0])),
         head,
     )
-    return list_candidates(table, Budget())
+    return Question(table, Budget(), ())
+
+
+@pytest.fixture(scope="module")
+def candidates(question) -> list[Candidate]:
+    return list_admitted(question, None).candidates
 
 
 def blueprint_of(candidate: Candidate, chains, adapter: AdapterSpec) -> ReassemblyBlueprint:
@@ -211,23 +219,16 @@ def test_only_the_best_by_the_first_draw_are_drawn_again(chains, data, candidate
     assert rest == [entry for entry in once if entry.candidate.kind == "assembly"][4:]
 
 
-def test_a_shortlist_keeps_networks_truncations_and_the_assemblies_predicted_best(chains, data, candidates):
-    settings = ProxySettings(num_draws=1, max_scored=4)
-    kinds = [entry.candidate.kind for entry in score(candidates, chains, data, settings)]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"network": 3, "truncated": 6, "assembly": 4}
-    assert len(score(candidates, chains, data, ProxySettings(name="params", max_scored=4))) == 39
+def every_seam(question: Question, score_of) -> dict:
+    """The scores of the paths that the prediction adds up."""
+    paths = [path for block in question.table.blocks[0] for path in seam_paths(question.table.blocks, block.network)]
+    assert len(paths) == len(set(paths)) == 9 + 2 * 6  # no path twice, none of three blocks
+    return {path: score_of(path) for path in paths}
 
 
-def test_the_shortlist_adds_up_what_each_step_changes(candidates):
+def test_the_prediction_adds_up_what_each_seam_changes(question, candidates):
     generator = torch.Generator().manual_seed(0)
-    drawn: dict[tuple, float] = {}
-
-    def scores_of(paths):
-        drawn.update((path, torch.rand((), generator=generator).item()) for path in paths)
-        return drawn
-
-    kept = shortlist(candidates, 5, scores_of)
-    assert len(drawn) == 6 + 2 * 9  # no path twice, none of three blocks
+    drawn = every_seam(question, lambda path: torch.rand((), generator=generator).item())
 
     def up_to(block):
         return BlockSpec(block.network, (0, block.nodes[1]))
@@ -236,26 +237,44 @@ def test_the_shortlist_adds_up_what_each_step_changes(candidates):
         first, *others = candidate.blocks
         value, before = drawn[(up_to(first),)], first
         for block in others:
-            value, before = value + drawn[(up_to(before), block)] - drawn[(up_to(before),)], block
+            path = (up_to(block),) if block.network == before.network else (up_to(before), block)
+            value, before = value + drawn[path] - drawn[(up_to(before),)], block
         return value
 
+    kept, values = promising(question, additive_values(question.table.blocks, drawn), 5)
+    assert values == pytest.approx([predicted(candidate) for candidate in kept])
+    assert predict((c.blocks for c in kept), drawn) == pytest.approx(values)
+    assert [c for c in kept if c.kind != "assembly"] == [c for c in candidates if c.kind != "assembly"]
     assemblies = [c for c in candidates if c.kind == "assembly"]
     dropped = [c for c in assemblies if c not in kept]
     assert len(dropped) == len(assemblies) - 5
     assert min(predicted(c) for c in assemblies if c in kept) >= max(map(predicted, dropped))
-    assert kept == [c for c in candidates if c not in dropped]
+    apart, _ = promising(question, additive_values(question.table.blocks, drawn), 5, 2)
+    for a, b in itertools.combinations([c for c in apart if c.kind == "assembly"], 2):
+        assert sum(x != y for x, y in itertools.zip_longest(a.blocks, b.blocks)) >= 2
 
 
-def test_an_endless_score_of_a_beginning_neither_favours_nor_excludes_what_follows(candidates):
+def test_an_endless_score_of_a_beginning_neither_favours_nor_excludes_what_follows(question):
     """NASWOT before the first activation is -inf: what follows it is then predicted by its own score."""
     endless = "plain"
 
-    def scores_of(paths):
-        return {path: -math.inf if [b.network for b in path] == [endless] else len(path[-1].network) for path in paths}
+    def score_of(path):
+        return -math.inf if [b.network for b in path] == [endless] else len(path[-1].network)
 
-    kept = [c for c in shortlist(candidates, 6, scores_of) if c.kind == "assembly"]
-    assert {c.blocks[-1].network for c in kept} == {"resnet"}  # the longest name is the best
-    assert endless in {c.blocks[0].network for c in kept}
+    value = additive_values(question.table.blocks, every_seam(question, score_of))
+    predicted = dict(zip(*promising(question, value, 100), strict=True))
+    behind = {c: v for c, v in predicted.items() if c.kind == "assembly" and c.blocks[0].network == endless}
+    assert {c.blocks[1].network for c in behind} == {"resnet", "vit"}
+    assert all(value == len(c.blocks[-1].network) for c, value in behind.items())
+
+
+def test_the_prediction_is_measured_against_exact_scores():
+    found = measure_prediction([3.0, 2.0, 1.0, -math.inf, 5.0], [0.5, 0.9, 0.1, 0.7, -math.inf])
+    assert found == Prediction(tau=pytest.approx(1 / 3), regret=pytest.approx(0.4), num_compared=3)
+    assert measure_prediction([1.0], [1.0]) is None
+    ranks = torch.randint(0, 9, (2, 60), generator=torch.Generator().manual_seed(0)).double()  # with ties
+    assert measure_prediction(*ranks.tolist()).tau == pytest.approx(kendalltau(*ranks).statistic)
+    assert measure_prediction([1.0, 1.0], [1.0, 2.0]).tau is None
 
 
 def test_scores_are_the_same_again_and_change_with_the_seed(chains, data, candidates):
@@ -377,6 +396,7 @@ def test_the_table_of_candidates_is_written_as_csv(chains, data, candidates, tmp
         "macs",
         "num_draws",
         "picked",
+        "predicted",
         "score_ridge",
         "score_logme",
     ]

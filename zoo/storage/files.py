@@ -39,11 +39,13 @@ class ReportFiles:
     blueprint: Path
     table: Path
     figures: tuple[Path, ...]
+    others: tuple[Path, ...] = ()
 
     @property
     def all(self) -> tuple[Path, ...]:
         """All of them."""
-        return (self.blueprint, self.table, *self.figures, *(path.with_suffix(".svg") for path in self.figures))
+        drawn = (*self.figures, *(path.with_suffix(".svg") for path in self.figures))
+        return (self.blueprint, self.table, *self.others, *drawn)
 
 
 @contextlib.contextmanager
