@@ -30,7 +30,8 @@ from reassembly.seams import Prediction, seam_values, with_predictions
 from reassembly.settings import SearchSettings
 from reassembly.similarity import similarity_matrix
 from reassembly.stitch import assemble_stitched
-from zoo.blueprint import BlockSpec, HeadSpec, Provenance, ReassemblyBlueprint, composition
+from reassembly.telling import all_or, tell_partition, tell_pick
+from zoo.blueprint import BlockSpec, HeadSpec, Provenance, ReassemblyBlueprint
 from zoo.chain.batches import Batches, Rows
 from zoo.chain_cache import ChainCache
 from zoo.description import ChainDescription
@@ -113,7 +114,7 @@ class Search:
         with self.timed("partition"):
             partition = self._partition(networks, similarity)
         descriptions = {network.description.name: network.description for network in networks}
-        _tell_partition(partition)
+        tell_partition(partition)
         with self.timed("assembly"):
             table = self._costs(partition, descriptions)
             question = ask(table, partition, self.settings.budget, self.settings.composition)
@@ -130,7 +131,7 @@ class Search:
         num_fitting, scorer = listing.num_fitting, self.settings.proxy.name
         more = "more than " if num_fitting == MAX_LISTED else ""
         fitting = f"{more}{num_fitting:,} compositions fit {self.settings.budget}"
-        log.info("%s; %s scored by %s", fitting, _all_or(len(scored), num_fitting), scorer)
+        log.info("%s; %s scored by %s", fitting, all_or(len(scored), num_fitting), scorer)
         if prediction is not None and prediction.tau is not None:
             told = (
                 f"tau {prediction.tau:.2f} over {prediction.num_compared:,} assemblies, regret {prediction.regret:.4g}"
@@ -143,7 +144,7 @@ class Search:
                     scored, self.settings.finalists, lambda entry, n: tune(self.blueprint(entry, descriptions), n)
                 )
         pick = scored[0]
-        _tell_pick(scored, "short_tuning" if self.settings.finalists > 1 else scorer)
+        tell_pick(scored, "short_tuning" if self.settings.finalists > 1 else scorer)
         front = undominated_candidates(scored, self._proxy) if self.settings.budget.pareto else []
         return SearchResult(
             blueprint=self.blueprint(pick, descriptions),
@@ -369,35 +370,6 @@ class Search:
                 "check the weights of the zoo"
             )
         return scored
-
-
-def _tell_partition(partition: Partition) -> None:
-    verdict = "proven optimal" if partition.proven else f"at most {100 * partition.gap:.2g} % below the optimum"
-    if partition.settings.mode == "even":
-        verdict = "even splits"
-    networks = f"{len(partition.networks)} network{'s' if len(partition.networks) != 1 else ''}"
-    log.info("cut %s into %d blocks each: J %.3f, %s", networks, partition.num_blocks, partition.objective, verdict)
-
-
-def _tell_pick(scored: Sequence[ScoredCandidate], judge: str) -> None:
-    """Says what was picked and what it was better than: the best of each other kind that fits."""
-    pick = scored[0]
-    name = judge.replace("_", " ")
-    costs = f"{pick.candidate.num_params:,} parameters, {pick.candidate.macs:,} MACs"
-    log.info("picked %s: %s %.4g, %s", composition(joined(pick.candidate.blocks)), name, pick.scores[judge], costs)
-    for kind, words in (("network", "whole network"), ("truncated", "truncated network"), ("assembly", "assembly")):
-        others = (
-            entry
-            for entry in scored
-            if entry.candidate.kind == kind and math.isfinite(entry.scores.get(judge, math.nan))
-        )
-        if kind != pick.candidate.kind and (best := next(others, None)):
-            told = composition(joined(best.candidate.blocks))
-            log.info("  the best %s that fits: %s, %s %.4g", words, told, name, best.scores[judge])
-
-
-def _all_or(count: int, of: int) -> str:
-    return "all were" if count == of else f"the {count:,} most promising were"
 
 
 def _digest(candidates: Iterable[Candidate]) -> str:
