@@ -65,7 +65,7 @@ def read_inputs(config: Config, command: str) -> Inputs:
         UserError: what is not there, or is not what it is given as.
     """
     data, zoo, blueprint = read_data(config), configured_zoo(config, keep=True), _blueprint(config)
-    _require_fitting_augmentation(data, zoo)
+    require_fitting_augmentation(data, zoo)
     identity = {
         "command": command,
         **{key: _told(value) for key, value in _flat(result_settings(config))},
@@ -89,7 +89,7 @@ def read_data(config: Config) -> ImageDataModule:
     return data
 
 
-def _require_fitting_augmentation(data: ImageDataModule, zoo: Zoo) -> None:
+def require_fitting_augmentation(data: ImageDataModule, zoo: Zoo) -> None:
     """Refuses an augmentation that makes sense for no network of the zoo, before one is searched for."""
     if data.augmentation is None:
         return

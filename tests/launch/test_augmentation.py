@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from datamodules import Digits
-from launch.inputs import _require_fitting_augmentation
+from launch.inputs import require_fitting_augmentation
 from zoo.entries import InputSpec
 from zoo.errors import UserError
 
@@ -17,6 +17,6 @@ GREY, COLOUR = (
 def test_an_augmentation_that_suits_no_network_is_refused_before_one_is_searched_for() -> None:
     data = Digits(hue=0.2)
     with pytest.raises(UserError, match=r"dataset\.hue=0\.2 is for colour images, .* type dataset\.hue=0$"):
-        _require_fitting_augmentation(data, {"a": GREY, "b": GREY})
-    _require_fitting_augmentation(data, {"a": GREY, "b": COLOUR})  # the one that is found may be the second
-    _require_fitting_augmentation(Digits(), {"a": GREY})
+        require_fitting_augmentation(data, {"a": GREY, "b": GREY})
+    require_fitting_augmentation(data, {"a": GREY, "b": COLOUR})  # the one that is found may be the second
+    require_fitting_augmentation(Digits(), {"a": GREY})
