@@ -20,7 +20,14 @@ from zoo.loading import load_chain
 from zoo.registry import Zoo
 
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}
-FAMILIES = ("resnet18",)
+FAMILIES = (
+    "resnet18",
+    "convnext_atto",
+    "mobilenetv3_small_050",
+    "regnety_002",
+    "vit_tiny_patch16_224",
+    "mixer_s32_224",
+)
 SPEC = InputSpec(3, 64, 64, (0.5,) * 3, (0.5,) * 3)
 
 
