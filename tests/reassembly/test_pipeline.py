@@ -274,7 +274,7 @@ def test_the_front_is_every_candidate_that_no_other_beats(zoo, data, root):
         (CompositionSettings(min_blocks=2), lambda names: len(names) == 2),
         (CompositionSettings(max_blocks=1), lambda names: len(names) == 1),
     ],
-    ids=str,
+    ids=["required", "forbidden", "one block a network", "two blocks", "one block"],
 )
 @pytest.mark.parametrize("max_scored", [None, 1])
 def test_compositions_keep_the_wishes_of_the_user(zoo, data, root, wishes, kept, max_scored):
