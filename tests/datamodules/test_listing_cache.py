@@ -56,7 +56,9 @@ def test_what_has_not_changed_is_not_gone_through_again(folder: Path, monkeypatc
     assert num_walked == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", listing_cache.gzip.compress(b'{"format": 1}')], ids=str)
+@pytest.mark.parametrize(
+    "content", [b"", b"no gzip", listing_cache.gzip.compress(b'{"format": 1}')], ids=["empty", "no gzip", "no list"]
+)
 def test_a_damaged_list_is_made_anew(folder: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     names, _ = read(folder, monkeypatch)
     (kept,) = (folder.parent / "cache").rglob("*.json.gz")
