@@ -24,6 +24,7 @@ from deploy.samples import as_input, real_images
 from zoo.blueprint import to_text
 from zoo.digests import digest
 from zoo.errors import FOREIGN_FAULTS, UserError, reason
+from zoo.progress import Advance, progress
 from zoo.storage.files import atomic_path, read_safetensors, write_safetensors
 from zoo.storage.records import to_plain
 
@@ -32,6 +33,7 @@ METADATA_FILE = "huozi.json"
 """Name of the metadata inside a file of torch.export."""
 
 _MAX_ONNX_BYTES = 2**31 - 2**20
+_BATCH_SIZES = (1, 2, 5)
 Run = Callable[[Tensor], Tensor]
 
 
@@ -134,15 +136,17 @@ def export(
     network = Deployable(model, preprocessing=preprocessing).eval()
     inputs = pixels if preprocessing else as_input(pixels, model)
     told = metadata(model, preprocessing=preprocessing)
-    with atomic_path(path) as temporary, torch.no_grad():
+    steps = progress(f"exporting to {kind}", 2 + len(_BATCH_SIZES))
+    with atomic_path(path) as temporary, torch.no_grad(), steps as advance:
         try:
             with quiet():
                 runtime, run = _WRITERS[kind](network, inputs, told, temporary)
+            advance()
         except UserError:
             raise
         except FOREIGN_FAULTS as error:
             raise UserError(f"{model.origin.path} cannot be exported as {kind}: {reason(error)}") from error
-        found = _compare(model, run, inputs, as_input(pixels, model), runtime, source)
+        found = _compare(model, run, inputs, as_input(pixels, model), runtime, source, advance)
         if not found.difference <= tolerance:  # NaN is not
             raise UserError(
                 f"{path} is not written: logits of {runtime} are up to {found.difference:.2g} of the largest away from "
@@ -151,14 +155,17 @@ def export(
     return found
 
 
-def _compare(model: Model, run: Run, inputs: Tensor, images: Tensor, runtime: str, source: str) -> Parity:
+def _compare(
+    model: Model, run: Run, inputs: Tensor, images: Tensor, runtime: str, source: str, advance: Advance
+) -> Parity:
     expected, found, start = [], [], 0
-    for size in (1, 2, 5, len(inputs)):  # of several sizes: that the batch is free
+    for size in (*_BATCH_SIZES, len(inputs)):  # of several sizes: that the batch is free
         part = slice(start, start + size)
         if len(inputs[part]):
             expected.append(model.network(images[part]).float())
             found.append(run(inputs[part]).float())
         start += size
+        advance()
     ours, theirs = torch.cat(expected), torch.cat(found)
     difference = ((ours - theirs).abs().max() / ours.abs().max().clamp_min(1e-30)).item()
     agreement = (ours.argmax(1) == theirs.argmax(1)).double().mean().item()

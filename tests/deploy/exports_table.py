@@ -27,6 +27,12 @@ FAMILIES = (
     "regnety_002",
     "vit_tiny_patch16_224",
     "mixer_s32_224",
+    "efficientnet_b0",
+    "mobilenetv2_050",
+    "swin_tiny_patch4_window7_224",
+    "poolformer_s12",
+    "ghostnet_100",
+    "edgenext_xx_small",
 )
 SPEC = InputSpec(3, 64, 64, (0.5,) * 3, (0.5,) * 3)
 
