@@ -68,7 +68,8 @@ def completed(model: Model) -> Bundle:
         bundle = assembled_bundle(model.network, {}, complete=True)
     entries = {name: model.origin.zoo.entry(name) for name in blueprint.networks}
     interface = replace(model.interface, networks=entries)
-    bundle = replace(bundle, blueprint=blueprint, interface=interface_to_plain(interface))
+    seen = () if model.origin.bundle is None else model.origin.bundle.seen
+    bundle = replace(bundle, blueprint=blueprint, interface=interface_to_plain(interface), seen=seen)
     found = interface_from_plain(bundle.interface, "interface.yaml").networks
     for entry in found.values():
         require_known_builder(entry, str(model.origin.files))

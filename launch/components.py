@@ -77,7 +77,8 @@ def inherited_rows(
     rows = match_rows(classes, data.class_names, learnt, data.seen.classes)
     if whole and not rows.is_whole:
         rows = replace(rows, kept={})
-    log.info("head for the %d classes of %s: %s", data.num_classes, data.name, rows)
+    record = "" if bundle.seen else "; the bundle does not say which images it was tuned on"
+    log.info("head for the %d classes of %s: %s%s", data.num_classes, data.name, rows, record)
     return rows
 
 

@@ -26,6 +26,7 @@ from launch.errors import is_bad_input
 from launch.inputs import GivenBlueprint, Inputs, differences, read_inputs, result_settings, resumed_identity
 from launch.run_directory import (
     CONFIG,
+    FRONT,
     IDENTITY,
     LOG,
     MANIFEST,
@@ -124,8 +125,12 @@ class Job:
             if told:
                 log.info("%s", ", ".join(told))
             figures = [path.stem for path in files if path.suffix == ".png"]
-            for path in (*(path for path in files if path.suffix not in (".png", ".svg")), self.run_dir / RESULT):
+            front = [path for path in files if path.parent.name == FRONT]
+            others = [path for path in files if path.suffix not in (".png", ".svg") and path not in front]
+            for path in (*others, self.run_dir / RESULT):
                 log.info("%s", self.directory / path.relative_to(self.run_dir))
+            if front:
+                log.info("%s/*.yaml: %d compositions that no other beats", self.directory / FRONT, len(front))
             if figures:
                 log.info("%s/*.png and *.svg: %s", self.directory, ", ".join(figures))
         return metrics

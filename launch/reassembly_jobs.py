@@ -140,6 +140,8 @@ def _compose(job: Job, search: Search) -> Start:
     Its head is for the classes of the job's data, whatever a blueprint or bundle was for.
     """
     given, method = job.blueprint, job.config.method
+    if given and method.name == "baseline":
+        log.info("method=baseline chooses no network: blueprint=%s is tuned", given.path)
     if given and given.is_bundle:
         return _inherit(read_bundle(given.path), search)
     if given:

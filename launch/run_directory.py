@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 CONFIG, RESULT, LOG = "config.yaml", "result.json", "job.log"
 IDENTITY, MANIFEST = "identity.json", "data_manifest.jsonl.gz"
 UNFINISHED, FINALISTS, CHECKPOINTS, BUNDLE = "unfinished", "finalists", "checkpoints", "bundle"
-LOCK = ".lock"
+LOCK, FRONT = ".lock", "front"
 FIGURES = (
     "drawing",
     "candidates",
@@ -47,7 +47,7 @@ FIGURES = (
     "confusion",
 )
 OURS = (
-    *(CHECKPOINTS, FINALISTS, BUNDLE, "blueprint.yaml", "candidates.csv", "front.csv", "front"),
+    *(CHECKPOINTS, FINALISTS, BUNDLE, "blueprint.yaml", "candidates.csv", "front.csv", FRONT),
     *("positions.csv", "metrics.csv", "confusion.csv"),
     *(f"{name}{suffix}" for name in FIGURES for suffix in (".png", ".svg")),
     *(LOG, "wandb_run.json", "report.html", "card", CONFIG, IDENTITY, MANIFEST),

@@ -113,10 +113,17 @@ def ask(
     if (most := settings.max_blocks_per_network) is not None:
         key = f"composition.max_blocks_per_network={most}"
         limits += [Limit(key, of(name, "required"), high=most) for name in names]
-    if (settings.min_blocks, settings.max_blocks) != (1, None):
-        high = shape[0] if settings.max_blocks is None else settings.max_blocks
-        told = f"composition.min_blocks={settings.min_blocks} composition.max_blocks={high}"
-        limits.append(Limit(told, np.ones(shape, np.int64), settings.min_blocks, high))
+    for key, count in (("min_blocks", settings.min_blocks), ("required", len(set(settings.required)))):
+        if count > shape[0]:
+            raise UserError(
+                f"composition.{key} asks for {count} blocks or more: a composition has at most "
+                f"partition.num_blocks={shape[0]}; type less, or a larger partition.num_blocks=..."
+            )
+    if settings.min_blocks > 1:
+        limits.append(Limit(f"composition.min_blocks={settings.min_blocks}", np.ones(shape, int), settings.min_blocks))
+    if settings.max_blocks is not None:
+        key = f"composition.max_blocks={settings.max_blocks}"
+        limits.append(Limit(key, np.ones(shape, int), high=settings.max_blocks))
     return Question(table, budget, (*limits, *_one_of_each_set(table, partition)))
 
 
@@ -212,12 +219,22 @@ def _nothing_fits(question: Question) -> str:
     clash = clashing_limits(question.programme(), names)
     values = {f"budget.{name}": value for name, value in question.budget.limits().items()}
     told = [f"{name}={values[name]}" if name in values else name for name in dict.fromkeys(clash)]
-    if all(name in values for name in clash):
+    if not question.limits:
         return infeasible(question.table, question.budget, told)
     if told == ["partition.mode"]:
         return (
             f"no composition within {question.budget} takes its blocks from different equivalence sets: widen the "
             "budget, or type partition.mode=stage"
         )
-    advice = "partition.mode=stage" if "partition.mode" in told else "another of them"
-    return f"no composition keeps {' and '.join(told)}: lift one of these limits, or type {advice}"
+    ways = [way for name in clash if name in values and (way := _nearest_limit(question, name.removeprefix("budget.")))]
+    advice = " or ".join([*ways, *(["partition.mode=stage"] if "partition.mode" in told else [])])
+    return f"no composition keeps {' and '.join(told)}: " + (f"type {advice}" if advice else "lift one of these limits")
+
+
+def _nearest_limit(question: Question, name: str) -> str | None:
+    """The value of one limit of the budget, exact, at which something keeps all the others; None if nothing does."""
+    unit, sign = int(name.endswith("macs")), -1 if name.startswith("max") else 1
+    value = PathCosts(*(sign * part[unit : unit + 1].astype(float) for part in question.table.costs.parts()))
+    others = Question(question.table, question.budget.without([name]), question.limits)
+    found = best_paths(others.programme(value))
+    return f"budget.{name}={found[0].costs[unit]}" if found else None

@@ -59,15 +59,15 @@ def write_report(found: SearchResult, settings: SearchSettings, directory: Path)
 
 def _write_front(found: SearchResult, proxy: str, directory: Path) -> tuple[Path, ...]:
     """Writes ``front.csv``, cheapest first, and a blueprint each as ``front/NNN.yaml``."""
-    (directory / "front").mkdir(exist_ok=True)
-    rows = []
+    rows, files = [], []
     for number, (entry, blueprint) in enumerate(found.front):
         c, path = entry.candidate, directory / "front" / f"{number:03}.yaml"
         write_blueprint(path, blueprint)
+        files.append(path)
         rows.append([f"front/{path.name}", c.composition, c.kind, c.num_params, c.macs, entry.scores[proxy]])
     table = directory / "front.csv"
     write_csv(table, ["blueprint", "composition", "kind", "num_params", "macs", f"score_{proxy}"], rows)
-    return (table,)
+    return table, *files
 
 
 def write_candidates_csv(path: str | Path, scored: Iterable[ScoredCandidate], picked: Candidate | None = None) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ import deploy.__main__ as command
 from deploy import Model, load
 from deploy.measures import Evaluation
 from tests.deploy.deploy_stand_ins import save
+from zoo.blueprint import read_bundle, write_bundle
+from zoo.blueprint.seen import SeenImages
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -167,7 +170,10 @@ def test_complete_replaces_the_bundle_of_a_run(
     clone: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(clone.network, tmp_path / "bundle")
+    record = (SeenImages("digits", {"0": "00000000000000ff"}, (3, 8)),)
+    write_bundle(tmp_path / "bundle", replace(read_bundle(tmp_path / "bundle"), seen=record))
     assert main("complete", tmp_path / "bundle") == 0
+    assert read_bundle(tmp_path / "bundle").seen == record
     assert "complete; without the zoo its logits are the same, bit for bit" in capsys.readouterr().out
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import math
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from reassembly.network import assemble
 from reassembly.pipeline import Search
 from reassembly.proxies import PROXIES, Proxy
 from reassembly.proxies.leep import leep_score
+from reassembly.report import write_report
 from reassembly.settings import (
     AdapterSettings,
     Budget,
@@ -28,12 +30,13 @@ from reassembly.settings import (
     SimilaritySettings,
 )
 from zoo import chain_cache
-from zoo.blueprint import BlockSpec
+from zoo.blueprint import BlockSpec, read_blueprint
 from zoo.chain.costs import count
 from zoo.chain.signals import pool
 from zoo.errors import UserError
 from zoo.loading import load_chain
 from zoo.registry import Zoo, read_zoo
+from zoo.storage.reports import kept_report
 from zoo.storage.store import Store
 from zoo.weights import PROJECT_ROOT
 
@@ -289,8 +292,39 @@ def test_compositions_keep_the_wishes_of_the_user(zoo, data, root, wishes, kept,
 
 def test_wishes_that_nothing_keeps_name_each_other(zoo, data, root):
     wishes = CompositionSettings(required=("vit_digits", "regnety_even"), max_blocks=1)
-    with pytest.raises(UserError, match=r"no composition keeps .*required=\[vit_digits\] and .*min_blocks=1") as caught:
+    with pytest.raises(UserError, match=r"no composition keeps .*required=\[vit_digits\] and .*max_blocks=1") as caught:
         search(zoo, data, root, replace(SETTINGS, composition=wishes)).run()
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="nobody"):
         search(zoo, data, root, replace(SETTINGS, composition=CompositionSettings(forbidden=("nobody",)))).run()
+
+
+def test_a_wish_that_no_budget_meets_is_refused_for_the_number_of_blocks(zoo, data, root):
+    wishes = CompositionSettings(required=("vit_digits", "regnety_even", "resnet_digits"))
+    with pytest.raises(UserError, match=r"composition\.required asks for 3 blocks .* partition\.num_blocks=2"):
+        search(zoo, data, root, replace(SETTINGS, composition=wishes)).run()
+
+
+def test_a_budget_that_clashes_with_wishes_is_answered_with_the_nearest_one(zoo, data, root):
+    wishes = CompositionSettings(required=("vit_digits", "regnety_even"))
+    settings = replace(SETTINGS, composition=wishes, budget=Budget(max_params=1000))
+    with pytest.raises(UserError, match=r"type budget\.max_params=\d+$") as caught:
+        search(zoo, data, root, settings).run()
+    limit = int(str(caught.value).rpartition("=")[2])
+    found = search(zoo, data, root, replace(settings, budget=Budget(max_params=limit))).run().candidates
+    assert min(entry.candidate.num_params for entry in found) == limit
+    with pytest.raises(UserError, match="no composition"):
+        search(zoo, data, root, replace(settings, budget=Budget(max_params=limit - 1))).run()
+
+
+def test_every_composition_of_the_front_lies_beside_its_table(zoo, data, root, tmp_path):
+    settings = replace(SETTINGS, budget=Budget(pareto=True))
+    found, store = search(zoo, data, root, settings).run(), Store(tmp_path / "store")
+    for directory in (tmp_path / "drawn", tmp_path / "kept"):
+        kept_report(store, "front", directory, lambda place: write_report(found, settings, place), "reassembly")
+        with (directory / "front.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == len(found.front)
+        for row, (entry, blueprint) in zip(rows, found.front, strict=True):
+            assert read_blueprint(directory / row["blueprint"]) == blueprint
+            assert int(row["macs"]) == entry.candidate.macs

@@ -29,9 +29,10 @@ def kept_report(
 
     def compute() -> StageResult:
         with tempfile.TemporaryDirectory() as temporary:
-            report = write(Path(temporary))
-            names = {field.name: _names(getattr(report, field.name)) for field in dataclasses.fields(report)}
-            contents = {path.name: np.frombuffer(path.read_bytes(), np.uint8).copy() for path in report.all}
+            root = Path(temporary)
+            report = write(root)
+            names = {field.name: _names(root, getattr(report, field.name)) for field in dataclasses.fields(report)}
+            contents = {_names(root, path): np.frombuffer(path.read_bytes(), np.uint8).copy() for path in report.all}
         return StageResult({name: torch.from_numpy(content) for name, content in contents.items()}, names)
 
     found = store.fetch(f"{method}_report", inputs, compute)
@@ -40,8 +41,9 @@ def kept_report(
     return ReportFiles(**{field: _paths(directory, names) for field, names in found.values.items()})
 
 
-def _names(paths: Path | tuple[Path, ...]) -> str | list[str]:
-    return paths.name if isinstance(paths, Path) else [path.name for path in paths]
+def _names(root: Path, paths: Path | tuple[Path, ...]) -> str | list[str]:
+    one = isinstance(paths, Path)
+    return paths.relative_to(root).as_posix() if one else [path.relative_to(root).as_posix() for path in paths]
 
 
 def _paths(directory: Path, names: str | list[str]) -> Path | tuple[Path, ...]:
