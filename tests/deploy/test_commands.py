@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import deploy.__main__ as command
+from cloning.blueprint import CloningBlueprint
 from deploy import Model, load
 from deploy.measures import Evaluation
 from tests.deploy.deploy_stand_ins import save
@@ -171,9 +172,9 @@ def test_complete_replaces_the_bundle_of_a_run(
 ) -> None:
     save(clone.network, tmp_path / "bundle")
     record = (SeenImages("digits", {"0": "00000000000000ff"}, (3, 8)),)
-    write_bundle(tmp_path / "bundle", replace(read_bundle(tmp_path / "bundle"), seen=record))
+    write_bundle(tmp_path / "bundle", replace(read_bundle(tmp_path / "bundle", CloningBlueprint), seen=record))
     assert main("complete", tmp_path / "bundle") == 0
-    assert read_bundle(tmp_path / "bundle").seen == record
+    assert read_bundle(tmp_path / "bundle", CloningBlueprint).seen == record
     assert "complete; without the zoo its logits are the same, bit for bit" in capsys.readouterr().out
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("")
