@@ -181,7 +181,7 @@ def test_every_proxy_states_its_name_needs_and_cost():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "naswto"}, "proxy.name=naswto is unknown; allowed are ridge, logme, naswot"),
+        ({"name": "naswto"}, "proxy.name=naswto is unknown; allowed are ridge, logme, leep, nleep, naswot"),
         ({"also": ("tse",)}, "tse is unknown"),
         ({"adapters": "ridge"}, "proxy.adapters=ridge is unknown; allowed are random, closed_form"),
         ({"num_draws": 0}, "proxy.num_draws=0 is out of range; allowed: at least 1"),

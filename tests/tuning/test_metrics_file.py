@@ -63,7 +63,8 @@ def test_a_run_logs_its_start_every_epoch_and_steps_between(tmp_path, caplog):
     assert float(rows[-1]["train/learning_rate"]) == pytest.approx(0.002)
     assert not any(name.startswith("test") for name in rows[0])
     assert [float(row["val/loss"]) for row in rows if row["val/loss"]] == [row["val/loss"] for row in result.curves]
-    told = [message for message in caplog.messages if message.startswith("epoch")]
+    told = [record.getMessage() for record in caplog.records if record.name == "tuning.curves"]
+    told = [message for message in told if message.startswith("epoch")]
     assert len(told) == 4
     assert re.fullmatch(r"epoch 0.75/2, step 3: loss [\d.]+; \d+ images/s, learning rate .*", told[0])
     assert re.fullmatch(
