@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -10,8 +9,7 @@ from torch import Tensor
 
 from datamodules.base import ImageDataModule
 from datamodules.batches import BatchOrder, ImageLoader, Split, derived_generator
-from datamodules.images import ChooseBox, LabelledImages
-from zoo.entries import InputSpec
+from datamodules.renumbered import Relabelled
 from zoo.errors import UserError
 from zoo.storage.records import neighbours
 
@@ -46,7 +44,7 @@ class CorrectionData(ImageDataModule):
                 raise UserError(
                     f"{parent.name} has no images of class {name!r}: {neighbours(name, parent.class_names)}"
                 )
-        source = _Relabelled(parent._source, [parent.class_names.index(name) for name in classes])
+        source = Relabelled(parent._source, [parent.class_names.index(name) for name in classes])
         train, generator = [], derived_generator(parent.seed, "correction")
         for label, name in enumerate(classes):
             members = parent._splits["train"]
@@ -78,34 +76,6 @@ class CorrectionData(ImageDataModule):
         loader = super().train_dataloader()
         order = _BalancedOrder(loader.dataset, self._source.labels[self._splits["train"]], self.batch_size, self.seed)
         return ImageLoader(loader.dataset, order, **self._loading)
-
-
-class _Relabelled(LabelledImages):
-    """The images of another source under other labels; -1 marks those of no class."""
-
-    def __init__(self, source: LabelledImages, old_labels: Sequence[int]) -> None:
-        self._source = source
-        self.labels = torch.full_like(source.labels, -1)
-        for label, old in enumerate(old_labels):
-            self.labels[source.labels == old] = label
-        content = f"{source.digest}\0{list(old_labels)}"
-        self.digest = f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
-        self.digest_covers, self.sizes_vary = source.digest_covers, source.sizes_vary
-
-    def listed(self, index: int) -> tuple[str, int, int]:
-        return self._source.listed(index)
-
-    def keys(self) -> Tensor:
-        return self._source.keys()
-
-    def image(self, index: int) -> Tensor:
-        return self._source.image(index)
-
-    def window(self, index: int, choose: ChooseBox) -> Tensor:
-        return self._source.window(index, choose)
-
-    def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
-        return self._source.load(indices, spec)
 
 
 class _Repeated:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
-from datamodules.images import LabelledImages
+from datamodules.images import ChooseBox, LabelledImages
 from zoo.entries import InputSpec
 
 
@@ -22,7 +22,8 @@ class Renumbered(ImageDataModule):
     """
 
     def __init__(self, parent: ImageDataModule, classes: Sequence[str]) -> None:
-        source = _Renumbered(parent._source, parent.class_names, classes)
+        given = list(parent.class_names)
+        source = Relabelled(parent._source, [given.index(name) if name in given else -1 for name in classes])
         splits = {split: indices[source.labels[indices] >= 0] for split, indices in parent._splits.items()}
         super().__init__(
             name=parent.name,
@@ -36,22 +37,35 @@ class Renumbered(ImageDataModule):
         self.input = parent.input
 
 
-class _Renumbered(LabelledImages):
-    """The images of another source; -1 marks those of no class."""
+class Relabelled(LabelledImages):
+    """The images of another source under other labels; -1 marks those of no class.
 
-    def __init__(self, source: LabelledImages, given: Sequence[str], wanted: Sequence[str]) -> None:
+    Args:
+        source: Where the images come from.
+        old_labels: By new label, the label there; -1 where it has no such class.
+    """
+
+    def __init__(self, source: LabelledImages, old_labels: Sequence[int]) -> None:
         self._source = source
-        numbers = {name: label for label, name in enumerate(wanted)}
-        self.labels = torch.tensor([numbers.get(name, -1) for name in given])[source.labels]
-        content = "\0".join([source.digest, *given, "", *wanted])
+        self.labels = torch.full_like(source.labels, -1)
+        for label, old in enumerate(old_labels):
+            if old >= 0:
+                self.labels[source.labels == old] = label
+        content = f"{source.digest}\0{list(old_labels)}"
         self.digest = f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
         self.digest_covers, self.sizes_vary = source.digest_covers, source.sizes_vary
 
     def listed(self, index: int) -> tuple[str, int, int]:
         return self._source.listed(index)
 
+    def keys(self) -> Tensor:
+        return self._source.keys()
+
     def image(self, index: int) -> Tensor:
         return self._source.image(index)
+
+    def window(self, index: int, choose: ChooseBox) -> Tensor:
+        return self._source.window(index, choose)
 
     def load(self, indices: Sequence[int], spec: InputSpec) -> Tensor:
         return self._source.load(indices, spec)

@@ -12,7 +12,8 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from reassembly.enumeration import PathCosts, best_path
+from reassembly.enumeration import PathCosts
+from reassembly.programme import Programme, best_paths
 from reassembly.settings import Budget
 from zoo.blueprint import BlockSpec, composition
 from zoo.chain import Costs
@@ -147,14 +148,13 @@ def _nearest(table: CostTable, budget: Budget, names: Sequence[str]) -> _Fix | N
         scale = 1 if len(names) == 1 else max(limits[name], 1)
         weights[name.endswith("macs")] = sign / scale
         at_limits += sign * limits[name] / scale
-    low, high = map(np.asarray, budget.without(names).bounds())
-    found = best_path(table.costs, low, high, table.costs.combined(weights))
-    if found is None:
+    low, high = (np.array(side, np.int64) for side in budget.without(names).bounds())
+    found = best_paths(Programme(table.costs.combined([-weight for weight in weights]), table.costs, low, high))
+    if not found:
         return None
-    excess, path = found
-    candidate = table.candidate(path, table.costs.total(path))
+    candidate = table.candidate(found[0].path, found[0].costs)
     values = {name: candidate.num_params if name.endswith("params") else candidate.macs for name in names}
-    return _Fix(excess - at_limits, candidate, values)
+    return _Fix(-found[0].value - at_limits, candidate, values)
 
 
 def joined(blocks: Sequence[BlockSpec]) -> tuple[BlockSpec, ...]:

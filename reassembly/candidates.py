@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,12 +58,12 @@ class Question:
         """Networks that a composition may begin with or go on from, as far as each limit alone can tell."""
         programme = self.programme()
         seams = Table(programme).promising(np.zeros(len(programme.low) + len(self.limits)), -np.inf)
-        begin = {int(i) for paths in self._beginnings() for i in paths}
         names = [block.network for block in self.table.blocks[0]]
-        return [name for i, name in enumerate(names) if i in begin or any((before == i).any() for before, _ in seams)]
-
-    def _beginnings(self) -> Iterator[Iterable[int]]:
-        yield (i for i in range(self.table.costs.num_items) if self.programme().admits((i,)))
+        return [
+            name
+            for i, name in enumerate(names)
+            if programme.admits((i,)) or any((before == i).any() for before, _ in seams)
+        ]
 
     def unmixed(self) -> list[Candidate]:
         """The admitted whole and truncated networks."""

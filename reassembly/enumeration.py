@@ -111,37 +111,3 @@ def feasible_paths(costs: PathCosts, low: np.ndarray, high: np.ndarray, length: 
     first = keep(np.arange(costs.num_items)[:, None], costs.unary[:, 0])
     if len(first):
         yield from grow(first)
-
-
-def best_path(
-    costs: PathCosts, low: np.ndarray, high: np.ndarray, value: PathCosts
-) -> tuple[float, tuple[int, ...]] | None:
-    """The feasible path, of any length, with the least ``value`` (one quantity), exact; None if there is none.
-
-    Depth-first branch and bound: children in the order of their lower bound, cut by the incumbent and by the limits.
-    Ties go to the path met first.
-    """
-    best: tuple[float, tuple[int, ...]] | None = None
-    for length in range(1, costs.num_stages + 1):
-        least, most = costs.to_go(length, np.min), costs.to_go(length, np.max)
-        bound = [row[0] for row in value.to_go(length, np.min)]
-        every = np.arange(costs.num_items)
-        stack = [((), np.zeros_like(costs.unary[:, 0, 0]), 0.0, -np.inf)]
-        while stack:
-            path, spent, worth, lower = stack.pop()
-            if best is not None and lower >= best[0]:
-                continue
-            stage = len(path)
-            if stage == length:
-                best = (lower, path)
-                continue
-            spent = spent[:, None] + costs.unary[:, stage]
-            worths = worth + value.unary[0, stage]
-            if path:
-                spent = spent + costs.pairwise[:, stage - 1, path[-1]]
-                worths = worths + value.pairwise[0, stage - 1, path[-1]]
-            fits = ((spent + least[stage] <= high[:, None]) & (spent + most[stage] >= low[:, None])).all(0)
-            lowers = worths + bound[stage]
-            order = every[fits][np.argsort(lowers[fits], kind="stable")]
-            stack += [((*path, int(i)), spent[:, i], worths[i], lowers[i]) for i in order[::-1]]
-    return best
