@@ -114,12 +114,13 @@ def defaults(cases: Sequence[str], seeds: Iterable[int], *, append: bool) -> Non
     """Runs the test of the defaults; writes ``benchmarks/results/tuning.json`` and ``.md`` as it goes on."""
     stored = RESULTS / "tuning.json"
     rows = [Row(**row) for row in json.loads(stored.read_text())] if append and stored.exists() else []
-    known = {(row.case, row.seed) for row in rows}
-    for seed, case in itertools.product(seeds, cases):
-        if (case, seed) in known:
+    known = {(row.case, row.seed, row.way) for row in rows}
+    for case, seed in itertools.product(cases, seeds):
+        left = [way for way in ways(case) if (case, seed, way[0]) not in known]
+        if not left:
             continue
         network, data = build(case, seed)
-        for way, settings, optimizer in ways(case):
+        for way, settings, optimizer in left:
             rows.append(tuned(case, way, seed, network, data, settings, optimizer))
             print(rows[-1], flush=True)
             write_json(stored, [asdict(row) for row in rows])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import weakref
 
 import pytest
@@ -169,13 +170,40 @@ def test_rows_that_are_missing_are_noticed():
         fit_ridge(Batches(20, lambda: iter(features[:16].split(4))), labels, 3)
 
 
+def margins(num_images, num_wrong, num_classes=2):
+    """Scores whose right class leads by 0.8, but for some images whose class trails by as much."""
+    labels = torch.arange(num_images) % num_classes
+    scores = torch.zeros(num_images, num_classes, dtype=torch.float64)
+    scores[torch.arange(num_images), labels] = 0.8
+    scores[:num_wrong] = scores[:num_wrong].roll(1, dims=1)
+    return scores, labels
+
+
 def test_calibration_takes_the_factor_of_the_least_cross_entropy():
-    scores = torch.tensor([[0.2, 0.0], [0.0, 0.2], [0.1, 0.0], [0.05, 0.0]], dtype=torch.float64)
-    labels = torch.tensor([0, 1, 0, 1])
+    scores, labels = margins(4000, 400, num_classes=5)
     factor = calibrate(scores, labels)
 
     def loss(factor):
         return nn.functional.cross_entropy(factor * scores, labels)
 
-    assert 1 < factor < 100
-    assert loss(factor) <= min(loss(factor * 1.1), loss(factor / 1.1))
+    assert loss(factor) <= min(loss(factor * 1.06), loss(factor / 1.06))
+    assert calibrate(scores.split(7), labels) == factor
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 20])
+@pytest.mark.parametrize("num_images", [6, 40, 1000])
+def test_images_without_a_mistake_make_for_a_confidence_of_their_number(num_images, num_classes):
+    scores, labels = margins(num_images, 0, num_classes)
+    expected = math.log((num_images + 1) * (num_classes - 1)) / 0.8  # right to wrong as n + 1 to 1
+    assert calibrate(scores, labels) == pytest.approx(expected, rel=0.06)  # the step of the grid
+
+
+def test_few_separable_images_give_a_head_that_survives_a_mistake():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(12) % 2
+    features = 10.0 * nn.functional.one_hot(labels, 6) + 0.1 * torch.randn(12, 6, generator=generator)
+    fit = fit_ridge(features, labels, 2)
+    factor = calibrate(fit.leave_one_out(features, labels), labels)
+    wrong = factor * (features @ fit.weight.T.float() + fit.bias.float())
+    assert fit.loo_accuracy == 1
+    assert nn.functional.cross_entropy(wrong, 1 - labels) < 5
