@@ -170,9 +170,9 @@ def calibrate(scores: Tensor | Iterable[Tensor], labels: Tensor) -> float:
     """The factor between 1 and 100 that turns regression scores (n, C) into logits of the least cross-entropy.
 
     Given leave-one-out scores, all at once or in batches, it makes the confidence of a ridge head honest; the accuracy
-    stays as it is. n images without a mistake tell of a chance of 1 / (n + 2) to be wrong, not of none: the labels count
-    as 1 - 1 / (n + 2), the rest on the other classes alike (Platt 1999, eq. 9, for C classes). So few images never make
-    for a confidence without bounds, and many leave the factor what it would be.
+    stays as it is. n images without a mistake tell of a chance of 1 / (n + 2) to be wrong, not of none: the labels
+    count as 1 - 1 / (n + 2), the rest goes to the other classes alike (Platt 1999, for C classes). So few images never
+    make for a confidence without bounds, and many leave the factor what it would be.
     """
     factors = torch.logspace(0, 2, 81, dtype=torch.float64).tolist()
     losses, start = [0.0] * len(factors), 0
