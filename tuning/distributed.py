@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVar
 
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
 
 
@@ -17,6 +20,29 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this is the process that decides and writes."""
     return world_size() == 1 or dist.get_rank() == 0
+
+
+def start_processes(trainer: pl.Trainer) -> None:
+    """Starts and connects the processes of a trainer now, not at its first run: what is computed before is shared."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.launch(trainer.strategy.setup_environment)
+
+
+@torch.no_grad()
+def take_from_main(tensors: Iterable[Tensor], device: torch.device) -> None:
+    """Gives tensors, in place, the values that they have in the main process, bit for bit.
+
+    Args:
+        tensors: The same number, shapes and dtypes in every process.
+        device: That the processes are connected by.
+    """
+    if world_size() == 1:
+        return
+    for tensor in tensors:
+        there = tensor.detach().to(device).contiguous()
+        dist.broadcast(there, 0)
+        tensor.copy_(there)
 
 
 Value = TypeVar("Value")

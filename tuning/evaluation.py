@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from tuning.data import IndexedData, TuningInputs
+from tuning.distributed import take_from_main
 from tuning.module import TuningModule
 from tuning.network import TunableNetwork
 from tuning.settings import Recipe
@@ -45,11 +46,12 @@ class Evaluation:
     trainer: pl.Trainer
 
     def candidate(self, name: str, inputs: TuningInputs) -> Candidate:
-        """The network's trained state and what it is worth on validation.
+        """The network's trained state, that of the main process in all of them, and what it is worth on validation.
 
         Raises:
             UserError: Its outputs are not finite.
         """
+        take_from_main(self.network.trained_state().values(), self.trainer.strategy.root_device)
         accuracy, loss = self.measure("val", inputs.body, inputs.loaders)
         log.info("%s: validation accuracy %.4f, loss %.4f", name, accuracy, loss)
         if not math.isfinite(loss):

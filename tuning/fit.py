@@ -18,6 +18,7 @@ from tuning.averaging import mean_state
 from tuning.checkpoints import BEST, LAST, Checkpoints
 from tuning.curves import Curves, Row, log_row
 from tuning.data import IndexedData, TuningData, TuningInputs, check_data, prepare_inputs
+from tuning.distributed import broadcast, start_processes, take_from_main
 from tuning.evaluation import Evaluation
 from tuning.feature_matching import check_warmup, match_features
 from tuning.first_epoch import FirstEpoch
@@ -152,6 +153,8 @@ def tune(
         evaluation = Evaluation(network, recipe, build_trainer(recipe.trainer, checkpoints.directory))
         device = evaluation.trainer.strategy.root_device
         with clock("start"):
+            start_processes(evaluation.trainer)
+            take_from_main(network.state_dict().values(), device)
             inputs = prepare_inputs(network, data, tuning, device)
             if tuning.warmup != "none":
                 assert home is not None, "tuning.warmup needs the tail's own network"
@@ -295,7 +298,7 @@ def _solve_head(
     except NotFiniteError as error:
         place = _first_not_finite(network, inputs, device)
         raise UserError(f"{place} gives values that are not finite") from error
-    temperature = calibrate(fit.leave_one_out(features, labels), labels)
+    fit, temperature = broadcast((fit, calibrate(fit.leave_one_out(features, labels), labels)))
     fit.copy_to(network.head, temperature=temperature)
     left_out = "" if inputs.complete else f" of {inputs.num_train:,} training images (tuning.head.max_images)"
     log.info("head solved on %s%s", f"{len(labels):,}", left_out or " images")

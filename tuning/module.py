@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from tuning.accumulation import Accumulation
 from tuning.averaging import MovingAverage
 from tuning.checkpoints import RECORD
-from tuning.distributed import gather_rows, is_main, total, world_size
+from tuning.distributed import gather_rows, is_main, take_from_main, total, world_size
 from tuning.losses import LeaveOneOutHead, cross_entropy, distillation
 from tuning.mixing import mix
 from tuning.network import TunableNetwork
@@ -190,6 +190,7 @@ class TuningModule(pl.LightningModule):
             features = self._features() if self.leave_one_out is not None else None
         if features is not None:
             self.leave_one_out.solve(features, self.network.head)
+            take_from_main(self.network.head.parameters(), self.device)
 
     def on_validation_epoch_end(self) -> None:
         """Goes back from the averaged weights to those that training goes on with."""

@@ -39,7 +39,8 @@ def test_two_processes_give_the_result_of_one(runs, name):
         if not key.startswith(("adapter.", "head.")):
             assert torch.equal(ranks[0]["network"][key], frozen[key]), key
     assert ranks[0]["losses"] == pytest.approx(one["losses"], rel=1e-3)
-    assert ranks[0]["epochs"] == ranks[1]["epochs"] == one["epochs"] == 2  # of four, where training stops early
+    epochs = min(ddp_driver.CASES[name].num_epochs, 2)  # of four, where training stops early
+    assert ranks[0]["epochs"] == ranks[1]["epochs"] == one["epochs"] == epochs
 
 
 def test_files_are_written_once(runs):
