@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import deploy
 from launch import interruption
 from zoo import threads
 
@@ -23,7 +24,7 @@ def main(config: Config) -> Mapping[str, Any]:
     from launch.job import open_job
 
     jobs = cloning_jobs if config.method.name == "cloning" else reassembly_jobs
-    with open_job(config, "search") as job:
+    with open_job(config, "search", lambda path: deploy.load(path)) as job:
         return job.completed or jobs.search(job)
 
 

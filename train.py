@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import deploy
 from launch import interruption
 from zoo import threads
 
@@ -30,7 +31,7 @@ def train(config: Config) -> Mapping[str, Any]:
     from launch.job import open_job
 
     jobs = cloning_jobs if config.method.name == "cloning" else reassembly_jobs
-    with open_job(config, "train") as job:
+    with open_job(config, "train", lambda path: deploy.load(path)) as job:
         return job.completed or jobs.train(job)
 
 

@@ -1,6 +1,5 @@
 """What is done with a result: open it, predict with it, measure it, complete it, export it."""
 
-from deploy.model import Model, Predictions
-from deploy.opening import load
+from zoo.lazy import exports
 
-__all__ = ["Model", "Predictions", "load"]
+__all__, __getattr__ = exports("deploy", {"deploy.model": ("Model", "Predictions"), "deploy.opening": ("load",)})

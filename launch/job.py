@@ -51,6 +51,9 @@ from zoo.storage.store import Store, content_key
 if TYPE_CHECKING:
     from tuning.reference import Reference
 
+OpenResult = Callable[[str], Any]
+"""Opens a run or a bundle by its path, as ``deploy.load`` does, which stands above this package."""
+
 log = logging.getLogger(__name__)
 
 
@@ -65,6 +68,7 @@ class Job:
         tracker: W&B, or nothing.
         store: of stage results.
         is_main: False in the further processes of a multi-GPU run, which write nothing.
+        open_result: opens what ``tuning.teacher`` names.
         completed: the metrics of an earlier identical job, where there is nothing left to do; else ``None``.
     """
 
@@ -75,6 +79,7 @@ class Job:
     tracker: Tracker
     store: Store
     is_main: bool
+    open_result: OpenResult
     completed: Mapping[str, Any] | None = None
 
     @property
@@ -98,7 +103,7 @@ class Job:
         from launch.teacher import open_teacher  # heavy
 
         cloned = self.config.task.classes if self.config.method.name == "cloning" else []
-        return open_teacher(self.config, self.zoo, cloned or self.data.class_names)
+        return open_teacher(self.config, self.zoo, cloned or self.data.class_names, self.open_result)
 
     def finish(
         self, metrics: Mapping[str, Any], *, files: Sequence[Path], untold: Collection[str] = (), **result: Any
@@ -156,7 +161,7 @@ def run_directory(config: Config, command: str) -> tuple[Path, str]:
 
 
 @contextmanager
-def open_job(config: Config, command: str) -> Iterator[Job]:
+def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[Job]:
     """Opens the job of a configuration in its directory, see ``launch.run_directory``.
 
     On bad input what this job has made is removed again, so that nothing half-written stays; on any other failure the
@@ -171,7 +176,9 @@ def open_job(config: Config, command: str) -> Iterator[Job]:
     if not is_main:
         logging.getLogger().setLevel(logging.WARNING)  # the main process tells it once
         run_dir = find_run(directory)
-        yield Job(config, directory, run_dir, read_inputs(config, command), Tracker(run_dir), store, is_main)
+        yield Job(
+            config, directory, run_dir, read_inputs(config, command), Tracker(run_dir), store, is_main, open_result
+        )
         return
     interruption.advise(interruption.AGAIN)
     with owned(directory, key) as is_new, _Log() as log_file:
@@ -180,7 +187,7 @@ def open_job(config: Config, command: str) -> Iterator[Job]:
             run_dir, inputs = find_run(directory), read_inputs(config, command)
             if completed := _completed(config, directory, run_dir, inputs):
                 log.info("completed before: %s", directory)
-                yield Job(config, directory, run_dir, inputs, Tracker(run_dir), store, is_main, completed)
+                yield Job(config, directory, run_dir, inputs, Tracker(run_dir), store, is_main, open_result, completed)
                 return
             if config.resume is None:
                 _begin(config, directory, run_dir, inputs)
@@ -202,7 +209,7 @@ def open_job(config: Config, command: str) -> Iterator[Job]:
                 config=asdict(config),
                 resume=config.resume is not None,
             ) as tracker:
-                yield Job(config, directory, run_dir, inputs, tracker, store, is_main)
+                yield Job(config, directory, run_dir, inputs, tracker, store, is_main, open_result)
         except BaseException as error:
             log.debug("the job failed", exc_info=True)
             is_own = is_new or run_dir != directory

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launch.schema import Config
 from zoo.blueprint import BLUEPRINT_FILE, WEIGHTS_FILE
@@ -39,11 +39,14 @@ def check_teacher(config: Config, zoo: Zoo) -> None:
         )
 
 
-def open_teacher(config: Config, zoo: Zoo, classes: Sequence[str]) -> Reference | None:
+def open_teacher(
+    config: Config, zoo: Zoo, classes: Sequence[str], open_result: Callable[[str], Any]
+) -> Reference | None:
     """Loads the teacher, frozen; None where there is none.
 
     Args:
         classes: Of the data, all of which it must know by name.
+        open_result: What opens a run or a bundle by its path, as ``deploy.load`` does.
 
     Raises:
         UserError: It cannot be loaded, or lacks a class.
@@ -59,9 +62,7 @@ def open_teacher(config: Config, zoo: Zoo, classes: Sequence[str]) -> Reference 
         entry, network = zoo[name], load_network(zoo[name])
         teacher = Reference(name, network, entry.input, count(network, entry.input.example()), tuple(entry.classes))
     else:
-        from deploy import load  # heavy
-
-        model = load(name)
+        model = open_result(name)
         model.require_weights()
         teacher = Reference(name, model.network, model.input, model.costs, model.classes)
     teacher.columns(classes)

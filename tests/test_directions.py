@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from deploy.__main__ import COMMANDS
-
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = {"hydra", "omegaconf", "conf", "launch"}
 ABOVE_METHODS = {"deploy", "studies", "benchmarks", *CONFIG}
@@ -20,8 +18,7 @@ FORBIDDEN = {
     "tuning": {"reassembly", "cloning", "datamodules", *ABOVE_METHODS},
     "reassembly": {"cloning", *ABOVE_METHODS},
     "cloning": {"reassembly", *ABOVE_METHODS},
-    # side by side: a job opens a teacher as deploy opens any result, and deploy opens a data set as a job does
-    "launch": {"studies", "benchmarks"},
+    "launch": {"deploy", "studies", "benchmarks"},
     "deploy": {"studies", "benchmarks", *HYDRA},
 }
 # Of the ground floor, what each room may import of it.
@@ -47,9 +44,8 @@ def imported(path: Path) -> set[str]:
 
 
 def files_of(package: str) -> list[Path]:
-    """The files of a package, without the commands of ``deploy``: entry points, as search.py and train.py are."""
-    commands = {PROJECT / "deploy" / f"{name}.py" for name in COMMANDS}
-    return sorted(set((PROJECT / package.replace(".", "/")).rglob("*.py")) - commands)
+    """The files of a package."""
+    return sorted((PROJECT / package.replace(".", "/")).rglob("*.py"))
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)

@@ -7,8 +7,7 @@ itself (entries, registry, weights, loading). What others build on stands below,
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from zoo.lazy import exports
 
 _PLACES = {
     "zoo.errors": ("UserError",),
@@ -27,16 +26,4 @@ _PLACES = {
         "write_bundle",
     ),
 }
-_PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
-
-__all__ = sorted(_PLACE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACE_OF:
-        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACE_OF[name]), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__all__, __getattr__ = exports("zoo", _PLACES)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
-from collections.abc import Iterator, MutableMapping
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
@@ -35,3 +36,20 @@ class Registry(MutableMapping[str, Value]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+def exports(package: str, places: Mapping[str, Sequence[str]]) -> tuple[list[str], Callable[[str], Any]]:
+    """Returns ``__all__`` and ``__getattr__`` (PEP 562) of a package whose public names lie in its modules.
+
+    Args:
+        package: Its name.
+        places: The names by the module that defines them.
+    """
+    place_of = {name: place for place, names in places.items() for name in names}
+
+    def get(name: str) -> Any:
+        if name not in place_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(place_of[name]), name)
+
+    return sorted(place_of), get

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
+import deploy
 from launch.checks import configured
 from launch.job import Job, open_job
 from launch.schema import Config, register
@@ -43,7 +44,7 @@ def checked(command: str, *overrides: str) -> Config:
 
 def perform(command: str, stages: Callable[[Job], Mapping[str, Any]], *overrides: str) -> Mapping[str, Any]:
     """Runs a command with ``stages`` in the place of search or training."""
-    with open_job(checked(command, *overrides), command) as job:
+    with open_job(checked(command, *overrides), command, deploy.load) as job:
         return job.completed or stages(job)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hydra.errors import InstantiationException
 
+import deploy
 from launch import parent
 from launch.checks import check
 from launch.job import open_job
@@ -35,7 +36,7 @@ class Training:
         self.stops = stops
 
     def __call__(self, config: Config) -> Mapping[str, Any]:
-        with open_job(config, "train") as job:
+        with open_job(config, "train", deploy.load) as job:
             if job.completed:
                 return job.completed
             self.configs.append(config)
