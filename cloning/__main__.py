@@ -1,11 +1,11 @@
-"""``python -m cloning pack | unpack | repair``: cloned networks as single files that travel."""
+"""``python -m cloning pack | unpack | repair | add | remove | list | serve``: cloned networks as files that travel."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from zoo import threads
@@ -16,8 +16,10 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
+from cloning import surgery
 from cloning.blueprint import CloningBlueprint
-from cloning.bundle import MAGIC, TOLERANCES, Unpacked, from_bundle, pack, repair, to_bundle, unpack
+from cloning.bundle import MAGIC, TOLERANCES, Unpacked, from_bundle, pack, repair, to_bundle
+from cloning.composite import unpack_any
 from cloning.frozen import FrozenNetworks
 from cloning.measures import size_share
 from cloning.network import ClonedNetwork
@@ -56,18 +58,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         required=True,
         help="safetensors file: images (n, C, H, W) in [0, 1] of the target's size, labels (n,) by the clone's classes",
     )
-    for command in (packing, unpacking, repairing):
+    for command in (packing, unpacking, repairing, *surgery.add_arguments(commands)):
         command.add_argument("--zoo", default="embedded", help="name in conf/zoo, or path of a YAML file")
     options = parser.parse_args(arguments)
     try:
-        print(_COMMANDS[options.command](options))
+        told = _COMMANDS[options.command](options)
+        told, status = told if isinstance(told, tuple) else (told, 0)
+        print(told)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
         print(f"{error.filename}: {error.strerror}", file=sys.stderr)
         return 1
-    return 0
+    return status
 
 
 def _pack(options: argparse.Namespace) -> str:
@@ -86,7 +90,7 @@ def _unpack(options: argparse.Namespace) -> str:
         raise UserError(f"--tolerance={options.tolerance}: expected a share of the largest logit, 0 or more")
     if options.output:
         _require_bundle_place(options.output)
-    found = unpack(options.file, _networks(options.zoo), tolerance=options.tolerance)
+    found = unpack_any(options.file, _networks(options.zoo), tolerance=options.tolerance)
     if options.output:
         write_bundle(options.output, to_bundle(found.network))
     return _report(found)
@@ -144,6 +148,11 @@ def _require_bundle_place(path: Path) -> None:
         raise UserError(f"--output={path} is there and no bundle: give another directory")
 
 
+def _list(options: argparse.Namespace) -> tuple[str, int]:
+    told, num_damaged = surgery.listed(options.paths)
+    return told, 1 if num_damaged else 0
+
+
 def _report(found: Unpacked) -> str:
     network = found.network
     grafts = "; ".join(f"{c.source.name} gives {','.join(c.classes)} at {c.position}" for c in network.clones)
@@ -158,7 +167,14 @@ def _networks(zoo: str) -> FrozenNetworks:
 
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_COMMANDS = {"pack": _pack, "unpack": _unpack, "repair": _repair}
+_COMMANDS: Mapping[str, Callable[[argparse.Namespace], str | tuple[str, int]]] = {
+    "pack": _pack,
+    "unpack": _unpack,
+    "repair": _repair,
+    "add": surgery.add,
+    "remove": surgery.remove,
+    "list": _list,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -132,6 +132,15 @@ def new_adapter(target: FrozenNetwork, clone: Clone, kernel_size: int) -> Adapte
     return Adapter(target.chain.signal(clone.position), clone.source.chain.signal(start), kernel_size=kernel_size)
 
 
+def num_open_gates(spec: CloneSpec) -> int:
+    """How many gates are open; those that are not base64 count as none."""
+    try:
+        packed = base64.b64decode(spec.gates, validate=True)
+    except (binascii.Error, ValueError):
+        return 0
+    return int.from_bytes(packed, "big").bit_count()
+
+
 def _gates(spec: CloneSpec, source: FrozenNetwork) -> torch.Tensor:
     expected = num_gates(source.sites)
     try:

@@ -14,7 +14,6 @@ good checksum is no reason to believe it.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import zlib
@@ -30,16 +29,17 @@ from torch import Tensor
 
 from cloning.blueprint import CloningBlueprint, build, describe
 from cloning.fitting import solve_network_head, with_fitted_adapters
+from cloning.framing import Packed, framed, unframed
 from cloning.frozen import FrozenNetwork
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
 from zoo.blueprint import Bundle, check_tensors, parse_blueprint, to_text
-from zoo.entries import ZooEntry
+from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
 from zoo.loading import load_chain
 from zoo.registry import Zoo
-from zoo.storage.files import read_bytes, write_bytes
-from zoo.storage.plain import MAX_BYTES, inflate, one_line, parse_json
+from zoo.storage.files import write_bytes
+from zoo.storage.plain import MAX_BYTES, inflate, one_line
 from zoo.storage.records import from_plain, short_repr
 
 MAGIC = b"huozi-clone/1"
@@ -47,8 +47,6 @@ LEARNT = ("adapters", "head")
 _STORED = "networks/"
 SECTIONS = ("blueprint", *LEARNT, "probe")
 NUM_PROBES = 4
-MAX_FILE_BYTES = 2**31
-MAX_HEADER_BYTES = 2**12
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2}
 """How far logits may be from the sender's, as a share of the largest: other hardware and libraries round in another
@@ -133,11 +131,18 @@ def _holds_copies(bundle: Bundle) -> bool:
 
 
 def pack(network: ClonedNetwork, path: str | Path, *, dtype: str = "float32") -> int:
-    """Writes the file atomically; returns its size in bytes.
+    """Writes the file atomically; returns its size in bytes. As ``packed``, of which it is the file."""
+    content = packed(network, str(path), dtype=dtype).content
+    write_bytes(path, content)
+    return len(content)
+
+
+def packed(network: ClonedNetwork, name: str, *, dtype: str = "float32") -> Packed:
+    """The content of a file.
 
     Args:
         network: Whose adapters and head travel; one with tuned copies (PNC-F) has to travel whole.
-        path: The file.
+        name: Of the file, for messages.
         dtype: ``float32`` (bit-equal at the other end) or ``float16`` (half the size).
 
     Raises:
@@ -151,23 +156,19 @@ def pack(network: ClonedNetwork, path: str | Path, *, dtype: str = "float32") ->
     sections = {"blueprint": zlib.compress(to_text(describe(network)).encode(), 9)}
     for part in LEARNT:
         tensors = {n: t.to(_DTYPES[dtype]).contiguous() for n, t in state.items() if n.startswith(f"{part}.")}
-        for name, tensor in tensors.items():
+        for key, tensor in tensors.items():
             if not tensor.isfinite().all():
-                raise UserError(f"{path}: not written: tensor {name!r} is NaN, infinite or too large for {dtype}")
+                raise UserError(f"{name}: not written: tensor {key!r} is NaN, infinite or too large for {dtype}")
         sections[part] = save(tensors)
-    logits = _probe_logits(network)
+    logits = probe_logits(network)
     if not logits.isfinite().all():
-        raise UserError(f"{path}: not written: the network's logits are NaN or infinite")
+        raise UserError(f"{name}: not written: the network's logits are NaN or infinite")
     sections["probe"] = save({"logits": logits})
-    table = [[name, len(content), hashlib.sha256(content).hexdigest()] for name, content in sections.items()]
-    header = json.dumps({"dtype": dtype, "sections": table}, separators=(",", ":")).encode()
-    checksum = hashlib.sha256(header).hexdigest().encode()
-    content = b"%b %b\n%b\n%b" % (MAGIC, checksum, header, b"".join(sections.values()))
-    write_bytes(path, content)
-    return len(content)
+    table = [[part, len(content), hashlib.sha256(content).hexdigest()] for part, content in sections.items()]
+    return Packed(name, framed(MAGIC, {"dtype": dtype, "sections": table}, b"".join(sections.values())))
 
 
-def unpack(path: str | Path, load_network: Load, *, tolerance: float | None = None) -> Unpacked:
+def unpack(path: str | Path | Packed, load_network: Load, *, tolerance: float | None = None) -> Unpacked:
     """Rebuilds the network of a file.
 
     Args:
@@ -180,27 +181,19 @@ def unpack(path: str | Path, load_network: Load, *, tolerance: float | None = No
         UserError: Not such a file, damaged (with the name of the damaged section), a network the zoo lacks or has with
             other weights, tensors that do not fit, logits that are NaN or further from the sender's.
     """
-    header, sections, damaged = _read(path)
-    if damaged:
-        raise UserError(
-            f"{path}: damaged in {', '.join(damaged)} (cut short, or a bit has flipped): have it sent again"
-            + (", or fit anew with python -m cloning repair" if set(damaged) <= set(LEARNT) else "")
-        )
+    header, sections = _read_whole(path)
     network = build(_blueprint(path, sections), load_network)
     _fill(network, _learnt(path, network, header, sections, LEARNT), str(path))
     return _compared(path, network, header, sections, tolerance)
 
 
-def packed_blueprint(path: str | Path) -> CloningBlueprint:
-    """The blueprint of a file, without the networks that it names; refusals as in ``unpack``."""
-    _, sections, damaged = _read(path)
-    if "blueprint" in damaged:
-        raise UserError(f"{path}: damaged in its blueprint (cut short, or a bit has flipped): have it sent again")
-    return _blueprint(path, sections)
+def packed_blueprint(path: str | Path | Packed) -> CloningBlueprint:
+    """The blueprint of a whole file, without the networks that it names; refusals as in ``unpack``."""
+    return _blueprint(path, _read_whole(path)[1])
 
 
 def repair(
-    path: str | Path, load_network: Load, samples: Callable[[ClonedNetwork], Samples], *, seed: int = 0
+    path: str | Path | Packed, load_network: Load, samples: Callable[[ClonedNetwork], Samples], *, seed: int = 0
 ) -> Unpacked:
     """Rebuilds the network of a file and fits damaged adapters or a damaged head to a few samples.
 
@@ -229,7 +222,7 @@ def repair(
         return _compared(path, network, header, sections, None)
     if "probe" in damaged:
         return Unpacked(network, math.nan, math.nan, repaired)
-    return Unpacked(network, *_differences(_sent_logits(path, network, sections), _probe_logits(network)), repaired)
+    return Unpacked(network, *_differences(_sent_logits(path, network, sections), probe_logits(network)), repaired)
 
 
 @dataclass(frozen=True)
@@ -248,17 +241,11 @@ class _Header:
                 raise UserError(f"section {name}: its size or its sha256 is none")
 
 
-def _read(path: str | Path) -> tuple[_Header, dict[str, bytes], list[str]]:
+def _read(path: str | Path | Packed) -> tuple[_Header, dict[str, bytes], list[str]]:
     """The header and the sections of a file, and the names of the damaged ones."""
-    content = read_bytes(path, MAX_FILE_BYTES)
-    first, _, rest = content[: 2 * MAX_HEADER_BYTES].partition(b"\n")
-    text, end, _ = rest.partition(b"\n")
-    if not first.startswith(MAGIC):
-        raise UserError(f"{path}: no packed clone: it does not begin with {MAGIC.decode()}")
-    if not end or first != MAGIC + b" " + hashlib.sha256(text).hexdigest().encode():
-        raise UserError(f"{path}: damaged in its header (cut short, or a bit has flipped): have it sent again")
-    header = from_plain(_Header, parse_json(text, f"{path}: its header"), f"{path}: its header")
-    sections, damaged, start = {}, [], len(first) + len(text) + 2
+    plain, content = unframed(path, MAGIC)
+    header = from_plain(_Header, plain, f"{path}: its header")
+    sections, damaged, start = {}, [], 0
     for name, size, checksum in header.sections:
         sections[name] = content[start : start + size]
         if hashlib.sha256(sections[name]).hexdigest() != checksum:
@@ -269,7 +256,18 @@ def _read(path: str | Path) -> tuple[_Header, dict[str, bytes], list[str]]:
     return header, sections, damaged
 
 
-def _blueprint(path: str | Path, sections: Mapping[str, bytes]) -> CloningBlueprint:
+def _read_whole(path: str | Path | Packed) -> tuple[_Header, dict[str, bytes]]:
+    """The header and the sections of a file without damage."""
+    header, sections, damaged = _read(path)
+    if damaged:
+        raise UserError(
+            f"{path}: damaged in {', '.join(damaged)} (cut short, or a bit has flipped): have it sent again"
+            + (", or fit anew with python -m cloning repair" if set(damaged) <= set(LEARNT) else "")
+        )
+    return header, sections
+
+
+def _blueprint(path: str | Path | Packed, sections: Mapping[str, bytes]) -> CloningBlueprint:
     where = f"{path}: its blueprint"
     try:
         text = inflate(sections["blueprint"], MAX_BYTES, where).decode()
@@ -279,7 +277,11 @@ def _blueprint(path: str | Path, sections: Mapping[str, bytes]) -> CloningBluepr
 
 
 def _learnt(
-    path: str | Path, network: ClonedNetwork, header: _Header, sections: Mapping[str, bytes], parts: Sequence[str]
+    path: str | Path | Packed,
+    network: ClonedNetwork,
+    header: _Header,
+    sections: Mapping[str, bytes],
+    parts: Sequence[str],
 ) -> dict[str, Tensor]:
     """The tensors of some sections by their names in the network, in the precision that it has."""
     found, state = {}, network.state_dict()
@@ -294,7 +296,7 @@ def _learnt(
     return found
 
 
-def _tensors(path: str | Path, sections: Mapping[str, bytes], part: str) -> dict[str, Tensor]:
+def _tensors(path: str | Path | Packed, sections: Mapping[str, bytes], part: str) -> dict[str, Tensor]:
     try:
         return load(sections[part])
     except SafetensorError as error:
@@ -310,7 +312,7 @@ def _fill(network: ClonedNetwork, tensors: Mapping[str, Tensor], where: str, dam
 
 
 def _compared(
-    path: str | Path,
+    path: str | Path | Packed,
     network: ClonedNetwork,
     header: _Header,
     sections: Mapping[str, bytes],
@@ -318,7 +320,7 @@ def _compared(
 ) -> Unpacked:
     """The network, unless its logits are further from the sender's than allowed."""
     tolerance = TOLERANCES[header.dtype] if tolerance is None else tolerance
-    found = _probe_logits(network)
+    found = probe_logits(network)
     difference, agreement = _differences(_sent_logits(path, network, sections), found)
     scale = found.abs().max().item()
     if not difference <= tolerance * scale:  # NaN is not
@@ -329,7 +331,7 @@ def _compared(
     return Unpacked(network, difference, agreement)
 
 
-def _sent_logits(path: str | Path, network: ClonedNetwork, sections: Mapping[str, bytes]) -> Tensor:
+def _sent_logits(path: str | Path | Packed, network: ClonedNetwork, sections: Mapping[str, bytes]) -> Tensor:
     tensors = _tensors(path, sections, "probe")
     expected = (NUM_PROBES, len(network.classes))
     logits = tensors.get("logits")
@@ -345,8 +347,9 @@ def _differences(sent: Tensor, found: Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def _probe_logits(network: ClonedNetwork) -> Tensor:
-    spec = network.target.input
+def probe_logits(network: Callable[[Tensor], Tensor], spec: InputSpec | None = None) -> Tensor:
+    """The logits (4, C) on fixed noise of a cloned network, or of any network that takes images of ``spec``."""
+    spec = spec or network.target.input
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(NUM_PROBES, spec.channels, spec.height, spec.width, generator=generator)
     return network(images).float()

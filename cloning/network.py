@@ -97,7 +97,7 @@ class ClonedNetwork(TunableNetwork):
         source's minus the mean of all the source's rows, zero elsewhere: the source's other classes then act as
         rejection.
         """
-        columns = self._columns()
+        columns = self.columns()
         weight = self.target.weight.new_zeros(len(self.classes), columns[list(columns)[-1]].stop)
         bias = self.target.weight.new_zeros(len(self.classes))
         for name in self.kept_classes:
@@ -163,8 +163,8 @@ class ClonedNetwork(TunableNetwork):
     def _own_adapters(self) -> list[Adapter | None]:
         return [adapter if isinstance(adapter, Adapter) else None for adapter in self.adapters]
 
-    def _columns(self) -> dict[int, slice]:
-        """Columns of the head by the identity of their owner: the target, then every clone."""
+    def columns(self) -> dict[int, slice]:
+        """Columns of the head by the identity (``id``) of their owner: the target, then every clone."""
         owners = [(self.target, self.target), *((clone, clone.source) for clone in self.clones)]
         columns, start = {}, 0
         for owner, network in owners:
@@ -175,7 +175,7 @@ class ClonedNetwork(TunableNetwork):
     @torch.no_grad()
     def _hand_over(self, other: ClonedNetwork) -> ClonedNetwork:
         """Writes what this head has learnt into the rows and columns that the other one shares with it."""
-        mine, others = self._columns(), other._columns()
+        mine, others = self.columns(), other.columns()
         for name in set(self.classes) & set(other.classes):
             row, other_row = self.classes.index(name), other.classes.index(name)
             other.head.bias[other_row] = self.head.bias[row]

@@ -12,7 +12,8 @@ import torch
 
 from cloning.blueprint import CloningBlueprint
 from cloning.blueprint import build as build_cloned
-from cloning.bundle import MAGIC, from_bundle, from_complete_bundle, packed_blueprint, unpack
+from cloning.bundle import from_bundle, from_complete_bundle
+from cloning.composite import MAGICS, read_composite, unpack_any
 from cloning.frozen import FrozenNetworks
 from deploy.model import Model, Origin
 from reassembly.network import assemble, rebuild
@@ -83,13 +84,15 @@ def load(path: str | Path, *, zoo: Zoo | str | Path | Mapping[str, Any] | None =
         if bundle.interface is not None:
             interface = interface_from_plain(bundle.interface, str(found.path / INTERFACE_FILE))
     else:
-        blueprint = packed_blueprint(found.path) if found.kind == "clone" else read_blueprint(found.path, *KINDS)
+        blueprint = (
+            read_composite(found.path).blueprint if found.kind == "clone" else read_blueprint(found.path, *KINDS)
+        )
     is_complete = bundle is not None and bundle.complete
     used = given or known_zoo(blueprint, interface, found, complete=is_complete)
     for name in blueprint.networks:
         used.entry(name)
     if found.kind == "clone":
-        network: TunableNetwork = unpack(found.path, FrozenNetworks(used)).network
+        network: TunableNetwork = unpack_any(found.path, FrozenNetworks(used)).network
     else:
         network = _untrained(blueprint, used) if bundle is None else rebuilt(bundle, used)
     if interface is None:
@@ -138,7 +141,7 @@ def _locate_directory(path: Path) -> Found:
 def _locate_file(path: Path) -> Found:
     with path.open("rb") as file:
         head = file.read(16)
-    if head.startswith(MAGIC):
+    if head.startswith(MAGICS):
         return Found("clone", path)
     if path.name in (WEIGHTS_FILE, INTERFACE_FILE) and (path.parent / WEIGHTS_FILE).is_file():
         return _locate_directory(path.parent)

@@ -137,8 +137,8 @@ def test_a_directory_that_is_missing_is_made_and_one_that_cannot_be_is_told(run:
 def test_logits_too_far_apart_are_refused_and_nothing_is_written(run: Path, capsys, monkeypatch) -> None:
     zoo = ("--zoo", run / "zoo.yaml")
     call("pack", run, run / "clone", *zoo)
-    found = bundle._probe_logits
-    monkeypatch.setattr(bundle, "_probe_logits", lambda network: found(network) + 1)
+    found = bundle.probe_logits
+    monkeypatch.setattr(bundle, "probe_logits", lambda network: found(network) + 1)
     capsys.readouterr()
     assert call("unpack", run / "clone", "--output", run / "again", *zoo) == 2
     assert "logits of sender and receiver are up to 1 apart" in capsys.readouterr().err

@@ -1,0 +1,165 @@
+"""``python -m cloning add | remove | list``: clones put onto a target and taken off again, in any order.
+
+No network is changed, and what is written is a new file. That this is so is not only said: the digests of all networks
+are taken before and after, and what was added is taken off again and compared with what was there before.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from cloning.blueprint import CloningBlueprint, num_open_gates
+from cloning.bundle import from_bundle, packed, probe_logits
+from cloning.composite import Composite, bare, read_composite
+from cloning.frozen import FrozenNetworks
+from cloning.measures import require_restored
+from zoo.blueprint import WEIGHTS_FILE, read_bundle
+from zoo.errors import UserError
+from zoo.registry import read_zoo
+from zoo.storage.files import write_bytes
+from zoo.storage.records import neighbours
+
+SUFFIX = ".hz"
+
+
+def add_arguments(commands: argparse._SubParsersAction) -> Iterable[argparse.ArgumentParser]:
+    """Declares the commands; gives those that need a zoo."""
+    adding = commands.add_parser("add", help="put the clones of a file onto a target, or onto a network with others")
+    adding.add_argument("base", metavar="TARGET_OR_CLONE", help="a network of the zoo, a packed clone, or a run")
+    adding.add_argument("clone", metavar="CLONE", type=Path, help="a packed clone on the same target")
+    removing = commands.add_parser("remove", help="take the clones of a source off again")
+    removing.add_argument("base", metavar="CLONE", help="a packed clone, or a run")
+    removing.add_argument("clone", metavar="SOURCE", help="the network that gave, or a packed clone of it")
+    for command in (adding, removing):
+        command.add_argument("--output", type=Path, help="the new file; by default TARGET+SOURCE+...hz, here")
+    listing = commands.add_parser("list", help="what packed clones hold, without any network")
+    listing.add_argument("paths", metavar="PATH", type=Path, nargs="+", help="packed clones, or folders of them")
+    return adding, removing
+
+
+def add(options: argparse.Namespace) -> str:
+    """Adds, checks that all of it can be undone, and writes."""
+    _require_new(options.output)
+    networks = FrozenNetworks(read_zoo(options.zoo))
+    base, clone = open_base(options.base, networks), read_composite(options.clone)
+    return _written(base.with_clone(clone), base, clone.sources, networks, options)
+
+
+def remove(options: argparse.Namespace) -> str:
+    """Takes off, and writes what is left."""
+    _require_new(options.output)
+    networks = FrozenNetworks(read_zoo(options.zoo))
+    base = open_base(options.base, networks)
+    sources: Sequence[str] = (options.clone,)
+    if Path(options.clone).is_file() and options.clone not in base.sources:
+        sources = read_composite(Path(options.clone)).sources
+    rest = base
+    for source in sources:
+        rest = rest.without(source, networks)
+    return _written(rest, base, (), networks, options)
+
+
+def listed(paths: Sequence[Path]) -> tuple[str, int]:
+    """What packed clones hold, and how many of them cannot be read.
+
+    Raises:
+        UserError: A path that is not there, a folder without a packed clone.
+    """
+    lines, num_damaged = [], 0
+    for path in paths:
+        files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
+        if not files:
+            raise UserError(f"{path} holds no packed clone (*{SUFFIX})")
+        for file in files:
+            try:
+                lines += _lines(file)
+            except UserError as error:
+                if len(files) == len(paths) == 1:
+                    raise
+                num_damaged += 1
+                lines.append(f"refused: {error}")
+    return "\n".join(lines), num_damaged
+
+
+def open_base(name: str, networks: FrozenNetworks) -> Composite:
+    """A target of the zoo by name, or what lies at a path: a packed clone, a run of method=cloning, a bundle.
+
+    Raises:
+        UserError: None of these, or damaged.
+    """
+    path = Path(name)
+    if path.is_dir():
+        for directory in (path / "bundle", path):
+            if (directory / WEIGHTS_FILE).is_file():
+                network = from_bundle(read_bundle(directory, CloningBlueprint), networks)
+                return read_composite(packed(network, str(path)))
+        raise UserError(f"{path} holds no bundle: give a directory of train.py method=cloning, or a packed clone")
+    if path.is_file():
+        return read_composite(path)
+    if name not in networks.zoo:
+        told = neighbours(name, networks.zoo)
+        raise UserError(f"{name} is no file and no network of the zoo {networks.zoo.name!r}: {told}")
+    return bare(networks(name))
+
+
+@torch.no_grad()
+def _written(
+    result: Composite, base: Composite, added: Sequence[str], networks: FrozenNetworks, options: argparse.Namespace
+) -> str:
+    """Writes the result after the proofs, and tells them."""
+    output = options.output or Path("+".join([result.target, *result.sources]) + SUFFIX)
+    _require_new(output)
+    names = {**base.blueprint.networks, **result.blueprint.networks}
+    used = [networks(name) for name in names]
+    before = {network.name: network.digest() for network in used}
+    logits = probe_logits(result.network(networks))
+    if not logits.isfinite().all():
+        raise UserError(f"{output}: not written: the network's logits are NaN or infinite")
+    told = []
+    if added:
+        rest = result
+        for source in added:
+            rest = rest.without(source, networks)
+        same = [probe_logits(composite.network(networks)) for composite in (rest, base)]
+        if rest.to_bytes() != base.to_bytes() or not torch.equal(*same):
+            raise UserError(f"{output}: not written: without what was added it is not {options.base} again")
+        told.append(f"without {', '.join(added)} it is {options.base} again: the same bytes, the same logits")
+    if not result.parts and result.classes == networks(result.target).classes:
+        target = networks(result.target)
+        if not torch.equal(logits, probe_logits(target.logits, target.input)):
+            raise UserError(f"{output}: not written: its logits are not those of {target.name}")
+        told.append(f"its logits are {target.name}'s own, bit for bit")
+    digests = require_restored(used, before)
+    content = result.to_bytes()
+    write_bytes(output, content)
+    told += [f"{name} {digest} is as it was" for name, digest in digests.items()]
+    head = f"{output}: {len(content):,} bytes: {result.blueprint.composition}; classes {', '.join(result.classes)}"
+    return "\n".join([head, *told])
+
+
+def _lines(file: Path) -> list[str]:
+    composite = read_composite(file)
+    content = composite.to_bytes()
+    lines = [f"{file}: {len(content):,} bytes, on {composite.target} {composite.digest[:19]}"]
+    lines += [f"  classes {', '.join(composite.classes)}"]
+    for clone in composite.blueprint.clones:
+        place = "the image" if clone.position == 0 else f"position {clone.position}"
+        digest = composite.blueprint.networks[clone.network][:19]
+        gates = num_open_gates(clone)
+        lines.append(f"  {clone.network} {digest} gives {', '.join(clone.classes)} at {place}, {gates:,} gates open")
+    return lines
+
+
+def _require_new(path: Path | None) -> None:
+    """Refuses a path where anything is: an earlier good file is never written over."""
+    if path is None:
+        return
+    if path.exists():
+        raise UserError(f"{path} is there already: give another path (--output)")
+    above = next((parent for parent in path.absolute().parents if parent.exists()), path)
+    if not above.is_dir():
+        raise UserError(f"{path}: {above} is a file, not a directory: give another path (--output)")

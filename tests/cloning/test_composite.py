@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from cloning_stand_ins import adapter, clone, images, network
+
+from cloning.bundle import pack, packed
+from cloning.composite import Composite, bare, combine, read_composite, unpack_any
+from cloning.framing import Packed
+from cloning.network import ClonedNetwork
+from zoo.errors import UserError
+
+TARGET = network("resnet", "abc")
+SOURCES = {"regnety": network("regnety", "cde", 1), "vit": network("vit", "fgh"), "mixer": network("mixer", "xy")}
+
+
+def load(name: str):
+    return {"resnet": TARGET, **SOURCES}[name]
+
+
+def part(source: str, classes: str, position: int = 0, seed: int = 0, kept: str = "abc") -> ClonedNetwork:
+    """A cloned network whose head has learnt something in every row."""
+    grafted = clone(SOURCES[source], classes, position)
+    found = ClonedNetwork(TARGET, [*kept, *classes], [grafted], [adapter(TARGET, grafted)])
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in found.head.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return found
+
+
+@pytest.fixture(scope="module")
+def packs() -> dict[str, Composite]:
+    networks = {
+        "regnety": part("regnety", "d", 2, 1),
+        "vit": part("vit", "fg", 0, 2),
+        "mixer": part("mixer", "x", 1, 3),
+    }
+    return {name: read_composite(packed(found, f"{name}.hz")) for name, found in networks.items()}
+
+
+def test_one_clone_on_its_target_is_the_network_that_was_packed(packs: dict[str, Composite]) -> None:
+    found = bare(TARGET).with_clone(packs["vit"])
+    assert found.to_bytes() == packs["vit"].to_bytes()
+    x = images(3)
+    assert torch.equal(found.network(load)(x), part("vit", "fg", 0, 2)(x))
+
+
+def test_the_target_alone_gives_its_own_logits() -> None:
+    again = read_composite(Packed("bare", bare(TARGET).to_bytes()))
+    assert torch.equal(again.network(load)(images(3)), TARGET.logits(images(3)))
+    assert again.blueprint.clones == ()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("regnety", "vit", "mixer"))))
+def test_clones_come_and_go_in_any_order(packs: dict[str, Composite], order: tuple[str, ...]) -> None:
+    stages = [bare(TARGET)]
+    for name in order:
+        stages.append(read_composite(Packed("file", stages[-1].with_clone(packs[name]).to_bytes())))
+    everything = stages[-1].network(load)
+    reference = (
+        bare(TARGET).with_clone(packs["mixer"]).with_clone(packs["regnety"]).with_clone(packs["vit"]).network(load)
+    )
+    columns = [reference.classes.index(name) for name in everything.classes]
+    torch.testing.assert_close(everything(images(3)), reference(images(3))[:, columns])
+    back = stages[-1]
+    for name, before in zip(reversed(order), reversed(stages[:-1]), strict=True):
+        back = back.without(name, load)
+        assert back.to_bytes() == before.to_bytes()
+    back = stages[-1].without(order[0], load).without(order[2], load)
+    assert back.to_bytes() == packs[order[1]].to_bytes()
+
+
+def test_the_head_of_the_whole_is_the_sum_of_what_the_parts_have_learnt(packs: dict[str, Composite]) -> None:
+    first, second = part("regnety", "d", 2, 1), part("vit", "fg", 0, 2)
+    whole = combine(TARGET, "abcdfg", [first, second])
+    d, start = TARGET.num_features, whole.initial_head()[0]
+    learnt = sum((p.head.weight - p.initial_head()[0])[:3, :d] for p in (first, second))
+    torch.testing.assert_close(whole.head.weight[:3, :d], start[:3, :d] + learnt)
+    assert torch.equal(whole.head.weight[3, : first.head.weight.shape[1]], first.head.weight[3])
+    assert not whole.head.weight[3, first.head.weight.shape[1] :].any()
+
+
+def test_a_source_of_several_goes_and_what_is_left_is_packed_anew() -> None:
+    grafted = [clone(SOURCES["regnety"], "d", 2), clone(SOURCES["vit"], "fg")]
+    both = ClonedNetwork(TARGET, list("abcdfg"), grafted, [adapter(TARGET, c) for c in grafted])
+    rest = read_composite(packed(both, "both.hz")).without("vit", load).network(load)
+    assert rest.classes == tuple("abcd")
+    assert torch.equal(rest(images(2)), both.without("vit")(images(2)))
+
+
+def test_what_does_not_belong_together_is_refused(packs: dict[str, Composite]) -> None:
+    base = bare(TARGET).with_clone(packs["vit"])
+    other = ClonedNetwork(SOURCES["mixer"], ["x", "d"], [clone(SOURCES["regnety"], "d")], [None])
+    for addition, message in (
+        (packs["vit"], "a clone of 'vit' is there already"),
+        (read_composite(packed(other, "other.hz")), "other.hz is a clone on 'mixer', and 'resnet' is the target here"),
+        (Composite("resnet", "sha256:0", tuple("abcd"), packs["regnety"].parts), "made on other weights of 'resnet'"),
+        (
+            read_composite(packed(part("regnety", "c", 0, 1, "ab"), "twice.hz")),
+            "twice.hz gives class 'c'",
+        ),
+        (bare(TARGET), "resnet alone has no clone to add"),
+    ):
+        with pytest.raises(UserError, match=message):
+            base.with_clone(addition)
+    with pytest.raises(UserError, match="no clone of 'regnety' to take off; there are clones of vit"):
+        base.without("regnety", load)
+
+
+def test_damage_is_told_by_name(tmp_path: Path, packs: dict[str, Composite]) -> None:
+    content = bare(TARGET).with_clone(packs["vit"]).with_clone(packs["mixer"]).to_bytes()
+    path = tmp_path / "both.hz"
+    path.write_bytes(content)
+    assert unpack_any(path, load).difference == 0
+    flipped = bytearray(content)
+    flipped[-300] ^= 1
+    for changed, message in (
+        (content[:-10], r"both.hz: its part 2: damaged"),
+        (bytes(flipped), r"both.hz: its part 2: damaged"),
+        (content.replace(b'"target"', b'"tarGet"', 1), r"both.hz: damaged in its header"),
+        (content + b"x", r"1 bytes too many"),
+        (content[:20], r"damaged in its header"),
+        (b"something else", r"no packed clone"),
+    ):
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=message) as refusal:
+            unpack_any(path, load)
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_single_file_is_read_as_before(tmp_path: Path) -> None:
+    found = part("regnety", "d", 2, 1)
+    pack(found, tmp_path / "clone.hz")
+    assert read_composite(tmp_path / "clone.hz").blueprint.composition == "resnet + regnety{d}@2"
+    assert torch.equal(unpack_any(tmp_path / "clone.hz", load).network(images(2)), found(images(2)))
