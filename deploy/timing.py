@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,8 +17,9 @@ from zoo.entries import InputSpec
 from zoo.errors import FOREIGN_FAULTS, UserError, reason
 from zoo.loading import load_network
 from zoo.progress import progress
+from zoo.timing import num_threads as threads_of
+from zoo.timing import synchronise, timed_calls
 
-NUM_WARM_UPS = 3
 COLUMNS = (
     *("network", "runtime", "precision", "device", "threads", "batch_size"),
     *("latency_ms", "latency_ms_lower_quartile", "latency_ms_upper_quartile", "images_per_second", "note"),
@@ -65,7 +63,7 @@ def time_model(
             known: Row = {"network": name, "runtime": runtime, "precision": precision, "threads": threads}
             known["device"] = str(device) if runtime != "onnxruntime" else "cpu"
             try:
-                with _threads(threads):
+                with threads_of(threads):
                     run = _runner(network, spec, runtime, precision, device, threads)
                     for size in batch_sizes:
                         rows.append({**known, "batch_size": size, **_time(run, spec, size, num_repeats)})
@@ -110,10 +108,7 @@ def _runner(
     def run(x: Tensor) -> None:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             placed(x)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        elif device.type == "mps":
-            torch.mps.synchronize()
+        synchronise(device)
 
     run.device = device  # type: ignore[attr-defined]
     return run
@@ -129,28 +124,10 @@ def _time(run: Callable[[Tensor], Any], spec: InputSpec, size: int, num_repeats:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(size, spec.channels, spec.height, spec.width, generator=generator)
     x = x.to(getattr(run, "device", "cpu"))
-    for _ in range(NUM_WARM_UPS):
-        run(x)
-    seconds = []
-    for _ in range(num_repeats):
-        start = time.perf_counter()
-        run(x)
-        seconds.append(time.perf_counter() - start)
-    quartiles = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
-    low, median, high = (round(1000 * value, 4) for value in quartiles)
+    found = timed_calls(lambda: run(x), num_repeats)
     return {
-        "latency_ms": median,
-        "latency_ms_lower_quartile": low,
-        "latency_ms_upper_quartile": high,
-        "images_per_second": round(size / statistics.median(seconds), 1),
+        "latency_ms": round(1000 * found.median, 4),
+        "latency_ms_lower_quartile": round(1000 * found.lower_quartile, 4),
+        "latency_ms_upper_quartile": round(1000 * found.upper_quartile, 4),
+        "images_per_second": round(size / found.median, 1),
     }
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
