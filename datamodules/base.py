@@ -242,17 +242,26 @@ class ImageDataModule:
         limit: int | None = None,
         *,
         batch_size: int,
+        start: int = 0,
+        step: int = 1,
         augmented_epoch: int | None = None,
     ) -> Iterator[Tensor]:
-        """The images that `images` gives, (b, C, H, W) at a time, where all of them need not fit in memory."""
+        """The images that `images` gives, (b, C, H, W) at a time, where all of them need not fit in memory.
+
+        Args:
+            split: See `images`, like `spec`, `limit` and `augmented_epoch`.
+            batch_size: Images at a time; the last ones are fewer.
+            start: Of the batches, the first that is given; those before are not read.
+            step: Gives only every `step`-th from there on, as one of several processes takes its share.
+        """
         augmented = augmented_epoch is not None
         chosen = self._split(split, spec, augmented=augmented)
         if augmented:
             chosen.set_epoch(augmented_epoch)
         positions = range(len(chosen))[:limit]
         helpers = self._loading["num_workers"] if len(positions) > 8 * _CHUNK else 0
-        batches = [list(positions[start : start + batch_size]) for start in range(0, len(positions), batch_size)]
-        loader = ImageLoader(chosen, batches, num_workers=helpers)
+        batches = [list(positions[first : first + batch_size]) for first in range(0, len(positions), batch_size)]
+        loader = ImageLoader(chosen, batches[start::step], num_workers=helpers)
         for images, _ in loader:
             yield images
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -15,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tuning.distributed import world_size
 from tuning.network import TunableNetwork
+from tuning.passes import Images, in_memory, shared_outputs
 from tuning.settings import TuningSettings
 from tuning.throughput import ChannelsLast
-from zoo.chain.batches import Batches, Rows, batches_of, map_batches, run_in_batches
+from zoo.chain.batches import Batches, Rows, run_in_batches
 from zoo.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -51,8 +53,10 @@ class TuningData(Protocol):
     def images(self, split: str, spec: Any, limit: int | None = None) -> tuple[Tensor, Tensor]:
         """The images (n, C, H, W) without augmentation, in the order of the labels, and these."""
 
-    def image_batches(self, split: str, spec: Any, limit: int | None = None, *, batch_size: int) -> Iterator[Tensor]:
-        """The same images, (b, C, H, W) at a time."""
+    def image_batches(
+        self, split: str, spec: Any, limit: int | None = None, *, batch_size: int, start: int = 0, step: int = 1
+    ) -> Iterator[Tensor]:
+        """The same images, (b, C, H, W) at a time: of all batches every ``step``-th from ``start`` on."""
 
     def train_dataloader(self) -> DataLoader:
         """Batches of (images, labels) of a map-style dataset by a batch sampler; likewise the two others."""
@@ -122,7 +126,7 @@ class TuningInputs:
 
     body: nn.Module
     loaders: IndexedData
-    inputs: Mapping[str, Rows]
+    inputs: Mapping[str, Tensor | Images]
     labels: Mapping[str, Tensor]
     num_train: int
     batch_size: int
@@ -139,19 +143,17 @@ class TuningInputs:
         num_batches = -(-self.num_train // self.batch_size)
         return self.num_train // num_batches // world_size()
 
-    def batches(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
-        """The inputs of a split, ``batch_size`` at a time; with a limit the batches that hold the first ones."""
-        num_rows = 0
-        for batch in batches_of(self.inputs[split], self.batch_size):
-            yield batch if limit is None else batch[: limit - num_rows]
-            num_rows += len(batch)
-            if limit is not None and num_rows >= limit:
-                return
+    def batches(self, split: str, limit: int | None = None, *, start: int = 0, step: int = 1) -> Iterator[Tensor]:
+        """The inputs of a split, ``batch_size`` at a time: of the batches of all, or of the first ``limit`` of them,
+        every ``step``-th from ``start`` on."""
+        rows, count = self.inputs[split], self._count(split, limit)
+        own = rows.split(self.batch_size)[start::step] if isinstance(rows, Tensor) else rows.batches(start, step)
+        for first, batch in zip(range(start * self.batch_size, count, step * self.batch_size), own, strict=False):
+            yield batch[: count - first]
 
     def features(self, split: str, device: torch.device, limit: int | None = None) -> Tensor:
-        """Pooled features (n, d) of a split, in eval mode, on the CPU."""
-        inputs = self.inputs[split] if limit is None else self.batches(split, limit)
-        return run_in_batches(self.body, inputs, batch_size=self.batch_size, device=device)
+        """Pooled features (n, d) of a split, in eval mode, on the CPU; the processes share the work."""
+        return in_memory(self._outputs(split, device, limit))
 
     def feature_rows(self, split: str, device: torch.device, dim: int) -> Rows:
         """The same features, of ``dim`` float32 columns: in memory while they fit, else computed anew in each pass."""
@@ -164,55 +166,74 @@ class TuningInputs:
             "tuning.max_cache_bytes leaves %.1f GiB",
             *(f"{count:,}", num_bytes / 2**30, self.free_bytes / 2**30),
         )
+        return self._outputs(split, device)
 
-        def read() -> Iterator[Tensor]:
-            passes = map_batches(self.body, self.batches(split), batch_size=self.batch_size, device=device)
-            return (outputs.cpu() for _, outputs in passes)
+    def _outputs(self, split: str, device: torch.device, limit: int | None = None) -> Batches:
+        count = self._count(split, limit)
+        return shared_outputs(
+            self.body, partial(self.batches, split, limit), count, batch_size=self.batch_size, device=device
+        )
 
-        return Batches(count, read)
+    def _count(self, split: str, limit: int | None) -> int:
+        return len(self.labels[split][:limit])
 
 
 def prepare_inputs(
-    network: TunableNetwork, data: TuningData, tuning: TuningSettings, device: torch.device
+    network: TunableNetwork, data: TuningData, tuning: TuningSettings, device: torch.device, *, reserved_bytes: int = 0
 ) -> TuningInputs:
     """Keeps in memory what ``tuning.max_cache_bytes`` allows: outputs of the frozen leading stages, or else images.
 
     What is kept changes the time that tuning takes, and nothing else: every closed form takes the same images.
 
+    Args:
+        network: Its frozen leading stages are those of ``tuning.mode``.
+        data: Gives images for it.
+        tuning: What may be kept.
+        device: Where to compute.
+        reserved_bytes: Of the outputs of a teacher. Where they do not fit it looks at every batch, which has to be
+            images then, and not outputs of stages.
+
     Raises:
-        UserError: ``tuning.cache_prefix=always`` where augmentation or mixing makes every epoch's images new.
+        UserError: ``tuning.cache_prefix=always`` where augmentation or mixing makes every epoch's images new, or where
+            a teacher needs to see them.
     """
     num_train, batch_size = data.num_images("train"), data.batch_size
     num_solved = min(num_train, tuning.head.max_images or num_train)
     labels = {"train": data.labels("train", num_solved), "val": data.labels("val")}
-    image = next(iter(_images(data, "train", 1)))
+    image = next(Images(data, "train", data.input, 1).batches())
     prefix, rest = network.frozen_prefix(tuning.mode)
-    if not _caches(prefix, data, tuning, image, device):
-        fits = image.nbytes * num_solved <= tuning.max_cache_bytes
-        train = data.images("train", data.input, num_solved)[0] if fits else _images(data, "train", num_solved)
-        inputs = {"train": train, "val": _images(data, "val")}
-        body, free = nn.Sequential(*network.stages()), tuning.max_cache_bytes - (train.nbytes if fits else 0)
+    max_bytes = tuning.max_cache_bytes - reserved_bytes
+    if max_bytes < 0 and tuning.cache_prefix == "always":
+        raise UserError(
+            f"tuning.cache_prefix=always leaves no images for a teacher, and its {reserved_bytes:,} bytes exceed "
+            f"tuning.max_cache_bytes={tuning.max_cache_bytes}: raise it, or type tuning.cache_prefix=auto"
+        )
+    if not _caches(prefix, data, tuning, image, device, max_bytes):
+        max_bytes = max(0, max_bytes)
+        fits = image.nbytes * num_solved <= max_bytes
+        train = Images(data, "train", data.input, num_solved)
+        if fits:
+            train = data.images("train", data.input, num_solved)[0]
+        inputs = {"train": train, "val": Images(data, "val", data.input)}
+        body, free = nn.Sequential(*network.stages()), max_bytes - (train.nbytes if fits else 0)
         return TuningInputs(body, IndexedData(data), inputs, labels, num_train, batch_size, free)
 
-    def outputs(split: str) -> Tensor:
-        return run_in_batches(prefix, _images(data, split), batch_size=batch_size, device=device)
-
-    cached = {split: (outputs(split), data.labels(split)) for split in ("train", "val")}
+    stages = {split: Images(data, split, data.input).outputs(prefix, device) for split in ("train", "val")}
+    cached = {split: (outputs, data.labels(split)) for split, outputs in stages.items()}
     num_bytes = sum(tensor.nbytes for tensor, _ in cached.values())
     log.info("computed the %d frozen stages once (%d bytes)", len(prefix), num_bytes)
     inputs = {"train": cached["train"][0][:num_solved], "val": cached["val"][0]}
-    free = max(0, tuning.max_cache_bytes - num_bytes)
+    free = max(0, max_bytes - num_bytes)
     return TuningInputs(rest, IndexedData(data, cached), inputs, labels, num_train, batch_size, free)
 
 
-def _images(data: TuningData, split: str, limit: int | None = None) -> Batches:
-    """Images of a split, read anew each time they are gone through."""
-    count = data.num_images(split) if limit is None else min(limit, data.num_images(split))
-    return Batches(count, lambda: data.image_batches(split, data.input, limit, batch_size=data.batch_size))
-
-
 def _caches(
-    prefix: nn.Sequential, data: TuningData, tuning: TuningSettings, image: Tensor, device: torch.device
+    prefix: nn.Sequential,
+    data: TuningData,
+    tuning: TuningSettings,
+    image: Tensor,
+    device: torch.device,
+    max_bytes: int,
 ) -> bool:
     if tuning.cache_prefix == "never" or not len(prefix):
         return False
@@ -228,7 +249,7 @@ def _caches(
         return True
     output = run_in_batches(prefix, image, batch_size=1, device=device)
     num_images = sum(data.num_images(split) for split in ("train", "val"))
-    return output.nbytes * num_images <= tuning.max_cache_bytes
+    return output.nbytes * num_images <= max_bytes
 
 
 class IndexedData(pl.LightningDataModule):

@@ -45,6 +45,11 @@ def take_from_main(tensors: Iterable[Tensor], device: torch.device) -> None:
         tensor.copy_(there)
 
 
+def share() -> tuple[int, int]:
+    """The first of what this process takes of a list that all share, and the step to its next: its rank, and all."""
+    return (0, 1) if world_size() == 1 else (dist.get_rank(), world_size())
+
+
 Value = TypeVar("Value")
 
 
@@ -80,3 +85,13 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [part[: int(number)] for part, number in zip(gathered, counts, strict=True)]
     parts[dist.get_rank()] = rows
     return torch.cat(parts)
+
+
+def gather_batches(batch: Tensor | None) -> Tensor:
+    """Rows of all processes, as ``gather_rows``, where some have none and not even their shape; one has."""
+    kinds = [None] * world_size()
+    dist.all_gather_object(kinds, None if batch is None else (batch.shape[1:], batch.dtype, batch.device.type))
+    if batch is None:
+        shape, dtype, device = next(kind for kind in kinds if kind is not None)
+        batch = torch.empty(0, *shape, dtype=dtype, device=device)
+    return gather_rows(batch)

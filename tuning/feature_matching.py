@@ -58,9 +58,9 @@ def match_features(
     """
     tuning = recipe.tuning
     adapters = require_adapters(network)
-    is_varied = data.augmentation is not None
+    is_varied, options = data.augmentation is not None, {"max_bytes": tuning.max_cache_bytes, "device": device}
     targets = {
-        split: ReferenceOutputs(home, data, split, is_varied=is_varied and split == "train", device=device)
+        split: ReferenceOutputs(home, data, split, is_varied=is_varied and split == "train", **options)
         for split in ("train", "val")
     }
     module, measured = (_Matching(network, inputs.body, targets["train"], targets["val"], recipe) for _ in range(2))

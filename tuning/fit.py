@@ -30,7 +30,7 @@ from tuning.norm_stats import choose_norm_stats, has_norm_stats, measure_norm_st
 from tuning.optimizers import check_optimizer
 from tuning.outcomes import Outcomes, OutcomesCollector
 from tuning.parameter_groups import ParameterGroup, parameter_groups, table
-from tuning.reference import Reference, teacher_outputs
+from tuning.reference import Reference, bytes_to_keep, teacher_outputs
 from tuning.ridge import NotFiniteError, RidgeFit, calibrate, fit_ridge
 from tuning.settings import OptimizerSettings, Recipe, ScheduleSettings, TrainerSettings, TuningSettings
 from tuning.stopping import StopEarly
@@ -155,7 +155,8 @@ def tune(
         with clock("start"):
             start_processes(evaluation.trainer)
             take_from_main(network.state_dict().values(), device)
-            inputs = prepare_inputs(network, data, tuning, device)
+            reserved = _reference_bytes(network, data, teacher, home if tuning.warmup != "none" else None)
+            inputs = prepare_inputs(network, data, tuning, device, reserved_bytes=reserved)
             if tuning.warmup != "none":
                 assert home is not None, "tuning.warmup needs the tail's own network"
                 match_features(network, inputs, data, home, recipe, checkpoints.directory, device)
@@ -269,6 +270,15 @@ def _fit(
     module.network.train()
     trainer.fit(module, datamodule=inputs.loaders, ckpt_path=checkpoints.directory / LAST if resume else None)
     return curves.rows
+
+
+def _reference_bytes(
+    network: TunableNetwork, data: TuningData, teacher: Reference | None, home: Reference | None
+) -> int:
+    """What is kept of the outputs of a teacher, and of a warm-up's home, where they are computed once."""
+    num_train, num_val = data.num_images("train"), data.num_images("val")
+    taught = bytes_to_keep(num_train, len(data.class_names)) if teacher is not None else 0
+    return taught + (bytes_to_keep(num_train + num_val, network.head.in_features) if home is not None else 0)
 
 
 def _solves_start(tuning: TuningSettings, *, learnt: bool) -> bool:

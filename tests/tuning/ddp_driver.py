@@ -30,6 +30,9 @@ CASES = {
         checkpoints=CheckpointSettings(num_kept=2, average=True, every_num_steps=1),
     ),
     "own_directories": TuningSettings(mode="freeze", loss="loo", norm_stats="frozen", num_epochs=2),
+    "streamed": TuningSettings(
+        mode="freeze", loss="cross_entropy", norm_stats="frozen", num_epochs=1, max_cache_bytes=0
+    ),
     "warm_up": TuningSettings(mode="freeze", num_epochs=0, warmup="feature_matching", warmup_epochs=3),
     "taught": TuningSettings(mode="freeze", loss="cross_entropy", norm_stats="frozen", num_epochs=2),
     "inherited": TuningSettings(mode="freeze", loss="cross_entropy", norm_stats="frozen", num_epochs=2),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -24,8 +26,8 @@ class Images(Blobs):
 
     input = SPEC
 
-    def image_batches(self, split, input, limit=None, *, batch_size):
-        for batch in super().image_batches(split, input, limit, batch_size=batch_size):
+    def image_batches(self, split, input, limit=None, *, batch_size, start=0, step=1):
+        for batch in super().image_batches(split, input, limit, batch_size=batch_size, start=start, step=step):
             yield (batch - input.mean[0]) / input.std[0]
 
 
@@ -60,13 +62,18 @@ def test_outputs_are_computed_once_with_its_own_preprocessing_or_for_each_batch(
     images = data.splits["train"][0]
     expected = expert.network((images - 0.5) / 0.25)[:, [1, 0]].detach()
     index = torch.tensor([4, 0, 9])
-    once = ReferenceOutputs(expert, data, "train", is_varied=False, device=CPU, columns=[1, 0])
+    once = ReferenceOutputs(expert, data, "train", is_varied=False, max_bytes=400, device=CPU, columns=[1, 0])
     assert once.is_computed_once
     assert torch.allclose(once(torch.zeros(3, 1, 8, 8), index), expected[index], atol=1e-5)
-    each = ReferenceOutputs(expert, data, "train", is_varied=True, device=CPU, columns=[1, 0])
-    assert not each.is_computed_once
-    inside = images[index].clamp(0, 1)  # a batch is converted within the range of images
-    assert torch.allclose(each(inside, index), expert.network((inside - 0.5) / 0.25)[:, [1, 0]].detach(), atol=1e-5)
+    for is_varied, max_bytes in ((True, 400), (False, 399)):  # of 50 images, 2 outputs each
+        each = ReferenceOutputs(
+            expert, data, "train", is_varied=is_varied, max_bytes=max_bytes, device=CPU, columns=[1, 0]
+        )
+        assert not each.is_computed_once
+        inside = images[index].clamp(0, 1)  # a batch is converted within the range of images
+        assert torch.allclose(each(inside, index), expert.network((inside - 0.5) / 0.25)[:, [1, 0]].detach(), atol=1e-5)
+        assert torch.allclose(each.scale(), once.scale())
+    assert torch.allclose(once.scale(), expert.network((images - 0.5) / 0.25)[:, [1, 0]].std(0, correction=0))
 
 
 @pytest.mark.parametrize("settings", [{"mode": "freeze"}, {"mode": "full", "mixup_alpha": 0.4}, {"loss": "loo"}])
@@ -97,6 +104,29 @@ def test_a_teacher_is_followed_and_stays_as_it_is(settings, tmp_path):
     assert [module.training for module in expert.network.modules()] == modes
     assert all(parameter.grad is None for parameter in expert.network.parameters())
     assert divergences[1] < (0.5 if tuning.loss == "cross_entropy" else 1.0) * divergences[0]
+
+
+def test_outputs_that_take_too_much_are_computed_for_each_batch_of_images(tmp_path, caplog):
+    data = Images()
+    data.splits = {split: (images.clamp(0, 1), labels) for split, (images, labels) in data.splits.items()}
+    networks = []
+    for max_bytes in (1 << 20, 4 * 50 * 3 - 1):  # the second holds some cached stage, and not the teacher's outputs
+        tuning = TuningSettings(mode="probe", loss="cross_entropy", num_epochs=1, max_cache_bytes=max_bytes)
+        with caplog.at_level("INFO"):
+            networks.append(StandIn(dropout=0.0))
+            tune(networks[-1], data, tuning, run_dir=tmp_path, teacher=teacher())
+    told = [
+        record.message for record in caplog.records if record.message.startswith(("computed the", "teacher expert"))
+    ]
+    assert [line.partition(" (")[0].partition("; ")[2] for line in told] == [
+        "",
+        "its outputs are computed once",
+        "its outputs are computed for every batch, as it is made for the tuned network: tuning.max_cache_bytes is "
+        "below 600",
+    ]
+    assert torch.allclose(networks[0].head.weight, networks[1].head.weight, atol=1e-4)
+    with pytest.raises(UserError, match="leaves no images for a teacher"):
+        tune(StandIn(), data, replace(tuning, cache_prefix="always"), run_dir=tmp_path, teacher=teacher())
 
 
 def test_the_loss_weighs_labels_and_teacher(tmp_path):

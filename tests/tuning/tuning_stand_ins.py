@@ -88,8 +88,8 @@ class Blobs(pl.LightningDataModule):
     def labels(self, split, limit=None):
         return self.splits[split][1][:limit]
 
-    def image_batches(self, split, input, limit=None, *, batch_size):
-        yield from self.splits[split][0][:limit].split(batch_size)
+    def image_batches(self, split, input, limit=None, *, batch_size, start=0, step=1):
+        yield from self.splits[split][0][:limit].split(batch_size)[start::step]
 
     def _loader(self, split, *, shuffle):
         dataset = TensorDataset(*self.splits[split])

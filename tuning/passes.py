@@ -1,0 +1,82 @@
+"""Passes over images whose work all processes share: each runs a module on its batches, and all get all outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tuning.distributed import gather_batches, share
+from zoo.chain.batches import Batches, map_batches, run_in_batches
+
+if TYPE_CHECKING:
+    from tuning.data import TuningData
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of a split without augmentation, for any network, read anew each time they are gone through.
+
+    Attributes:
+        data: Whose ``batch_size`` images come at a time.
+        split: ``train``, ``val`` or ``test``.
+        spec: What the network takes.
+        limit: The first ones only.
+    """
+
+    data: TuningData
+    split: str
+    spec: Any
+    limit: int | None = None
+
+    def __len__(self) -> int:
+        count = self.data.num_images(self.split)
+        return count if self.limit is None else min(self.limit, count)
+
+    def batches(self, start: int = 0, step: int = 1) -> Iterator[Tensor]:
+        """Every ``step``-th batch (b, C, H, W) from ``start`` on."""
+        options = {"batch_size": self.data.batch_size, "start": start, "step": step}
+        return self.data.image_batches(self.split, self.spec, self.limit, **options)
+
+    def outputs(self, module: nn.Module, device: torch.device) -> Tensor:
+        """What a module makes of all of them, (n, ...) on the CPU, in eval mode; the processes share the work."""
+        options = {"batch_size": self.data.batch_size, "device": device}
+        return in_memory(shared_outputs(module, self.batches, len(self), **options))
+
+
+def shared_outputs(
+    module: nn.Module, read: Callable[..., Iterator[Tensor]], count: int, *, batch_size: int, device: torch.device
+) -> Batches:
+    """The outputs of a module for batches, computed anew in each pass: each process runs it on its share, all get all.
+
+    Args:
+        module: Run in eval mode, moved to ``device``.
+        read: Gives every ``step``-th batch from ``start`` on.
+        count: Rows of all batches.
+        batch_size: Rows of each but the last.
+        device: Where to compute.
+
+    Returns:
+        Batches on the CPU, the same in all processes, which have to go through them together.
+    """
+
+    def outputs() -> Iterator[Tensor]:
+        start, step = share()
+        with closing(map_batches(module, read(start=start, step=step), batch_size=batch_size, device=device)) as own:
+            if step == 1:
+                yield from (found.cpu() for _, found in own)
+                return
+            for _ in range(0, count, step * batch_size):
+                _, found = next(own, (None, None))
+                yield gather_batches(found).cpu()
+
+    return Batches(count, outputs)
+
+
+def in_memory(batches: Batches) -> Tensor:
+    """All rows (n, ...) of one pass."""
+    return run_in_batches(lambda batch: batch, batches, batch_size=1)
