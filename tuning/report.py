@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from zoo.storage.files import write_csv
 
 if TYPE_CHECKING:
     from tuning.fit import TuningResult
+
+log = logging.getLogger(__name__)
 
 MAX_MATRIX_CLASSES = 2000
 """Above this a confusion matrix takes more room than it tells."""
@@ -43,7 +46,12 @@ def write_report(tuned: TuningResult, class_names: Sequence[str], directory: Pat
                 directory / "training.png", tuned.curves, tuned.choice, tuned.val_accuracies, tuned.val_losses
             )
         )
-    if tuned.outcomes is not None and len(class_names) <= MAX_MATRIX_CLASSES:
+    if tuned.outcomes is not None and len(class_names) > MAX_MATRIX_CLASSES:
+        log.info(
+            "no confusion.png and confusion.csv: %s classes, %s at most; result.json has the accuracy of each",
+            *(f"{len(class_names):,}", f"{MAX_MATRIX_CLASSES:,}"),
+        )
+    elif tuned.outcomes is not None:
         confusion = tuned.outcomes.confusion.numpy()
         table = directory / "confusion.csv"
         rows = [[name, *row] for name, row in zip(class_names, confusion.tolist(), strict=True)]
