@@ -197,3 +197,11 @@ def test_too_short_a_chain_is_refused_by_name(sliced: Sliced) -> None:
     sliced.chain.require_length(sliced.body)
     with pytest.raises(UserError, match=rf"{sliced.chain.name} has {sliced.body} nodes .* {sliced.body + 1} blocks"):
         sliced.chain.require_length(sliced.body + 1)
+
+
+def test_a_network_can_be_sliced_in_inference_mode() -> None:
+    with torch.inference_mode():
+        network = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=24, num_heads=2).eval()
+        chain, x = Chain.from_network(network, torch.zeros(1, 3, 32, 32)), torch.ones(2, 3, 32, 32)
+        assert torch.equal(chain.block(0, len(chain))(x), network(x))
+        assert chain.neck()(chain.block(0, len(chain) - 1)(x)).shape == (2, chain.neck_dim)
