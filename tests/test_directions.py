@@ -20,6 +20,7 @@ FORBIDDEN = {
     "cloning": {"reassembly", *ABOVE_METHODS},
     "launch": {"deploy", "studies", "benchmarks"},
     "deploy": {"studies", "benchmarks", *HYDRA},
+    "benchmarks": {"studies"},
 }
 # Of the ground floor, what each room may import of it.
 ROOMS = {

@@ -1,0 +1,158 @@
+"""One split of a data set beside a zoo, with every setting that a figure depends on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from datamodules import ImageDataModule
+from launch.checks import check_dataset, configured
+from launch.command_line import readable
+from launch.errors import CONF, explain
+from launch.inputs import read_data
+from launch.schema import Config, keys, register
+from reassembly.assembly import Candidate
+from reassembly.pipeline import Search, SearchResult
+from reassembly.settings import Budget, CompositionSettings, ProxySettings, SearchSettings
+from zoo.chain_cache import ChainCache
+from zoo.description import ChainDescription, identity
+from zoo.errors import UserError
+from zoo.registry import Zoo, read_zoo
+from zoo.storage.records import neighbours
+from zoo.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared, as plain data that travels to other processes.
+
+    Attributes:
+        zoo: Its name, or the path of a YAML file.
+        words: Overrides as train.py takes them, ``dataset=NAME`` among them; the seed is that of the split.
+        without: Networks of the zoo that are left out.
+        cache: Directory of stage results and rows.
+        num_tuned: Networks of each rival, the best by a closed form, that are tuned; validation decides between them.
+    """
+
+    zoo: str
+    words: tuple[str, ...]
+    without: tuple[str, ...] = ()
+    cache: str = "runs/cache"
+    num_tuned: int = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """One split: zoo, data, settings.
+
+    Attributes:
+        zoo: What there is to compose.
+        data: Of this split.
+        config: All settings; ``config.tuning`` without its mode.
+        store: Of stage results and rows.
+        num_tuned: Networks of each rival that are tuned.
+    """
+
+    zoo: Zoo
+    data: ImageDataModule
+    config: Config
+    store: Store
+    num_tuned: int = 3
+
+    @property
+    def seed(self) -> int:
+        """Of the split, the search and the training."""
+        return self.config.seed
+
+    @cached_property
+    def settings(self) -> SearchSettings:
+        """Of the search, as search.py would have them; its budget is open."""
+        given = {field.name: getattr(self.config, field.name) for field in fields(SearchSettings)}
+        return SearchSettings(**{**given, "budget": Budget()})
+
+    @cached_property
+    def search(self) -> Search:
+        """The search of these settings, which also builds networks."""
+        return Search(self.zoo, self.data, self.settings, store=self.store, seed=self.seed)
+
+    @property
+    def chains(self) -> ChainCache:
+        """Of the zoo."""
+        return self.search.chains
+
+    @cached_property
+    def picks(self) -> dict[Any, Any]:
+        """What was picked so far, by budget and mode."""
+        return {}
+
+    @cached_property
+    def catalogue(self) -> SearchResult:
+        """Partition, descriptions and every composition with its costs, unscored and under no budget."""
+        settings = replace(
+            self.settings, proxy=ProxySettings(name="params"), composition=CompositionSettings(), finalists=1
+        )
+        search = Search(self.zoo, self.data, settings, store=self.store, seed=self.seed)
+        search.chains = self.chains
+        return search.run()
+
+    @property
+    def descriptions(self) -> Mapping[str, ChainDescription]:
+        """Of the zoo's networks."""
+        return self.catalogue.descriptions
+
+    @cached_property
+    def assemblies(self) -> list[Candidate]:
+        """All compositions of blocks of several networks."""
+        candidates = [entry.candidate for entry in self.catalogue.candidates]
+        found = [candidate for candidate in candidates if candidate.kind == "assembly"]
+        return sorted(found, key=lambda candidate: candidate.composition)
+
+    def repeated(self, number: int) -> Task:
+        """The same split with another order of its images and other distortions; 0 is this one."""
+        data = copy.copy(self.data)
+        data.seed += 1_000_003 * number
+        other = replace(self, data=data)
+        vars(other).update(search=self.search, catalogue=self.catalogue)  # which see the split alone
+        return other
+
+    def key(self, names: Sequence[str]) -> dict[str, Any]:
+        """What a figure of these networks depends on, beside recipe and mode, as plain data."""
+        config = self.config
+        return {
+            "networks": {name: identity(self.zoo[name]) for name in names},
+            "data": [self.data.digest, self.data.seed, self.data.batch_size, str(self.data.augmentation)],
+            "probe images": self.settings.similarity.num_probe_images,
+            "settings": [config.tuning, config.optimizer, config.schedule, config.trainer, self.seed],
+        }
+
+
+def open_task(question: Question, seed: int) -> Task:
+    """Reads zoo and data of a split.
+
+    Raises:
+        UserError: What cannot be read, or an override that is none.
+    """
+    words = [*readable(question.words), f"seed={seed}"]
+    register()
+    try:
+        is_running = GlobalHydra.instance().is_initialized()
+        with nullcontext() if is_running else initialize_config_dir(str(CONF), version_base="1.3"):
+            config = configured(compose("train", words), words, "train")
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, keys())) from error
+    check_dataset(config.dataset)
+    zoo = read_zoo(question.zoo)
+    for name in question.without:
+        if name not in zoo:
+            raise UserError(f"--without {name}: zoo {zoo.name} has no such network: {neighbours(name, zoo)}")
+    left = [entry for name, entry in zoo.items() if name not in question.without]
+    return Task(Zoo(zoo.name, left), read_data(config), config, Store(question.cache), question.num_tuned)
