@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.files import ImagesInFiles
 from datamodules.images import ImagesInMemory, LabelledImages
 from datamodules.listing import Listing, class_folders, labelled_files
+from zoo.class_lists import readable
 from zoo.errors import UserError
 
 DIGITS = tuple("0123456789")
@@ -132,7 +133,7 @@ def _imagenet(root: Path, download: bool) -> Found:
     from timm.data import ImageNetInfo  # heavy
 
     synsets = class_folders(root / "train")
-    class_names = _readable(synsets, ImageNetInfo().label_descriptions(as_dict=True))
+    class_names = readable(synsets, ImageNetInfo().label_descriptions(as_dict=True))
     return _folders(root, {"train": "train", "test": "val"}, synsets, class_names)
 
 
@@ -140,7 +141,7 @@ def _tiny_imagenet(root: Path, download: bool) -> Found:
     base = root / "tiny-imagenet-200"
     synsets = class_folders(base / "train")
     rows = [line.split("\t", 1) for line in (base / "words.txt").read_text(encoding="utf-8").splitlines()]
-    class_names = _readable(synsets, dict(row for row in rows if len(row) == 2))
+    class_names = readable(synsets, dict(row for row in rows if len(row) == 2))
     annotations = base / "val" / "val_annotations.txt"
     if not annotations.exists():  # sorted into folders like train, as many people do
         return _folders(base, {"train": "train", "test": "val"}, synsets, class_names)
@@ -183,14 +184,6 @@ def _folders(root: Path, folders: Mapping[str, str], labels: Sequence[str], clas
 
 def _consecutive(sizes: Mapping[str, int]) -> dict[str, Tensor]:
     return dict(zip(sizes, torch.arange(sum(sizes.values())).split(list(sizes.values())), strict=True))
-
-
-def _readable(synsets: Sequence[str], described: Mapping[str, str]) -> tuple[str, ...]:
-    """The first word of each synset's description; where two have the same, the synset behind it."""
-    words = [described.get(synset, synset).split(",")[0].strip() for synset in synsets]
-    return tuple(
-        word if words.count(word) == 1 else f"{word} ({synset})" for word, synset in zip(words, synsets, strict=True)
-    )
 
 
 def _robots(path: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError
-from zoo.storage.files import write_bytes
+from zoo.storage.files import user_cache, write_bytes
 from zoo.storage.plain import inflate
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,8 @@ class ListingCache:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
-        self._path = Path(caches, "huozi", "listings", f"{name}.json.gz")
+        self._path = user_cache() / "listings" / f"{name}.json.gz"
         self._changed = False
         self._places: dict[str, Any] = self._read()
 

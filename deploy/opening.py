@@ -203,10 +203,14 @@ def _buildable(entry: ZooEntry, blueprint: Any, where: str) -> ZooEntry:
         require_known_builder(entry, where)
     except UserError:
         own = _own_zoo(blueprint)
-        if own is None or own[entry.name].source != entry.source:
+        if own is None or own[entry.name].source != entry.source or _converter(own[entry.name]) != _converter(entry):
             raise
         return own[entry.name]
     return entry
+
+
+def _converter(entry: ZooEntry) -> str | None:
+    return entry.weights.convert if entry.weights is not None else None
 
 
 def derived_interface(blueprint: Any, zoo: Zoo) -> Interface:

@@ -165,6 +165,9 @@ def _weights_digest(entry: ZooEntry) -> str | None:
 def _modules(config: Config, zoo: Zoo) -> list[str]:
     """Of the functions that make networks and data; our own have no digest here."""
     sources = [entry.source.partition(":")[0] for entry in zoo.values() if ":" in entry.source]
+    sources += [
+        e.weights.convert.partition(":")[0] for e in zoo.values() if e.weights is not None and e.weights.convert
+    ]
     return sorted({*sources, str(config.dataset.get("_target_")).rpartition(".")[0]} - {""})
 
 

@@ -16,6 +16,7 @@ from launch import processes
 from launch.inputs import result_settings
 from launch.run_directory import CONFIG, owned, resumable_run, settle
 from launch.schema import Config, structured
+from zoo.converters import OURS as OUR_CONVERTERS
 from zoo.errors import UserError
 from zoo.limits import shown
 from zoo.storage.files import read_yaml
@@ -110,7 +111,7 @@ def _require_known_functions(saved: Config, own: Config) -> None:
     known = set(_functions(own))
     for key, function in _functions(saved):
         is_data = key == "dataset._target_" and function in OUR_DATA
-        is_network = key.startswith("zoo.") and function in OUR_NETWORKS
+        is_network = key.startswith("zoo.") and function in (*OUR_NETWORKS, *OUR_CONVERTERS)
         if not (is_data or is_network or (key, function) in known):
             group = key.partition(".")[0]
             raise UserError(
@@ -120,12 +121,15 @@ def _require_known_functions(saved: Config, own: Config) -> None:
 
 
 def _functions(config: Config) -> Iterator[tuple[str, str]]:
-    """All functions that a configuration has called, with their keys: sources of networks, targets of Hydra."""
+    """All functions that a configuration has called, with their keys: sources and converters of networks, targets."""
     networks: Any = config.zoo.get("networks")
     for name, entry in (networks if isinstance(networks, dict) else {}).items():
         source = str(entry.get("source")) if isinstance(entry, dict) else ""
         if source not in ("timm", "torchvision"):
             yield f"zoo.networks.{name}.source", source
+        weights = entry.get("weights") if isinstance(entry, dict) else None
+        if isinstance(weights, dict) and weights.get("convert") is not None:
+            yield f"zoo.networks.{name}.weights.convert", str(weights["convert"])
     yield from _targets(config.dataset, "dataset")
 
 

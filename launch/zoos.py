@@ -7,7 +7,7 @@ from typing import Any
 
 from launch.schema import Config
 from zoo.entries import ZooEntry
-from zoo.registry import Zoo, read_zoo
+from zoo.registry import Zoo, whole_zoo, with_files
 from zoo.storage.records import from_plain, to_plain
 from zoo.storage.store import StageResult, Store
 
@@ -19,22 +19,23 @@ def configured_zoo(config: Config, *, keep: bool) -> Zoo:
         keep: Whether it is kept for later commands, which nothing may be before all checks are over.
 
     Raises:
-        UserError: See ``zoo.registry.read_zoo``.
+        UserError: See ``zoo.registry.read_zoo``; files that are not there count where it is kept.
     """
     store = Store(config.cache.root, rebuild_damaged=config.cache.rebuild_damaged)
     if keep:
-        return _from_values(store.fetch("zoo", config.zoo, lambda: StageResult(values=_values(read_zoo(config.zoo)))))
-    found = store.find("zoo", config.zoo)
-    return read_zoo(config.zoo) if found is None else _from_values(found)
+        found = store.fetch("zoo", config.zoo, lambda: StageResult(values=_values(whole_zoo(config.zoo))))
+        return with_files(_from_values(found))
+    stored = store.find("zoo", config.zoo)
+    return whole_zoo(config.zoo) if stored is None else _from_values(stored)
 
 
 def _values(zoo: Zoo) -> list[Any]:
-    return [zoo.name, [to_plain(entry) for entry in zoo.values()]]
+    return [zoo.name, [to_plain(entry) for entry in zoo.values()], zoo.leave_out, zoo.left_out]
 
 
 def _from_values(found: StageResult) -> Zoo:
-    name, entries = found.values
-    return Zoo(name, [_entry(plain) for plain in entries])
+    name, entries, leave_out, left_out = found.values
+    return Zoo(name, [_entry(plain) for plain in entries], leave_out, left_out)
 
 
 def _entry(plain: dict[str, Any]) -> ZooEntry:

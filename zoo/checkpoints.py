@@ -43,7 +43,7 @@ TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 """Near the beginning of what `torch.save` wrote before it wrote zip archives."""
 
 
-def read_tensors(path: Path, key: str = "") -> dict[str, Tensor]:
+def read_tensors(path: Path, key: str = "", *, is_checked: bool = False) -> dict[str, Tensor]:
     """The tensors of a checkpoint by key and on the CPU.
 
     Read are `.safetensors`, what `torch.save` wrote in either format, and both in shards: by the index, or by the
@@ -53,12 +53,13 @@ def read_tensors(path: Path, key: str = "") -> dict[str, Tensor]:
     Args:
         path: A file or a folder.
         key: Where the state dict lies inside the file (`a.b` inside of `a`), instead of the usual wrappers.
+        is_checked: The file was held against a digest, so that a format without checksums needs no warning.
 
     Raises:
         UserError: Damaged, truncated, a missing shard, another kind of file, or more than tensors; with the way on.
     """
     parts = files_of(path)
-    content = _read(parts[0]) if len(parts) == 1 else _read_shards(*parts)
+    content = _read(parts[0], is_checked) if len(parts) == 1 else _read_shards(*parts, is_checked=is_checked)
     state = {name.replace("_orig_mod.", ""): tensor for name, tensor in _unwrap(content, path, key).items()}
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
@@ -110,8 +111,8 @@ def shorten(keys: Sequence[str], limit: int = 3) -> str:
     return ", ".join(keys[:limit]) + more
 
 
-def _read_shards(index: Path, *shards: Path) -> dict[str, Any]:
-    content = {shard.name: _read(shard) for shard in shards}
+def _read_shards(index: Path, *shards: Path, is_checked: bool) -> dict[str, Any]:
+    content = {shard.name: _read(shard, is_checked) for shard in shards}
     state = {}
     for name, shard in read_json(index)["weight_map"].items():
         if not isinstance(content[shard], Mapping) or name not in content[shard]:
@@ -120,7 +121,7 @@ def _read_shards(index: Path, *shards: Path) -> dict[str, Any]:
     return state
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, is_checked: bool) -> Any:
     """What a file holds, after a look at what it is."""
     with path.open("rb") as file:
         head = file.read(512)
@@ -144,7 +145,7 @@ def _read(path: Path) -> Any:
             f"weights file {path} is {kind}, not written by torch.save or safetensors; where it was made, type: "
             "torch.save(network.state_dict(), 'tensors.pth')"
         )
-    else:
+    elif not is_checked:
         _log.warning("%s: saved in torch's old format, which has no checksums; weights.sha256 would tell damage", path)
     return _unpickle(path)
 

@@ -50,4 +50,6 @@ def identity(entry: ZooEntry) -> dict[str, Any]:
         fields["name"] = entry.name
     elif (sha256 := weights_sha256(entry.weights)) is not None:
         fields["weights"] = {**fields["weights"], "file": sha256}
+        if entry.weights.convert is not None:
+            fields["converter"] = module_digest(entry.weights.convert.partition(":")[0])
     return fields

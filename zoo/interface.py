@@ -20,6 +20,7 @@ from typing import Any
 from torch import nn
 
 from zoo.builders import require_architecture
+from zoo.converters import OURS as OUR_CONVERTERS
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
 from zoo.storage.records import from_plain, short_repr, to_plain
@@ -92,6 +93,12 @@ def require_known_builder(entry: ZooEntry, where: str) -> None:
         raise UserError(
             f"{where}: network {entry.name!r} is built by {entry.source}, a function that this file alone names: give "
             "your own zoo that has the network (--zoo NAME_OR_FILE, or zoo=...), if you trust it"
+        )
+    convert = entry.weights.convert if entry.weights is not None else None
+    if convert is not None and convert not in OUR_CONVERTERS:
+        raise UserError(
+            f"{where}: weights of network {entry.name!r} are converted by {convert}, a function that this file alone "
+            "names: give your own zoo that has the network (--zoo NAME_OR_FILE, or zoo=...), if you trust it"
         )
     if model:
         require_architecture("torchvision" if entry.source == "torchvision" else "timm", str(model), entry.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields as fields_of
 from dataclasses import replace
@@ -10,8 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from zoo.builders import require_architecture, require_size, tagged
+from zoo.class_lists import class_list
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
+from zoo.limits import one_of, require
 from zoo.preprocessing import stored_input
 from zoo.storage.files import read_yaml
 from zoo.storage.records import from_plain, neighbours, short_repr, to_plain
@@ -19,10 +22,24 @@ from zoo.weights import Weights, require_file
 
 
 class Zoo(Mapping[str, ZooEntry]):
-    """Entries by name, in the order they were given."""
+    """Entries by name, in the order they were given.
 
-    def __init__(self, name: str, entries: Iterable[ZooEntry]) -> None:
-        self.name = name
+    Args:
+        name: Of the zoo.
+        entries: Its networks.
+        leave_out: Which of them the others go on without: none (`never`), those whose files are not there (`missing`),
+            or those, too, that are no chain or do not suit the task (`unfit`).
+        left_out: Names of networks that were left out, and why.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        entries: Iterable[ZooEntry],
+        leave_out: str = "never",
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name, self.leave_out, self.left_out = name, leave_out, dict(left_out or {})
         self._entries = {entry.name: entry for entry in entries}
 
     def __getitem__(self, name: str) -> ZooEntry:
@@ -37,8 +54,26 @@ class Zoo(Mapping[str, ZooEntry]):
     def entry(self, name: str) -> ZooEntry:
         """The entry of that name; a name the zoo lacks is a `UserError` that lists what it has."""
         if name not in self._entries:
+            if name in self.left_out:
+                raise UserError(f"zoo {self.name}: network {name!r} is left out: {self.left_out[name]}")
             raise UserError(f"zoo {self.name} has no network {name!r}: {neighbours(name, self)}")
         return self._entries[name]
+
+    def without(self, left_out: Mapping[str, str]) -> Zoo:
+        """The zoo without some of its networks.
+
+        Args:
+            left_out: Their names, and why.
+
+        Raises:
+            UserError: No network would be left.
+        """
+        if len(left_out) == len(self) and left_out:
+            reasons = "; ".join(f"{name}: {told}" for name, told in list(left_out.items())[:3])
+            more = f" (+{len(left_out) - 3} more)" if len(left_out) > 3 else ""
+            raise UserError(f"zoo {self.name}: every network would be left out: {reasons}{more}")
+        kept = (entry for name, entry in self.items() if name not in left_out)
+        return Zoo(self.name, kept, self.leave_out, {**self.left_out, **left_out})
 
 
 ZOOS = Path(__file__).resolve().parents[1] / "conf" / "zoo"
@@ -73,10 +108,27 @@ def read_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
         UserError: Unknown or missing field, value of another type, no network, no `input` where none can be looked up,
             an unknown architecture or tag, images of a size that the architecture cannot be built for.
     """
+    return with_files(whole_zoo(source))
+
+
+def whole_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
+    """As `read_zoo`, with the networks whose files are not there, whatever the zoo's `leave_out` says."""
     zoo = parse_zoo(source)
     for entry in zoo.values():
         require_size(entry)
     return zoo
+
+
+def with_files(zoo: Zoo) -> Zoo:
+    """The zoo without the networks whose files are not there, where its `leave_out` says so; they are told by name.
+
+    Raises:
+        UserError: No network would be left.
+    """
+    missing = {} if zoo.leave_out == "never" else missing_files(zoo)
+    for name, told in missing.items():
+        _log.warning("zoo %s leaves out %s: %s", zoo.name, name, told)
+    return zoo.without(missing)
 
 
 def parse_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
@@ -93,20 +145,28 @@ def parse_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
     if not isinstance(networks, Mapping) or not networks:
         raise UserError(f"{where}: `networks` holds no network; give at least one under its name")
     entries = [_read_entry(str(name), fields, content.get("input"), where) for name, fields in networks.items()]
-    return Zoo(str(content.get("name", "zoo")), entries)
+    leave_out = content.get("leave_out", "never")
+    require("zoo.leave_out", leave_out, one_of(*LEAVE_OUT), default="never")
+    return Zoo(str(content.get("name", "zoo")), entries, leave_out)
 
 
 def require_files(zoo: Zoo) -> None:
     """Refuses (`UserError`) a zoo some of whose files of weights are not there, all of them in one line."""
-    missing = []
+    if missing := missing_files(zoo):
+        told = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise UserError(f"{told}; or leave networks out: ~zoo.networks.NAME, or all of them: ++zoo.leave_out=missing")
+
+
+def missing_files(zoo: Zoo) -> dict[str, str]:
+    """The networks whose file of weights is not there, and where it can be had."""
+    missing = {}
     for name, entry in zoo.items():
         if entry.weights is not None and entry.weights.file is not None:
             try:
                 require_file(entry.weights)
             except UserError as error:
-                missing.append(f"{name}: {error}")
-    if missing:
-        raise UserError(f"{'; '.join(missing)}; or leave networks out: ~zoo.networks.NAME")
+                missing[name] = str(error)
+    return missing
 
 
 def find_entry(text: str, folder: Path) -> ZooEntry:
@@ -170,6 +230,8 @@ def _read_entry(name: str, fields: Any, default_input: Any, where: str) -> ZooEn
     if not isinstance(kwargs, Mapping):
         raise UserError(f"{where}: kwargs: got {short_repr(kwargs)}, expected a mapping of arguments")
     plain = {"name": name, **fields, "kwargs": {}}
+    if isinstance(fields.get("classes"), str):
+        plain["classes"] = class_list(fields["classes"], where)
     given = _read_input(fields, default_input, where)
     if given is not None:
         plain["input"] = given
@@ -232,5 +294,7 @@ def _torchvision_input(model: str) -> InputSpec:
     return InputSpec(3, side, side, *statistics, published.interpolation.value, side / resized)
 
 
-_FIELDS = ("name", "input", "networks", "task")
+LEAVE_OUT = ("never", "missing", "unfit")
+_FIELDS = ("name", "input", "networks", "leave_out", "task")
+_log = logging.getLogger(__name__)
 _IMAGENET = InputSpec(3, 224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")

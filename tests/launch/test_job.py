@@ -223,6 +223,7 @@ def test_an_interruption_after_the_result_does_not_take_it_back(folder: Path) ->
         ("zoo.networks.resnet_digits.source", "os:system"),
         ("zoo.networks.resnet_digits.source", "zoo.storage.files:write_text"),
         ("zoo.networks.resnet_digits.source", "zoo.embedded.networks:torch"),
+        ("zoo.networks.resnet_digits.weights.convert", "evil:read"),
     ],
 )
 def test_a_run_directory_calls_nothing_that_the_user_does_not_name(key: str, value: str, folder: Path) -> None:

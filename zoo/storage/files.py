@@ -175,6 +175,11 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[st
         raise UserError(f"{path}: damaged or truncated weights file: {one_line(error)}") from error
 
 
+def user_cache() -> Path:
+    """Where what is kept for all projects of a user lies: ``$XDG_CACHE_HOME/huozi``, ``~/.cache/huozi`` by default."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huozi")
+
+
 def installed_file(package: str, path: str) -> Path:
     """A file that an installed package brings along; the package, which may be heavy, is not imported.
 
