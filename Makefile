@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test browser lint clean
+.PHONY: help demo test browser launchers lint clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ test: .venv/.installed-test  ## Run the test suite
 
 browser: .venv/.installed-test .venv/.installed-browser  ## Test pages in a headless Chromium
 	$(BIN)/python -m pytest -m browser tests/deploy
+
+launchers: .venv/.installed-test .venv/.installed-launchers  ## Test sweeps under joblib, submitit, Ray and Optuna
+	$(BIN)/python -m pytest -m launchers tests/launch
 
 lint: .venv/.installed-lint  ## Check style and format
 	$(BIN)/ruff check .

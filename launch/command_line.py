@@ -157,8 +157,8 @@ def _as_path(word: _Word, grammar: OverridesParser, *, is_sweep: bool) -> str:
         path = os.path.expanduser(path)
     if override is not None and override.value() == path:
         return text
-    quoted = word.with_value(_quote(path))
-    return quoted if _parse(quoted, grammar) is not None else text
+    written = word.with_value(quoted(path))
+    return written if _parse(written, grammar) is not None else text
 
 
 def _spelling(value: str, grammar: OverridesParser) -> str:
@@ -170,7 +170,7 @@ def _spelling(value: str, grammar: OverridesParser) -> str:
     if value.startswith("{") and value.endswith("}"):
         pairs = [item.partition(":") for item in _items(value)]
         return f"{{{', '.join(f'{key.strip()}: {_spelling(item.strip(), grammar)}' for key, _, item in pairs)}}}"
-    return _quote(value)
+    return quoted(value)
 
 
 def _items(value: str) -> list[str]:
@@ -195,7 +195,7 @@ def _parse(text: str, grammar: OverridesParser) -> Override | None:
         return None
 
 
-def _quote(text: str) -> str:
+def quoted(text: str) -> str:
     """The text in double quotes of Hydra's grammar: quotes, and backslashes before one, are escaped."""
     escaped = re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + ('\\"' if match[2] else ""), text)
     return f'"{escaped}"'

@@ -6,27 +6,22 @@ import logging
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from launch import interruption
 from launch.checks import check, configured
 from launch.command_line import readable
 from launch.errors import CONF, explain, report
-from launch.parent import check_data_of_all_jobs
 from launch.schema import Config, keys, register
-from launch.sweep import Sweep
+from launch.sweep import SweepRefusedError, end_sweep, is_multirun, run_job
 from zoo import progress, threads
-from zoo.errors import UserError
-
-# Lightning starts the further processes of these by running the command again, in a multirun the whole sweep of it.
-LAUNCHING_STRATEGIES = ("ddp", "fsdp", "deepspeed")
 
 
 def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]], Callable[[], None]]:
@@ -34,7 +29,7 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
 
     The metric named ``value`` is what a sweeper optimises: never a test figure. Bad input ends with one line on stderr
     and exit status 2, any other failure with one line and status 1; ``HYDRA_FULL_ERROR=1`` shows the traceback, which
-    the run's ``job.log`` keeps in any case. In a sweep a failed job does not stop the others: it is a row of the table.
+    the run's ``job.log`` keeps in any case. In a sweep a failed job does not stop the others, see ``launch.sweep``.
     An interruption stops everything, see ``launch.interruption``.
     """
 
@@ -45,60 +40,64 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
             check(config)
             return function(config)
 
-        def run_job(cfg: DictConfig) -> float:
+        def make_config(cfg: DictConfig) -> Config:
+            return configured(cfg, HydraConfig.get().overrides.task, command)
+
+        def run(cfg: DictConfig) -> float:
+            _log_to_stderr()  # a launcher's process has not been through main
+            if is_multirun():
+                place = partial(_job_directory, command)
+                return run_job(checked, partial(make_config, cfg), place, lambda error: explain(error, keys()))
             try:
-                config = configured(cfg, HydraConfig.get().overrides.task, command)
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    _refuse_launching_strategy(config)  # before any job is a row of the table
-                    if config.parent.dataset is not None:
-                        sweep.once(lambda: check_data_of_all_jobs(command))
-                    metrics = sweep.job(checked, config, lambda error: explain(error, keys()))
-                else:
-                    metrics = checked(config)
-            except Exception as error:  # noqa: BLE001 told below: Hydra would add lines of its own
+                return float(checked(make_config(cfg))["value"])
+            except Exception as error:  # noqa: BLE001 told by main: Hydra would add lines of its own
                 failures.append(error)
                 return math.nan
-            return float(metrics["value"])
 
         def main() -> None:
             register()
             logging.getLogger("hydra").setLevel(logging.WARNING)
-            console = progress.StderrHandler()
-            console.setLevel(logging.INFO)
-            logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
+            _log_to_stderr()
             show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra is to raise what it would print in many lines
-            with tempfile.TemporaryDirectory() as directory:
-                os.environ["HUOZI_HYDRA_DIR"] = directory
-                try:
-                    with interruption.raised():
-                        sys.argv[1:] = readable(sys.argv[1:])
-                        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(run_job)()
-                except Exception as error:  # noqa: BLE001 told below
-                    failures.append(error)
-                except (KeyboardInterrupt, SystemExit):
-                    if not interruption.received():
-                        raise
+            try:
+                with interruption.raised():
+                    sys.argv[1:] = readable(sys.argv[1:])
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(run)()
+            except SweepRefusedError as refusal:
+                failures.append(refusal.reason)
+            except Exception as error:  # noqa: BLE001 told below
+                failures.append(error)
+            except (KeyboardInterrupt, SystemExit):
+                if not interruption.received():
+                    raise
             progress.clear()
-            if sweep.rows:
-                sweep.print_table()
+            status = end_sweep(failures)
             if interruption.received():
                 sys.exit(interruption.report())
             if failures:
                 if show_traceback:
                     raise failures[0]
                 sys.exit(report(failures[0], keys()))
-            sys.exit(1 if sweep.num_failed else 0)
+            sys.exit(status)
 
-        sweep, failures = Sweep(command), []
+        failures: list[Exception] = []
         return main
 
     return decorate
 
 
-def _refuse_launching_strategy(config: Config) -> None:
-    if config.trainer.strategy.startswith(LAUNCHING_STRATEGIES) and not config.trainer.strategy.endswith("_spawn"):
-        raise UserError(
-            f"-m does not go with trainer.strategy={config.trainer.strategy}, whose processes would each start the "
-            "whole sweep again: run the jobs one by one without -m, or type trainer=cpu, or trainer=gpu for one device"
-        )
+def _job_directory(command: str, config: Config) -> Path:
+    from launch.job import run_directory  # heavy
+
+    return run_directory(config, command)[0]
+
+
+def _log_to_stderr() -> None:
+    root = logging.getLogger()
+    if not any(isinstance(handler, progress.StderrHandler) for handler in root.handlers):
+        console = progress.StderrHandler()
+        console.setLevel(logging.INFO)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        root.setLevel(logging.INFO)
+        root.addHandler(console)

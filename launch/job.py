@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 
 from datamodules import ImageDataModule, Manifest, difference
 from launch import interruption, processes
@@ -41,7 +40,7 @@ from launch.run_directory import (
     settle,
 )
 from launch.schema import Config
-from launch.sweep import sweep_name
+from launch.sweep import is_multirun, sweep_name
 from tuning.tracking import Tracker, tracking
 from zoo.errors import UserError
 from zoo.registry import Zoo
@@ -149,8 +148,7 @@ def run_directory(config: Config, command: str) -> tuple[Path, str]:
     if config.resume:
         return Path(config.resume), "resume"
     if config.output_dir:
-        hydra = HydraConfig.get()
-        return Path(config.output_dir) / (str(hydra.job.num) if hydra.mode == RunMode.MULTIRUN else ""), "output_dir"
+        return Path(config.output_dir) / (str(HydraConfig.get().job.num) if is_multirun() else ""), "output_dir"
     what = [
         config.method.name,
         config.dataset.get("name", "data"),
@@ -205,7 +203,7 @@ def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[
                 run_dir,
                 project=config.logger.project,
                 job_type=command,
-                group=sweep_name(command) if HydraConfig.get().mode == RunMode.MULTIRUN else None,
+                group=config.logger.group or sweep_name(),
                 config=asdict(config),
                 resume=config.resume is not None,
             ) as tracker:
@@ -288,7 +286,7 @@ def _described_data_difference(path: Path, data: ImageDataModule) -> str:
 
 
 def _advice(command: str, directory: Path) -> str:
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if is_multirun():
         return "the same command with skip_completed=true goes on with the jobs that are not completed"
     if command == "train":
         return f"`python train.py {shlex.quote(f'resume={directory}')}` goes on"

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
@@ -67,19 +64,24 @@ def with_parent(config: Config, train: Callable[[Config], Mapping[str, Any]]) ->
     parent = parent_config(config)
     directory, _ = run_directory(parent, "train")
     if os.environ.get(_DONE) != str(directory):  # else this is a further process, started for the job itself
-        run_dir = resumable_run(directory)
-        is_begun = (run_dir / CONFIG).is_file() and any((run_dir / CHECKPOINTS).glob("last.ckpt"))
-        if is_begun and read_result(run_dir) is None:
-            parent = replace(parent, resume=str(directory))
-        log.info("first, on parent.dataset: %s", directory)
-        train(parent)
+        with _alone(directory):
+            run_dir = resumable_run(directory)
+            is_begun = (run_dir / CONFIG).is_file() and any((run_dir / CHECKPOINTS).glob("last.ckpt"))
+            if is_begun and read_result(run_dir) is None:
+                parent = replace(parent, resume=str(directory))
+            log.info("first, on parent.dataset: %s", directory)
+            train(parent)
         os.environ[_DONE] = str(directory)
         log.info("then, on %s:", config.dataset.get("name", "dataset"))
     return replace(config, blueprint=str(directory))
 
 
-def check_data_of_all_jobs(command: str) -> None:
-    """Reads the data of all jobs of this sweep, before the first of them trains a parent for all.
+def check_data_of_all_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
+    """Reads the data of all jobs of a sweep, before the first of them trains a parent for all.
+
+    Args:
+        command: ``search`` or ``train``.
+        jobs: Their overrides.
 
     Raises:
         UserError: Data that cannot be read, with the overrides of its job.
@@ -87,21 +89,35 @@ def check_data_of_all_jobs(command: str) -> None:
     from launch.checks import check
     from launch.inputs import read_data
 
-    params = HydraConfig.get().sweeper.get("params") or {}
-    words = [*(f"{key}={value}" for key, value in params.items()), *(w for w in sys.argv[1:] if not w.startswith("-"))]
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     read: set[str] = set()
-    for batch in BasicSweeper.split_arguments(parser.parse_overrides(words), None):
-        for overrides in batch:
-            config = OmegaConf.to_object(compose(command, list(overrides)))
-            assert isinstance(config, Config)
-            if (key := content_key(config.dataset)) not in read:
-                read.add(key)
-                try:
-                    check(config)
-                    read_data(config)
-                except (UserError, InstantiationException) as error:
-                    raise UserError(f"{' '.join(overrides)}: {explain(error, ())}") from error
+    for overrides in jobs:
+        config = OmegaConf.to_object(compose(command, list(overrides)))
+        assert isinstance(config, Config)
+        if (key := content_key(config.dataset)) not in read:
+            read.add(key)
+            try:
+                check(config)
+                read_data(config)
+            except (UserError, InstantiationException) as error:
+                raise UserError(f"{' '.join(overrides)}: {explain(error, ())}") from error
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Waits for another job, of a sweep whose jobs run side by side, that is training the same parent."""
+    lock = FileLock(directory.with_name(f".{directory.name}.lock"))
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another job that trains on parent.dataset")
+        lock.acquire()
+    except NotImplementedError:  # a file system without locks: the run's own directory tells of it
+        log.debug("no lock in %s", directory.parent)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,10 +74,20 @@ class LoggerSettings:
     Attributes:
         name: ``csv`` (our own files only), ``wandb`` or ``wandb_offline``.
         project: W&B project.
+        entity: W&B user or team; ``None``: the one who is logged in.
+        group: What belongs together; ``None``: the jobs of a sweep, by its name.
+        run_name: Of the W&B run; ``None``: that of the job's directory.
+        tags: Words to find it by.
+        notes: A text about it.
     """
 
     name: Annotated[str, one_of("csv", "wandb", "wandb_offline")] = "csv"
     project: str = "huozi"
+    entity: str | None = None
+    group: str | None = None
+    run_name: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
 
     def __post_init__(self) -> None:
         check(self, "logger")

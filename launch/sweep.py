@@ -1,145 +1,273 @@
-"""The table of a multirun: a row for every job, failed ones included, rewritten after each of them."""
+"""A multirun, whatever launches its jobs: processes in turn, in parallel, on other machines.
+
+What is known of a sweep lies in its directory and nowhere else: ``sweep.json`` says what it was begun with, and every
+job keeps its own row there, ``JOB.json``, from its first moment on and under a lock that dies with its process. Whoever
+ends last finds all rows, and so does ``python -m launch sweep DIR`` at any time, see ``launch.sweep_table``.
+"""
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import gc
-import io
 import logging
 import math
+import os
+import platform
+import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
+from filelock import FileLock
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict, read_write
 
-from launch.run_directory import owned
+from launch.command_line import quoted
+from launch.errors import CONF
+from launch.parent import check_data_of_all_jobs
+from launch.run_directory import owned, read_result
 from launch.schema import Config
+from launch.sweep_table import (
+    ORPHANS_SECONDS,
+    PLAN,
+    ROW_LOCK,
+    Row,
+    clear_rows,
+    collect,
+    differing,
+    exit_status,
+    print_table,
+    read_plan,
+    row_path,
+)
+from tuning.settings import TrainerSettings
 from zoo.errors import UserError
-from zoo.storage.files import write_text
+from zoo.storage.files import read_json, write_json
 from zoo.storage.store import content_key
 
 log = logging.getLogger(__name__)
 
-# What a user compares jobs by comes first, then whatever else the jobs report.
-_LEADING = ("job", "overrides", "status", "seconds")
+_LAUNCHING = ("ddp", "fsdp", "deepspeed", "model_parallel")
+"""Strategies whose further processes run the command again, which in a multirun would be the whole sweep."""
+_IN_PROCESS = ("_spawn", "_fork", "_notebook")
+_ELSEWHERE = ("skip_completed", "cache", "logger")
+"""Settings without which a sweep is the same one."""
 
 
-def sweep_name(command: str) -> str:
-    """Returns the name of this multirun, the same for the same command line: also its W&B group."""
-    return f"{command}-{content_key(sys.argv[1:])[:8]}"
+class SweepRefusedError(BaseException):
+    """Carries what is wrong with a sweep: an ``Exception`` of a callback would be a mere warning to Hydra."""
+
+    def __init__(self, reason: Exception) -> None:
+        self.reason = reason
 
 
-class Sweep:
-    """Runs the jobs of one multirun in turn and keeps their table, ``sweep.csv``.
+class Killed(Exception):
+    """The process of a job was ended from outside."""
 
-    Args:
-        command: ``search`` or ``train``. Without ``output_dir`` the table lies in ``runs/sweeps/<sweep name>``.
+
+class BeginSweep(Callback):
+    """Hydra's callback that begins a multirun, in the process of the command, before any job.
+
+    It settles ``hydra.sweep.dir``, for all processes, as ``output_dir`` or ``runs_dir/sweeps/NAME``, the same for the
+    same command line, and owns that directory as long as the process lives.
+
+    Attributes:
+        begun: The directory and whether it was made, once that has happened in this process.
     """
 
-    def __init__(self, command: str) -> None:
-        self.command = command
-        self.rows: list[dict[str, Any]] = []
-        self.table_path: Path | None = None
-        self._ownership, self._refusal = ExitStack(), None
-        self._is_checked = False
+    begun: tuple[Path, bool] | None = None
+    _ownership = ExitStack()
 
-    @property
-    def num_failed(self) -> int:
-        return sum(row["status"] == "failed" for row in self.rows)
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Begins the sweep.
 
-    def job(
-        self,
-        function: Callable[[Config], Mapping[str, Any]],
-        config: Config,
-        describe: Callable[[BaseException], str],
-    ) -> Mapping[str, Any]:
-        """Runs one job and returns its metrics. A failure becomes a row of the table, not an exception."""
-        self._own(config)
-        hydra = HydraConfig.get()
-        row: dict[str, Any] = {"job": hydra.job.num, "overrides": " ".join(hydra.overrides.task)}
-        log.info("job %s: %s", row["job"], row["overrides"])
-        started = time.perf_counter()
-        metrics: Mapping[str, Any] = {"value": math.nan}
+        Raises:
+            SweepRefusedError: From data of a job that cannot be read, or a directory that another sweep works in.
+        """
         try:
-            metrics = function(config)
-            row |= {"status": "completed", **metrics}
-        except Exception as error:  # noqa: BLE001 told in the table and by the exit status; the run's job.log has the traceback
-            row |= {"status": "failed", "error": describe(error)}
-            log.error("error: %s", row["error"])
-        except BaseException:
-            self._add({**row, "status": "interrupted"}, started)
-            raise
-        self._add(row, started)
-        gc.collect()  # no network of a finished job stays in memory
-        return metrics
+            jobs = planned_jobs(config)
+            if config.parent.dataset is not None and jobs is not None:
+                check_data_of_all_jobs(config.hydra.job.config_name, jobs)
+            self._begin(config, jobs)
+        except Exception as error:
+            raise SweepRefusedError(error) from error
 
-    def once(self, check: Callable[[], None]) -> None:
-        """Calls a check before the first job; what it refuses is no job of the sweep begun with.
+    def _begin(self, config: DictConfig, jobs: Sequence[Sequence[str]] | None) -> None:
+        command, words = config.hydra.job.config_name, list(config.hydra.overrides.task)
+        name = f"{command}-{content_key(_naming(words), _params(config))[:8]}"
+        key, place = "runs_dir", Path(config.runs_dir) / "sweeps" / name
+        if config.output_dir is not None:
+            key, place = "output_dir", Path(config.output_dir)
+        if any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra):
+            key, place = "hydra.sweep.dir", Path(config.hydra.sweep.dir)
+        place = place.absolute()
+        is_new = BeginSweep._ownership.enter_context(owned(place, key))
+        clear_rows(place)
+        write_json(place / PLAN, {"name": name, "command": command, "overrides": words, "jobs": jobs})
+        with read_write(config), open_dict(config):  # what the jobs, composed anew in their processes, go by
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(place))}")
+            config.hydra.sweep.dir = str(place)
+        above = os.environ.get("PYTHONPATH", "")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CONF.parent), above)))  # of launchers' processes
+        BeginSweep.begun = (place, is_new)
 
-        Raises:
-            UserError: Its refusal, of every job.
-        """
-        if not self._is_checked:
-            self._is_checked = True
-            try:
-                check()
-            except UserError as error:
-                self._refusal = error
-        if self._refusal is not None:
-            raise self._refusal
 
-    def _own(self, config: Config) -> None:
-        """Owns the table for the life of the process: another sweep into it would mix its rows with these.
+def end_sweep(failures: Sequence[BaseException]) -> int:
+    """Prints the table of the sweep that this process has begun, if any; returns the exit status that follows from it.
 
-        Raises:
-            UserError: Another sweep that is running owns it.
-        """
-        if self._refusal is not None:
-            raise self._refusal
-        if self.table_path is None:
-            key = "output_dir" if config.output_dir else "runs_dir"
-            directory = Path(config.output_dir or Path(config.runs_dir) / "sweeps" / sweep_name(self.command))
-            try:
-                self._ownership.enter_context(owned(directory, key))
-            except UserError as error:
-                self._refusal = error
-                raise
-            self.table_path = directory / "sweep.csv"
+    Args:
+        failures: What stopped it. Where nothing had begun, the directory goes that was made for it.
+    """
+    if BeginSweep.begun is None:
+        return 0
+    directory, is_new = BeginSweep.begun
+    rows = collect(directory, patience_seconds=ORPHANS_SECONDS)
+    if failures and is_new and all(row["status"] == "not begun" for row in rows):
+        BeginSweep._ownership.close()
+        shutil.rmtree(directory, ignore_errors=True)
+        return 1
+    print_table(rows, directory)
+    return exit_status(rows)
 
-    def _add(self, row: dict[str, Any], started: float) -> None:
+
+def planned_jobs(config: DictConfig) -> list[list[str]] | None:
+    """The overrides of every job; None for a sweeper that chooses them as it goes on."""
+    if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+        return None
+    words = [*(f"{key}={value}" for key, value in _params(config).items()), *config.hydra.overrides.task]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    batches = BasicSweeper.split_arguments(parser.parse_overrides(words), None)
+    return [list(overrides) for batch in batches for overrides in batch]
+
+
+def is_multirun() -> bool:
+    """Whether this process runs a job of a sweep."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def sweep_name() -> str | None:
+    """The name of the sweep that this job is of, the same for the same command line: also its W&B group."""
+    if not is_multirun():
+        return None
+    try:
+        return str(read_json(Path(HydraConfig.get().sweep.dir) / PLAN)["name"])
+    except (UserError, KeyError, TypeError):  # whoever removed it wants no group
+        return None
+
+
+def run_job(
+    function: Callable[[Config], Mapping[str, Any]],
+    make_config: Callable[[], Config],
+    place: Callable[[Config], Path],
+    describe: Callable[[BaseException], str],
+) -> float:
+    """Runs one job of a sweep and keeps its row; returns its ``value``, NaN of a job that failed.
+
+    A failure is told by the row, not by an exception: it stops no other job.
+
+    Args:
+        function: The job, in this process.
+        make_config: Gives its configuration, or refuses it.
+        place: Gives the directory of the job.
+        describe: An error in one line.
+    """
+    hydra = HydraConfig.get()
+    directory, number = Path(hydra.sweep.dir), int(hydra.job.num)
+    row: Row = {"job": number, "overrides": list(hydra.overrides.task), "status": "running"}
+    row |= {"machine": platform.node(), "process": os.getpid()}
+    planned = read_plan(directory)
+    label = differing(planned)[number] if number < len(planned) else " ".join(row["overrides"])
+    log.info("job %d: %s", number, label.replace("\n", " "))
+    value, started = math.nan, time.perf_counter()
+    lock = FileLock(directory / ROW_LOCK.format(number))
+    with contextlib.suppress(NotImplementedError):  # a file system without locks: a job that was killed seems to run
+        lock.acquire()
+    write_json(row_path(directory, number), row)
+    try:
+        config = make_config()
+        row["directory"] = str(place(config))
+        run = _in_its_own_process if launches_processes(config.trainer) else function
+        metrics = run(config)
+        row |= {"status": "completed", **_figures(place(config)), "metrics": dict(metrics)}
+        value = float(metrics["value"])
+    except Exception as error:  # noqa: BLE001 told in the table and by the exit status; the run's job.log has the traceback
+        row |= {"status": "killed" if isinstance(error, Killed) else "failed", "error": describe(error)}
+        log.error("error: job %s: %s", number, row["error"])
+    except BaseException:
+        row["status"] = "interrupted"
+        raise
+    finally:
         row["seconds"] = round(time.perf_counter() - started, 1)
-        self.rows.append(row)
-        write_text(self.table_path, self._csv())
-
-    def print_table(self) -> None:
-        """Prints the rows so far; of the overrides, those in which the jobs differ."""
-        from rich.console import Console
-        from rich.table import Table
-
-        overrides = [row["overrides"].split() for row in self.rows]
-        shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
-        columns = [name for name in self._columns() if name != "value" and (name != "error" or self.num_failed)]
-        table = Table(*columns, title=f"{len(self.rows)} jobs, {self.num_failed} failed: {self.table_path}")
-        for row, own in zip(self.rows, overrides, strict=True):
-            shown = {**row, "overrides": "\n".join(override for override in own if override not in shared)}
-            table.add_row(*(_cell(shown.get(name, "")) for name in columns))
-        Console().print(table)
-
-    def _columns(self) -> list[str]:
-        names = dict.fromkeys(_LEADING) | dict.fromkeys(key for row in self.rows for key in row)
-        return [name for name in names if name != "error"] + ["error"]
-
-    def _csv(self) -> str:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self._columns(), restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue()
+        write_json(row_path(directory, number), row)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        collect(directory)
+    gc.collect()  # no network of a finished job stays in memory
+    return value
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def launches_processes(trainer: TrainerSettings) -> bool:
+    """Whether Lightning starts the further processes of this strategy by running the command again."""
+    return trainer.strategy.startswith(_LAUNCHING) and not trainer.strategy.endswith(_IN_PROCESS)
+
+
+def _in_its_own_process(config: Config) -> Mapping[str, Any]:
+    """Runs a job as the command by itself; what it says goes on to this process's stderr.
+
+    Raises:
+        UserError: It failed; with its own line.
+        Killed: It was ended by a signal.
+    """
+    from launch.job import run_directory  # heavy
+
+    command = HydraConfig.get().job.config_name
+    directory, _ = run_directory(config, command)
+    words = [word for word in HydraConfig.get().overrides.task if not word.startswith("output_dir=")]
+    if config.output_dir is not None:
+        words.append(f"output_dir={quoted(str(directory))}")
+    if config.logger.name != "csv" and config.logger.group is None:
+        words.append(f"logger.group={quoted(str(sweep_name()))}")
+    line, told = [sys.executable, str(CONF.parent / f"{command}.py"), *words, "hydra.mode=RUN"], ""
+    environment = {
+        name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"
+    }  # set by the command
+    streams = {"stdout": sys.stderr, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    with subprocess.Popen(line, env=environment, **streams) as process:
+        try:
+            for text in process.stderr or ():
+                if text.startswith("error: "):
+                    told = text.removeprefix("error: ").strip()
+                else:
+                    print(text, end="", file=sys.stderr, flush=True)
+        except BaseException:  # an interruption, which is to close the job's files, too
+            process.terminate()
+            raise
+    if process.returncode < 0:
+        raise Killed(f"its process was ended by {Signals(-process.returncode).name}")
+    if process.returncode or (result := read_result(directory)) is None:
+        raise UserError(told or f"it ended with exit status {process.returncode}: see {directory}/job.log")
+    return result["metrics"]
+
+
+def _figures(directory: Path) -> dict[str, Any]:
+    """What a row tells of a result beside its metrics."""
+    result = read_result(directory) or {}
+    return {name: result[name] for name in ("composition", "num_parameters", "macs") if name in result}
+
+
+def _params(config: DictConfig) -> dict[str, Any]:
+    return dict(config.hydra.sweeper.get("params") or {})
+
+
+def _naming(words: Sequence[str]) -> list[str]:
+    return [word for word in words if word.lstrip("+~").partition("=")[0].partition(".")[0] not in _ELSEWHERE]

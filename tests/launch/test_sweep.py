@@ -1,0 +1,79 @@
+"""Sweeps under Hydra's launchers; the jobs are stand-ins, the processes are real."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main
+
+DRIVER = Path(__file__).with_name("sweep_driver.py")
+
+
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(DRIVER.parents[2]), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    command = [sys.executable, str(DRIVER), "-m", *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def table(directory: Path) -> list[dict[str, str]]:
+    with (directory / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_a_kill_leaves_is_collected_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = run("seed=0,1,2,3", cwd=tmp_path)
+    assert ended.returncode == -signal.SIGKILL
+    (directory,) = (tmp_path / "runs" / "sweeps").iterdir()
+    assert main(["sweep", str(directory)]) == 1
+    rows = table(directory)
+    assert [row["status"] for row in rows] == ["completed", "failed", "killed", "not begun"]
+    assert rows[1]["error"].startswith("RuntimeError: power; cut")
+    printed = capsys.readouterr().out
+    assert "job 2 killed (seed=2)" in printed
+    assert "job 3 not begun (seed=3)" in printed
+
+
+LAUNCHERS = {
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    "submitit": ("hydra/launcher=submitit_local",),
+    "ray": ("hydra/launcher=ray",),
+}
+
+
+@pytest.mark.launchers
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_loses_no_row(launcher: str, tmp_path: Path) -> None:
+    ended = run("seed=0,1", *LAUNCHERS[launcher], "output_dir=out", cwd=tmp_path)
+    assert ended.returncode == 1, ended.stderr
+    rows = table(tmp_path / "out")
+    assert [row["status"] for row in rows] == ["completed", "failed"]
+    assert "power; cut" in ended.stdout
+    assert ended.stdout.count("sweep.csv") == 1
+
+
+@pytest.mark.launchers
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_whose_process_is_killed_ends_with_an_error_and_names_the_job(launcher: str, tmp_path: Path) -> None:
+    ended = run("seed=2,3", *LAUNCHERS[launcher], "output_dir=out", cwd=tmp_path)
+    assert ended.returncode == 1, ended.stderr
+    assert {row["status"] for row in table(tmp_path / "out")} <= {"killed", "not begun"}
+    assert "job 0 killed (seed=2)" in ended.stdout
+
+
+@pytest.mark.launchers
+def test_the_optuna_sweeper_optimises_value(tmp_path: Path) -> None:
+    sweeper = ("hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=3")
+    ended = run(*sweeper, "optimizer.learning_rate=interval(0.001,0.01)", "output_dir=out", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    rows = table(tmp_path / "out")
+    best = max(rows, key=lambda row: float(row["value"]))
+    rate = best["overrides"].partition("learning_rate=")[2].split()[0]
+    assert rate in (tmp_path / "out" / "optimization_results.yaml").read_text()
+    assert [row["status"] for row in rows] == ["completed"] * 3
