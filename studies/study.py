@@ -1,0 +1,123 @@
+"""What all studies share: command line, networks that are drawn, rows that are kept, and how a result is told."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.fronts.recipes import Recipe
+from benchmarks.fronts.rows import hits, tuned
+from benchmarks.fronts.task import Question, Task, open_task
+from figures.style import save
+from launch.errors import report as tell
+from launch.schema import keys
+from reassembly.assembly import joined
+from zoo import threads
+from zoo.errors import UserError
+from zoo.storage.files import write_json, write_text
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question of the article.
+
+    Attributes:
+        name: Of the command and the files.
+        claim: What the article says, with its conditions, in a line.
+        measure: Of one split, rows of plain data.
+        conclude: Of the rows of all splits, figures by name and what was measured in a line.
+        draw: The figure.
+        options: Adds arguments of its own.
+    """
+
+    name: str
+    claim: str
+    measure: Callable[[Task, argparse.Namespace], Rows]
+    conclude: Callable[[Rows], tuple[Mapping[str, Any], str]]
+    draw: Callable[[Rows, Mapping[str, Any]], Figure]
+    options: Callable[[argparse.ArgumentParser], object] = lambda parser: None
+
+    def main(self, words: Sequence[str] | None = None) -> None:
+        """The command."""
+        words = list(sys.argv[1:] if words is None else words)
+        threads.prepare()
+        parser = argparse.ArgumentParser(f"python -m studies.{self.name}", description=self.claim)
+        parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="as train.py takes them")
+        parser.add_argument("--zoo", default="embedded", help="name or YAML file")
+        parser.add_argument("--dataset", default="cluttered_mnist")
+        parser.add_argument("--without", nargs="+", default=[], metavar="NETWORK", help="leave these out of the zoo")
+        parser.add_argument("--splits", type=int, default=3, help="seeds 0, 1, ...")
+        parser.add_argument("--cache", default="runs/cache")
+        parser.add_argument("--output", type=Path, help="without a suffix; default: benchmarks/results/study_...")
+        self.options(parser)
+        arguments = parser.parse_intermixed_args(words)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        try:
+            self.run(arguments, f"python -m studies.{self.name}{' ' + shlex.join(words) if words else ''}")
+        except UserError as error:
+            sys.exit(tell(error, keys()))
+
+    def run(self, arguments: argparse.Namespace, command: str) -> None:
+        """Split by split, with files that hold what is known so far.
+
+        Raises:
+            UserError: What cannot be read.
+        """
+        overrides = (f"dataset={arguments.dataset}", *arguments.overrides)
+        question = Question(arguments.zoo, overrides, tuple(arguments.without), arguments.cache)
+        rows: Rows = []
+        for seed in range(arguments.splits):
+            task = open_task(question, seed)
+            rows += [{"seed": seed, **row} for row in self.measure(task, arguments)]
+            self.write(rows, task, arguments, command)
+
+    def write(self, rows: Rows, task: Task, arguments: argparse.Namespace, command: str) -> None:
+        """JSON, Markdown and figure."""
+        summary, measured = self.conclude(rows)
+        less = f" without {', '.join(arguments.without)}" if arguments.without else ""
+        num_splits, tuning = len({row["seed"] for row in rows}), task.config.tuning
+        conditions = (
+            f"zoo {task.zoo.name}{less} ({len(task.zoo)} networks), {task.data.name}, "
+            f"{task.data.num_images('train')} training images, K = {task.settings.partition.num_blocks}, "
+            f"{tuning.num_epochs} epochs, {num_splits} split{'s' if num_splits > 1 else ''}"
+        )
+        path = arguments.output or RESULTS / f"study_{self.name}_{task.zoo.name}_{task.data.name}"
+        told = {"claim": self.claim, "measured": measured, "conditions": conditions, "command": command}
+        lines = [f"# {self.name}", "", *(f"- {key}: {value}" for key, value in told.items() if key != "command")]
+        write_text(path.with_suffix(".md"), "\n".join([*lines, f"- command: `{command}`"]) + "\n")
+        write_json(path.with_suffix(".json"), {**told, "summary": summary, "rows": rows})
+        save(self.draw(rows, summary), path)
+        print(f"{measured} ({conditions})", flush=True)
+
+
+def test_accuracy(task: Task, recipe: Recipe, mode: str) -> float:
+    """Of the tuned network, in [0, 1]; nothing in a study is chosen by it."""
+    tuned(task, recipe, mode)
+    return round(float(hits(task, recipe, mode).float().mean()), 6)
+
+
+def drawn_assemblies(task: Task, count: int) -> list[Recipe]:
+    """So many different compositions of several networks, drawn by the split's seed among all within the budget."""
+    budget = task.config.budget
+    fitting = [candidate for candidate in task.assemblies if budget.admits(candidate.num_params, candidate.macs)]
+    if not fitting:
+        raise UserError(f"no assembly fits {budget}: type a larger budget.max_params=..., or budget=unlimited")
+    return [recipe_of(task, c.blocks) for c in random.Random(task.seed).sample(fitting, min(count, len(fitting)))]
+
+
+def recipe_of(task: Task, blocks: Sequence) -> Recipe:
+    """Of a composition, with the adapters of the settings."""
+    blocks = joined(blocks)
+    return Recipe(blocks, (task.settings.adapter.spec(),) * (len(blocks) - 1))

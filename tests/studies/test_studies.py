@@ -1,0 +1,85 @@
+"""Each study as a whole on a very small zoo, and its correlation against its definition."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from studies.correlation import kendall
+from studies.naswot_tau import conclude as conclude_proxies
+
+ZOO = ["--without", "resnext_low", "mobilenetv3_rotation", "convnext_odd", "vit_digits", "mixer_inverted"]
+FEW = [
+    "dataset.num_train=40",
+    "dataset.num_validation=30",
+    "dataset.num_test=40",
+    "tuning.num_epochs=1",
+    "partition=k2",
+    "similarity.num_probe_images=24",
+    "proxy.num_images=24",
+    "proxy.num_draws=1",
+    "partition.num_starts=2",
+    "partition.max_bound_steps=50",
+    "budget=unlimited",
+]
+STUDIES = {
+    "replacement": ["--mode", "probe"],
+    "partition": ["--mode", "probe", "--drawn", "1", "--ways", "even", "stage"],
+    "naswot_tau": ["--drawn", "2", "--modes", "freeze"],
+    "scales": ["--limits", "330000", "--modes", "probe"],
+    "frozen_or_full": ["--drawn", "2"],
+    "adapters": ["--drawn", "1"],
+}
+
+
+def test_tau_is_that_of_scipy_ties_among_it() -> None:
+    generator = np.random.default_rng(0)
+    first, second = generator.integers(0, 6, (2, 30))
+    found = kendall(first, second)
+    assert found.tau == pytest.approx(kendalltau(first, second).statistic)
+    assert found.low < found.tau < found.high
+
+
+def test_rows_of_different_splits_are_not_compared() -> None:
+    """Within each split the order is reversed; a shift between them would hide it."""
+    assert kendall([1, 2, 3, 11, 12, 13], [3, 2, 1, 13, 12, 11], [0, 0, 0, 1, 1, 1]).tau == -1
+    assert kendall([1, 1], [1, 2]).tau is None
+
+
+def test_regret_is_what_the_first_by_score_lacks_to_the_best() -> None:
+    rows = [
+        {"seed": 0, "scores": {"ridge": score}, "milliseconds": {"ridge": 1.0}, "full": [accuracy, accuracy]}
+        for score, accuracy in ((3.0, 0.7), (2.0, 0.9), (float("-inf"), 0.8))
+    ]
+    summary, _ = conclude_proxies(rows)
+    assert summary["full"]["proxies"]["ridge"]["regret"] == pytest.approx(0.2)
+    assert summary["full"]["ceiling"]["tau"] == 1
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_says_claim_measured_and_conditions(name: str, cache: Path, tmp_path: Path) -> None:
+    output = tmp_path / "study"
+    words = [*FEW, *ZOO, "--dataset", "digits", "--splits", "1", "--cache", str(cache), *STUDIES[name]]
+    import_module(f"studies.{name}").STUDY.main([*words, "--output", str(output)])
+    found = json.loads(output.with_suffix(".json").read_text())
+    assert found["measured"]
+    assert "2 networks" in found["conditions"]
+    assert found["rows"]
+    assert output.with_suffix(".png").exists()
+    assert found["command"].startswith(f"python -m studies.{name} dataset.num_train=40")
+    if name == "replacement":
+        names = {row["block"].partition("[")[0] for row in found["rows"]}
+        assert names == {"regnety_even"}
+        assert all(0 <= row["similarity"] <= 2 for row in found["rows"])
+    if name == "adapters":
+        assert len({row["accuracy"] for row in found["rows"]}) > 1
