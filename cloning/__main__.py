@@ -24,6 +24,7 @@ from cloning.frozen import FrozenNetworks
 from cloning.measures import size_share
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
+from cloning.serving import command as serving
 from datamodules.images import normalise
 from zoo.blueprint import WEIGHTS_FILE, read_bundle, write_bundle
 from zoo.errors import UserError
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         required=True,
         help="safetensors file: images (n, C, H, W) in [0, 1] of the target's size, labels (n,) by the clone's classes",
     )
-    for command in (packing, unpacking, repairing, *surgery.add_arguments(commands)):
+    for command in (packing, unpacking, repairing, *surgery.add_arguments(commands), serving.add_arguments(commands)):
         command.add_argument("--zoo", default="embedded", help="name in conf/zoo, or path of a YAML file")
     options = parser.parse_args(arguments)
     try:
@@ -174,6 +175,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], str | tuple[str, int]]] =
     "add": surgery.add,
     "remove": surgery.remove,
     "list": _list,
+    "serve": serving.run,
 }
 
 if __name__ == "__main__":

@@ -31,8 +31,7 @@ class Trunk(nn.Module):
             pieces.append(self.target.features(value, start=reached))
             for clone in self.clones:
                 if clone.position == 0:
-                    image = convert(x, self.target.input, clone.source.input)
-                    pieces.append(clone.source.features(image, gates=clone.gates.to(x)))
+                    pieces.append(module_features(clone, convert(x, self.target.input, clone.source.input)))
             return torch.cat([*pieces, *(value.flatten(1) for value in at.values())], dim=1)
 
 
@@ -60,8 +59,13 @@ class Grafts(nn.Module):
                 continue
             x = adapter(at[clone.position].unflatten(1, self._shapes[clone.position]))
             start = source_position(self.target, clone.source, clone.position)
-            features.append(clone.source.features(x, start=start, gates=clone.gates.to(x)))
+            features.append(module_features(clone, x, start))
         return torch.cat(features, dim=1)
+
+
+def module_features(clone: Clone, x: Tensor, start: int = 0) -> Tensor:
+    """What a clone's module gives to the head, (N, d), for the tensor ``x`` at the cut ``start`` of its source."""
+    return clone.source.features(x, start=start, gates=clone.gates.to(x))
 
 
 def _positions(clones: Sequence[Clone]) -> list[int]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,10 +100,38 @@ def decode(path: Path, decoding: Decoding, choose: ChooseBox | None = None) -> D
         UnreadableImage: The file is missing, broken, no image, larger than Pillow takes for honest, or holds values
             beyond its white.
     """
+    with warnings.catch_warnings(), _refusals(printable(str(path)), re.escape(f" {str(path)!r}")):
+        warnings.simplefilter("ignore")  # of broken metadata, which many photographs have
+        return _decode(path, decoding, choose)
+
+
+def decode_bytes(content: bytes, decoding: Decoding, where: str, max_pixels: int) -> Decoded:
+    """As ``decode``, of the content of a file.
+
+    Args:
+        content: Of the file.
+        decoding: What it leaves open.
+        where: Begins the message of what is refused.
+        max_pixels: The most that is decoded; a small file can hold a huge image.
+
+    Raises:
+        UnreadableImage: As ``decode``, or more pixels than allowed. Of broken metadata Pillow warns as it does.
+    """
+    with (
+        _refusals(where, r" <_io\.BytesIO object at \w+>"),
+        Image.open(io.BytesIO(content), formats=image_formats()) as image,
+    ):
+        if image.width * image.height > max_pixels:
+            size = f"{image.width:,} x {image.height:,} pixels"
+            raise UnreadableImage(f"{where} has {size}, more than {max_pixels:,}; make it smaller")
+        return decode_image(image, decoding, where)
+
+
+@contextmanager
+def _refusals(where: str, own_name: str) -> Iterator[None]:
+    """Turns what Pillow's readers raise into one line, without its own name (a pattern) for what it read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of broken metadata, which many photographs have
-            return _decode(path, decoding, choose)
+        yield
     except UserError:
         raise
     except _BROKEN as error:
@@ -108,11 +139,12 @@ def decode(path: Path, decoding: Decoding, choose: ChooseBox | None = None) -> D
         if isinstance(error, Image.DecompressionBombError):
             way = "make it smaller or remove it"
         if isinstance(error, OSError) and error.strerror:  # of the operating system, not of the content
-            raise UnreadableImage(f"{printable(str(path))} cannot be opened ({error.strerror})") from error
-        reason = " ".join(str(error).replace(f" {str(path)!r}", "").split()) or type(error).__name__
-        raise UnreadableImage(
-            f"{printable(str(path))} cannot be read as an image ({printable(reason)}); {way}"
-        ) from error
+            raise UnreadableImage(f"{where} cannot be opened ({error.strerror})") from error
+        told = re.sub(
+            r" ?<_io\.BytesIO object at \w+>", "", str(error).replace(own_name, "") if own_name else str(error)
+        )
+        reason = " ".join(told.split()) or type(error).__name__
+        raise UnreadableImage(f"{where} cannot be read as an image ({printable(reason)}); {way}") from error
 
 
 def _decode(path: Path, decoding: Decoding, choose: ChooseBox | None) -> Decoded:

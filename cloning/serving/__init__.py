@@ -1,0 +1,1 @@
+"""One process that answers for many cloned networks over HTTP (``python -m cloning serve``)."""

@@ -1,0 +1,164 @@
+"""Many cloned networks on one zoo: every network is held once, and what several clones need is computed once.
+
+A clone on the shelf is its head, its adapters and the bits of its gates. A batch may hold images for many clones: the
+target runs once over all images of clones on it, a module once over all images of clones that share it (the same source
+with the same gates, fed at the same cut), and only adapters and heads run clone by clone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cloning.blueprint import CloningBlueprint
+from cloning.clone import Clone, source_position
+from cloning.composite import Composite, read_composite
+from cloning.framing import Packed
+from cloning.frozen import FrozenNetwork
+from cloning.gates import pack_gates
+from cloning.network import ClonedNetwork
+from cloning.stages import module_features
+from zoo.conversion import convert
+from zoo.errors import UserError
+from zoo.loading import load_chain
+from zoo.registry import Zoo
+
+MAX_GRAFTS = 64
+"""Grafts of one cloned network; a stranger's file of many would make every answer slow."""
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """A cloned network on the shelf.
+
+    Attributes:
+        name: On the shelf.
+        network: Shares its target and sources with all others.
+        blueprint: Its composition.
+        num_bytes: Of its file.
+        sha256: Of its file.
+    """
+
+    name: str
+    network: ClonedNetwork
+    blueprint: CloningBlueprint
+    num_bytes: int
+    sha256: str
+
+
+class Shelf:
+    """The networks of a zoo, each loaded when a clone first needs it and held once, and what runs on them.
+
+    One thread at a time may use it: gates are hooks on shared networks while these run.
+
+    Args:
+        zoo: Where target and sources come from.
+    """
+
+    def __init__(self, zoo: Zoo) -> None:
+        self.zoo = zoo
+        self.networks: dict[str, FrozenNetwork] = {}
+
+    def network(self, name: str) -> FrozenNetwork:
+        """The network of that name; refusals as in ``zoo.loading.load_chain``, or the zoo has none."""
+        if name not in self.networks:
+            entry = self.zoo.entry(name)
+            self.networks[name] = _Held(load_chain(entry), entry.classes, entry.input)
+        return self.networks[name]
+
+    def open(self, name: str, file: Packed) -> Shelved:
+        """A cloned network for the shelf.
+
+        Args:
+            name: On the shelf.
+            file: A packed clone, or several of them (``cloning.composite``).
+
+        Raises:
+            UserError: As ``cloning.composite.unpack_any``: damaged, of networks that the zoo lacks or has with other
+                weights, of logits that are not the sender's; or of more than ``MAX_GRAFTS`` grafts.
+        """
+        composite = read_composite(file)
+        self._check(file, composite)
+        network = composite.unpacked(self.network).network.requires_grad_(False)
+        checksum = hashlib.sha256(file.content).hexdigest()
+        return Shelved(name, network, composite.blueprint, len(file.content), checksum)
+
+    def _check(self, file: Packed, composite: Composite) -> None:
+        blueprint = composite.blueprint
+        if len(blueprint.clones) > MAX_GRAFTS:
+            raise UserError(f"{file}: {len(blueprint.clones):,} grafts, but at most {MAX_GRAFTS} are served")
+        for name in blueprint.networks:
+            if name not in self.zoo:
+                raise UserError(f"{file}: foreign: the zoo {self.zoo.name!r} has no network {name!r}")
+
+    @torch.no_grad()
+    def logits(self, requests: Sequence[tuple[ClonedNetwork, Tensor]]) -> list[Tensor]:
+        """Logits (n, C) of every request, its images (n, channels, H, W) preprocessed for its target.
+
+        For one request they are what its network gives, bit for bit; beside others the images run in a larger batch,
+        which changes the last digits.
+        """
+        found: list[Tensor | None] = [None] * len(requests)
+        targets = dict.fromkeys(network.target for network, _ in requests)
+        for target in targets:
+            members = [k for k, (network, _) in enumerate(requests) if network.target is target]
+            features = _features(target, [requests[k] for k in members])
+            for k, parts in zip(members, features, strict=True):
+                found[k] = requests[k][0].head(torch.cat(parts, dim=1))
+        return [value for value in found if value is not None]
+
+
+class _Held(FrozenNetwork):
+    """A network whose digest is computed once: nothing on the shelf changes it."""
+
+    _digest: str | None = None
+
+    def digest(self) -> str:
+        if self._digest is None:
+            self._digest = super().digest()
+        return self._digest
+
+
+@dataclass
+class _Job:
+    """Inputs of one module, of the requests that need it."""
+
+    clone: Clone
+    start: int
+    inputs: list[Callable[[], Tensor]]
+    places: list[tuple[int, int]]
+
+
+def _features(target: FrozenNetwork, requests: Sequence[tuple[ClonedNetwork, Tensor]]) -> list[list[Tensor]]:
+    """What the heads of requests on one target read: the target's features, then those of every clone."""
+    sizes = [len(images) for _, images in requests]
+    images = torch.cat([images for _, images in requests]) if len(requests) > 1 else requests[0][1]
+    at, reached, value = {}, 0, images
+    positions = {clone.position for network, _ in requests for clone in network.clones}
+    for position in sorted(positions - {0}):
+        value = target.features_at(position, value, start=reached)
+        at[position], reached = value.split(sizes), position
+    found = [[part] for part in target.features(value, start=reached).split(sizes)]
+    jobs: dict[tuple[str, bytes, int], _Job] = {}
+    for number, (network, own) in enumerate(requests):
+        for index, (clone, adapter) in enumerate(zip(network.clones, network.adapters, strict=True)):
+            start = source_position(target, clone.source, clone.position)
+            key = (clone.source.name, pack_gates(clone.gates), start)
+            job = jobs.setdefault(key, _Job(clone, start, [], []))
+            if clone.position == 0:
+                job.inputs.append(lambda own=own, clone=clone: convert(own, target.input, clone.source.input))
+            else:
+                x = at[clone.position][number]
+                job.inputs.append(lambda adapter=adapter, x=x: adapter(x))
+            job.places.append((number, index))
+            found[number].append(images)  # a place to fill
+    for job in jobs.values():
+        parts = [make() for make in job.inputs]
+        outputs = module_features(job.clone, torch.cat(parts) if len(parts) > 1 else parts[0], job.start)
+        for (number, index), part in zip(job.places, outputs.split([len(x) for x in parts]), strict=True):
+            found[number][1 + index] = part
+    return found
