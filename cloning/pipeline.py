@@ -26,6 +26,7 @@ from cloning.network import ClonedNetwork
 from cloning.samples import Samples
 from cloning.selection import NetworkProfile, Selection, Source, select
 from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
+from cloning.statistics import Statistics, owner_sums, solve_from_statistics
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from zoo.blueprint import Provenance
@@ -129,7 +130,36 @@ class CloningSearch:
         """
         network = build(blueprint, self.networks)
         images = self._samples(self.correction(blueprint), "train", network.target).images
-        return with_fitted_adapters(network, images, seed=self.seed)
+        network = with_fitted_adapters(network, images, seed=self.seed)
+        settings = self.settings.correction
+        if settings.name == "statistics":
+            statistics = self.statistics(network)
+            solve_from_statistics(network, statistics, projection=settings.projection, ridge=settings.ridge)
+            log.info(
+                "F_c is solved from the statistics of %s: %s bytes, no image of the target's classes",
+                *(", ".join(statistics.owners), f"{statistics.num_bytes:,}"),
+            )
+        return network
+
+    def statistics(self, network: ClonedNetwork) -> Statistics:
+        """What the owners of target and sources ship for a cloned network: sums over images that stay with them.
+
+        The target's owner sums over all training images of the classes that it keeps, a source's over the share
+        ``correction.fraction`` of those of the classes it gives.
+        """
+        settings, found = self.settings.correction, Statistics()
+        shares = {network.target: (network.kept_classes, 1.0)}
+        for clone in network.clones:
+            given = shares.get(clone.source, ((), 1.0))[0]
+            shares[clone.source] = ((*given, *clone.classes), settings.fraction)
+        for owner, (classes, fraction) in shares.items():
+            if classes:
+                data = CorrectionData(
+                    self.data, classes=network.classes, cloned=classes, fraction=fraction, exemplars=0
+                )
+                samples = self._samples(data, "train", network.target)
+                found = found.with_sums(owner_sums(network, samples, owner.name, projection=settings.projection))
+        return found
 
     def accuracies(self, network: ClonedNetwork, split: str = "test") -> Accuracies:
         """Accuracies on a split."""

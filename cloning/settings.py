@@ -94,16 +94,28 @@ class InsertionSettings:
 
 @dataclass(frozen=True)
 class CorrectionSettings:
-    """The weak data of the tuning.
+    """What is known of the classes when F_c is learnt.
 
     Attributes:
+        name: ``exemplars`` (a few images) or ``statistics`` (second moments that the owners ship, and no image of the
+            target's classes; see ``cloning.statistics``).
         fraction: Share of the training images of each cloned class.
         exemplars: Images of each class that the target keeps; 0 is the strict mode without any of the target's data,
             in which nothing is trained: the closed-form initialisation is the result.
+        projection: For ``statistics``: rows of the random projection of each network's features, at most.
+        ridge: For ``statistics``: penalty of the regression, relative to the variances of the features.
     """
 
+    name: Annotated[str, one_of("exemplars", "statistics")] = "exemplars"
     fraction: Annotated[float, above(0, 1)] = 0.3
     exemplars: Annotated[int, at_least(0)] = 10
+    projection: Annotated[int, at_least(1, 8192)] = 128
+    ridge: Annotated[float, above(0, 1e6)] = 1e-3
 
     def __post_init__(self) -> None:
         check(self, "correction")
+        if self.name == "statistics" and self.exemplars:
+            raise UserError(
+                f"correction.exemplars={self.exemplars} needs correction=exemplars: correction=statistics sees no "
+                "image of the target's classes; leave it out"
+            )

@@ -61,7 +61,7 @@ def tune_cloned(
     if tuning.mode == "full" and not is_strict:
         network = network.thawed()
     if is_strict:
-        log.info("no exemplars of the target's classes (strict mode): the closed-form initialisation is the result")
+        log.info("no exemplars of the target's classes (strict mode): nothing is trained, the start is the result")
         tuning = replace(tuning, mode="freeze", num_epochs=0)
     else:
         if learnt and tuning.head.initialisation == "ridge":

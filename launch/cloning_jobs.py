@@ -13,6 +13,7 @@ from cloning.diagram import cloned_diagram
 from cloning.measures import mean, measure_costs, require_restored, size_share
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSearchResult, CloningSettings
+from cloning.statistics import write_statistics
 from launch.components import Start, finish_training, inherited_rows, tuning_options
 from launch.job import Job
 from zoo.blueprint import Bundle, read_blueprint, read_bundle
@@ -54,6 +55,7 @@ def train(job: Job) -> Mapping[str, Any]:
     data = search.correction(start.blueprint)
     network, tuned = tune_cloned(start.network, data, job.config.tuning, **tuning_options(job, job.run_dir, start))
     accuracies = search.accuracies(network)
+    statistics = _write_statistics(job, search, network)
     return finish_training(
         job,
         start,
@@ -68,8 +70,19 @@ def train(job: Job) -> Mapping[str, Any]:
         },
         accuracies=asdict(accuracies),
         **_measures(search, network, "test", start.blueprint.networks),
+        **statistics,
         seconds=search.seconds,
     )
+
+
+def _write_statistics(job: Job, search: CloningSearch, network: ClonedNetwork) -> dict[str, Any]:
+    """The owners' sums as a file of their own, where F_c was solved from them."""
+    if job.config.correction.name != "statistics":
+        return {}
+    statistics = search.statistics(network)
+    if job.is_main:
+        write_statistics(job.run_dir / "statistics.safetensors", statistics)
+    return {"statistics": {"owners": list(statistics.owners), "num_bytes": statistics.num_bytes}}
 
 
 def _build_search(job: Job) -> CloningSearch:

@@ -1,0 +1,331 @@
+"""Cloning without images: the owners of the networks ship sums over their images, and F_c is solved from these.
+
+    h = P f,   G = sum h h',   C_c = sum of h over the images of class c,   n_c = their number
+
+f are the features that F_c reads, P a fixed random projection, drawn from a seed alone: for every network's block of f
+as many orthonormal rows as ``projection`` says, and no more than the block is wide, where nothing is lost. An owner
+runs target and modules on images that stay with it and ships G, C and n. Sums of several owners add, and are taken off
+again: they are kept owner by owner and added in one order, so that what is solved when one has come and gone is what
+was solved before, bit for bit.
+
+F_c is the ridge regression of the one-hot classes on h (``zoo.ridge``), every class of the same weight on average of
+its owner's, folded back to f: W_f = W_h P. So the cloned network stays what it is, and nothing more runs in it.
+
+Sources: RanPAC (McDonnell et al., NeurIPS 2023, arXiv 2307.02251) for class-incremental learning from G and C behind a
+random projection.
+
+Differs from the paper: the projection is linear, and its width the features' own where these are few. What the paper's
+nonlinearity adds to one frozen network is added here by the modules (docs/cloning.md has the figures).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cloning.fitting import network_features
+from cloning.frozen import FrozenNetwork
+from cloning.gates import pack_gates
+from cloning.network import ClonedNetwork
+from cloning.samples import BATCH_SIZE, Samples
+from tuning.ridge import calibrate
+from zoo.digests import digest
+from zoo.errors import UserError
+from zoo.ridge import Moments
+from zoo.storage.files import read_safetensors, write_safetensors
+from zoo.storage.plain import parse_json
+
+FORMAT = "huozi-statistics/1"
+SEED = 0
+"""Of the projections; the same for all, so that sums of different owners are sums over the same h."""
+
+NUM_DRAWS = 200
+"""Scores drawn for every class when the logits are calibrated."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """The part of f that one network gives.
+
+    Attributes:
+        digest: Of what makes it: the network's weights; of a module also gates, position and adapter.
+        columns: Of F_c.
+        projection: float64 (width, columns), of orthonormal rows.
+    """
+
+    digest: str
+    columns: slice
+    projection: Tensor
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one owner ships.
+
+    Attributes:
+        owner: Its name.
+        classes: That it has images of.
+        blocks: Digest and width of the blocks of h, in order.
+        counts: float64 (classes,), n.
+        by_class: float64 (classes, width), C.
+        second: float64 (width, width), G.
+    """
+
+    owner: str
+    classes: tuple[str, ...]
+    blocks: tuple[tuple[str, int], ...]
+    counts: Tensor
+    by_class: Tensor
+    second: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """That travel: G once, as it is symmetric."""
+        width = len(self.second)
+        return 8 * (width * (width + 1) // 2 + self.by_class.numel() + self.counts.numel())
+
+    def of(self, blocks: Sequence[Block]) -> Sums:
+        """The sums over some of the blocks, in their order.
+
+        Raises:
+            UserError: A block that the owner had not.
+        """
+        starts, start = {}, 0
+        for name, width in self.blocks:
+            starts[name], start = range(start, start + width), start + width
+        missing = [block for block in blocks if len(starts.get(block.digest, ())) != len(block.projection)]
+        if missing:
+            raise UserError(
+                f"statistics of {self.owner!r} are not of this network's features: have them summed anew with the "
+                "clones that are there now"
+            )
+        kept = torch.tensor([k for block in blocks for k in starts[block.digest]])
+        described = tuple((block.digest, len(block.projection)) for block in blocks)
+        return replace(self, blocks=described, by_class=self.by_class[:, kept], second=self.second[kept][:, kept])
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The sums of all owners, in the order of their names; ``with_sums`` and ``without`` give another one."""
+
+    sums: tuple[Sums, ...] = ()
+
+    def with_sums(self, sums: Sums) -> Statistics:
+        """With those of one more owner.
+
+        Raises:
+            UserError: That owner's are there already.
+        """
+        if sums.owner in self.owners:
+            raise UserError(f"statistics of {sums.owner!r} are there already: take them off first")
+        return Statistics(tuple(sorted([*self.sums, sums], key=lambda one: one.owner)))
+
+    def without(self, owner: str) -> Statistics:
+        """Without those of an owner.
+
+        Raises:
+            UserError: There are none.
+        """
+        if owner not in self.owners:
+            raise UserError(f"no statistics of {owner!r}; there are those of {', '.join(self.owners) or 'nobody'}")
+        return Statistics(tuple(sums for sums in self.sums if sums.owner != owner))
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(sums.owner for sums in self.sums)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all that travels."""
+        return sum(sums.num_bytes for sums in self.sums)
+
+
+def blocks_of(network: ClonedNetwork, projection: int) -> tuple[Block, ...]:
+    """The blocks of what F_c reads, the target's first.
+
+    Args:
+        network: Whose adapters are final: another adapter makes other features.
+        projection: The most rows of a block's projection.
+    """
+    columns = network.columns()
+    found = [_block(network.target.digest(), columns[id(network.target)], network.target, projection)]
+    for clone, adapter in zip(network.clones, network.adapters, strict=True):
+        made_by = [network.target.digest(), clone.source.digest(), str(clone.position), pack_gates(clone.gates).hex()]
+        made_by.append(digest(adapter))
+        name = hashlib.sha256(" ".join(made_by).encode()).hexdigest()
+        found.append(_block(f"sha256:{name}", columns[id(clone)], clone.source, projection))
+    return tuple(found)
+
+
+def _block(name: str, columns: slice, network: FrozenNetwork, projection: int) -> Block:
+    num_features = network.num_features
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = torch.randn(num_features, min(num_features, projection), dtype=torch.float64, generator=generator)
+    return Block(name, columns, torch.linalg.qr(drawn).Q.T.contiguous())
+
+
+def owner_sums(network: ClonedNetwork, samples: Samples, owner: str, *, projection: int) -> Sums:
+    """What an owner ships for its images.
+
+    Args:
+        network: The cloned network, its adapters final; its head plays no part.
+        samples: The owner's images, labelled by the network's classes.
+        owner: Its name.
+        projection: As in ``blocks_of``.
+
+    Raises:
+        UserError: No images, or features that are not finite.
+    """
+    if not len(samples.labels):
+        raise UserError(f"{owner!r} has no images to make statistics of; raise correction.fraction")
+    blocks = blocks_of(network, projection)
+    width = sum(len(block.projection) for block in blocks)
+    second = torch.zeros(width, width, dtype=torch.float64)
+    by_class = torch.zeros(len(network.classes), width, dtype=torch.float64)
+    for images, labels in zip(samples.images.split(BATCH_SIZE), samples.labels.split(BATCH_SIZE), strict=True):
+        features = network_features(network, images).double()
+        if not features.isfinite().all():
+            raise UserError(f"features of {owner!r}'s images are not finite; check the weights of target and sources")
+        h = torch.cat([features[:, block.columns] @ block.projection.T for block in blocks], dim=1)
+        second += h.T @ h
+        by_class.index_add_(0, labels, h)
+    counts = torch.bincount(samples.labels, minlength=len(network.classes)).double()
+    there = counts.nonzero().flatten()
+    described = tuple((block.digest, len(block.projection)) for block in blocks)
+    names = tuple(network.classes[k] for k in there.tolist())
+    return Sums(owner, names, described, counts[there], by_class[there], (second + second.T) / 2)
+
+
+@torch.no_grad()
+def solve_from_statistics(network: ClonedNetwork, statistics: Statistics, *, projection: int, ridge: float) -> None:
+    """Solves F_c from the owners' sums, in place.
+
+    Args:
+        network: Its adapters are those that the sums were made with.
+        statistics: Of all classes of the network; classes that it has not count for nothing.
+        projection: As the sums were made.
+        ridge: Penalty, relative to the variances of h.
+
+    Raises:
+        UserError: A class without sums, sums over other features.
+    """
+    known = {name for sums in statistics.sums for name in sums.classes}
+    missing = [name for name in network.classes if name not in known]
+    if missing:
+        raise UserError(f"no statistics of the classes {', '.join(missing)}: have their owners' sums added")
+    blocks = blocks_of(network, projection)
+    there = [sums.of(blocks) for sums in statistics.sums]
+    total = Moments.zeros(sum(len(block.projection) for block in blocks), len(network.classes))
+    for sums in there:
+        total = total + _moments(sums, network.classes)
+    ((weight, bias),) = total.solve([ridge])
+    factor = _calibration(there, network.classes, weight, bias)
+    rows = torch.cat(
+        [part.T @ block.projection for part, block in zip(_split(weight, blocks), blocks, strict=True)], dim=1
+    )
+    network.head.weight.copy_(factor * rows)
+    network.head.bias.copy_(factor * bias)
+
+
+def _split(weight: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, ...]:
+    return weight.split([len(block.projection) for block in blocks])
+
+
+def _moments(sums: Sums, classes: Sequence[str]) -> Moments:
+    """As ``zoo.ridge`` has them, of rows (h, one-hot class), each of weight (classes of the owner) / (its images)."""
+    shared = [k for k, name in enumerate(sums.classes) if name in classes]
+    counts, by_class = sums.counts[shared], sums.by_class[shared]
+    if len(shared) < len(sums.classes):
+        raise UserError(
+            f"statistics of {sums.owner!r} are of {', '.join(sums.classes)}, which this network has not all: have them "
+            "summed anew for its classes"
+        )
+    count, mean = counts.sum(), by_class.sum(0) / counts.sum()
+    scale = float(len(shared) / count)
+    moments = Moments.zeros(len(mean), len(classes))
+    rows = [list(classes).index(sums.classes[k]) for k in shared]
+    moments.count = len(shared)
+    moments.x, moments.xx = mean, scale * (sums.second - count * torch.outer(mean, mean))
+    moments.y[rows] = counts / count
+    moments.xy[:, rows] = scale * (by_class - counts[:, None] * mean).T
+    moments.yy[rows] = scale * (counts - counts.square() / count)
+    return moments
+
+
+def _calibration(sums: Sequence[Sums], classes: Sequence[str], weight: Tensor, bias: Tensor) -> float:
+    """The factor that turns scores of the regression into logits, without images.
+
+    Scores of a class are taken for normal, with the mean and the common covariance that the sums say, and drawn.
+    """
+    counts, by_class = weight.new_zeros(len(classes)), weight.new_zeros(len(classes), len(weight))
+    for one in sums:
+        rows = torch.tensor([list(classes).index(name) for name in one.classes])
+        counts.index_add_(0, rows, one.counts)
+        by_class.index_add_(0, rows, one.by_class)
+    means = by_class / counts[:, None]
+    within = sum(one.second for one in sums) - means.T @ by_class
+    values, vectors = torch.linalg.eigh(weight.T @ (within / counts.sum()) @ weight)
+    root = vectors * values.clamp_min(0).sqrt()
+    generator = torch.Generator().manual_seed(SEED)
+    labels = torch.arange(len(classes)).repeat_interleave(NUM_DRAWS)
+    noise = torch.randn(len(labels), len(classes), dtype=torch.float64, generator=generator) @ root.T
+    return calibrate((means @ weight + bias)[labels] + noise, labels)
+
+
+def write_statistics(path: Path, statistics: Statistics) -> None:
+    """Writes the sums as one safetensors file, atomically; of G the upper triangle."""
+    tensors, described = {}, []
+    for number, sums in enumerate(statistics.sums):
+        rows, columns = torch.triu_indices(*sums.second.shape)
+        tensors |= {f"{number}.counts": sums.counts, f"{number}.by_class": sums.by_class}
+        tensors[f"{number}.second"] = sums.second[rows, columns]
+        described.append({"owner": sums.owner, "classes": sums.classes, "blocks": sums.blocks})
+    write_safetensors(path, tensors, {"format": FORMAT, "sums": json.dumps(described), "tensors": digest(tensors)})
+
+
+def read_statistics(path: Path) -> Statistics:
+    """Reads what ``write_statistics`` wrote.
+
+    Raises:
+        UserError: No such file, damaged, or of sums that do not fit what is said of them.
+    """
+    tensors, metadata = read_safetensors(path)
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path}: format {metadata.get('format')!r} is not supported; expected {FORMAT}")
+    if metadata.get("tensors") != digest(tensors):
+        raise UserError(f"{path}: damaged: its sums differ from the digest in its header; have it sent again")
+    found = Statistics()
+    for number, told in enumerate(parse_json(metadata.get("sums", ""), str(path))):
+        found = found.with_sums(_sums(path, told, {k: tensors.get(f"{number}.{k}") for k in _TENSORS}))
+    return found
+
+
+_TENSORS = ("counts", "by_class", "second")
+
+
+def _sums(path: Path, told: Mapping[str, object], tensors: Mapping[str, Tensor | None]) -> Sums:
+    try:
+        classes = tuple(str(name) for name in told["classes"])
+        blocks = tuple((str(name), int(width)) for name, width in told["blocks"])
+        width = sum(width for _, width in blocks)
+        shapes = {"counts": (len(classes),), "by_class": (len(classes), width), "second": (width * (width + 1) // 2,)}
+        fits = all(t is not None and t.dtype == torch.float64 and t.isfinite().all() for t in tensors.values())
+        if not fits or any(tuple(tensors[name].shape) != shape for name, shape in shapes.items()):
+            raise ValueError("its sums are of another size or precision, or not finite")
+        if len(set(classes)) < len(classes) or not (tensors["counts"] >= 1).all():
+            raise ValueError("a class twice or without images")
+        owner = str(told["owner"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: statistics that cannot be: {error}") from error
+    second = torch.zeros(width, width, dtype=torch.float64)
+    rows, columns = torch.triu_indices(width, width)
+    second[rows, columns] = tensors["second"]
+    second[columns, rows] = tensors["second"]
+    return Sums(owner, classes, blocks, tensors["counts"], tensors["by_class"], second)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from cloning_stand_ins import clone, cloned, network, small_data
+from torch.nn import functional as F
+
+from cloning.fitting import network_features
+from cloning.network import ClonedNetwork
+from cloning.samples import Samples
+from cloning.statistics import (
+    Statistics,
+    Sums,
+    _moments,
+    blocks_of,
+    owner_sums,
+    read_statistics,
+    solve_from_statistics,
+    write_statistics,
+)
+from datamodules.correction import CorrectionData
+from zoo.errors import UserError
+from zoo.ridge import Moments
+
+TARGET, FIRST, SECOND = network("resnet", "abc"), network("regnety", "cde"), network("convnext", "fg")
+OWNERS = {"resnet": "abc", "regnety": "de", "convnext": "f"}
+OPTIONS = {"projection": 512, "ridge": 1e-3}
+
+
+def whole(*, position: int = 0) -> ClonedNetwork:
+    return cloned(TARGET, clone(FIRST, "de", position), clone(SECOND, "f"))
+
+
+def samples_of(found: ClonedNetwork, classes: str) -> Samples:
+    data = CorrectionData(small_data("abcdefg"), classes=found.classes, cloned=classes, fraction=1.0, exemplars=0)
+    data.use_input(TARGET.input)
+    return Samples(*data.images("train", TARGET.input))
+
+
+def shipped(found: ClonedNetwork, projection: int = 512) -> Statistics:
+    statistics = Statistics()
+    for owner, classes in OWNERS.items():
+        if set(classes) & set(found.classes):
+            sums = owner_sums(found, samples_of(found, classes), owner, projection=projection)
+            statistics = statistics.with_sums(sums)
+    return statistics
+
+
+def test_the_head_is_that_of_ridge_regression_on_the_images_themselves() -> None:
+    found = whole(position=2)
+    solve_from_statistics(found, shipped(found), **OPTIONS)
+    parts = [samples_of(found, classes) for classes in OWNERS.values()]
+    labels = torch.cat([part.labels for part in parts])
+    features = network_features(found, torch.cat([part.images for part in parts])).double()
+    blocks = blocks_of(found, 512)
+    h = torch.cat([features[:, block.columns] @ block.projection.T for block in blocks], dim=1)
+    shares = [(len(own) / len(part.labels), len(part.labels)) for part, own in zip(parts, OWNERS.values(), strict=True)]
+    weights = torch.cat([torch.full((count,), share) for share, count in shares])
+    direct = Moments.zeros(h.shape[1], len(found.classes))
+    direct.add(h, F.one_hot(labels, len(found.classes)).double(), weights)
+    ((weight, bias),) = direct.solve([1e-3])
+    scores = h @ weight + bias
+    logits = features @ found.head.weight.detach().double().T + found.head.bias.detach().double()
+    factor = float((logits * scores).sum() / scores.square().sum())
+    assert 1 <= factor <= 100.001
+    torch.testing.assert_close(logits, factor * scores, rtol=0, atol=1e-2)  # the head itself is float32
+    summed = Moments.zeros(h.shape[1], len(found.classes))
+    for sums in shipped(found).sums:
+        summed = summed + _moments(sums, found.classes)
+    ((again, intercept),) = summed.solve([1e-3])
+    torch.testing.assert_close(again, weight, rtol=1e-8, atol=1e-8 * float(weight.abs().max()))
+    torch.testing.assert_close(intercept, bias, rtol=1e-8, atol=1e-8)
+
+
+def test_what_comes_and_goes_leaves_nothing_behind() -> None:
+    """The clone of ``convnext`` comes with its owner's sums, and goes: the head is what it was, bit for bit."""
+    found, statistics = whole(), shipped(whole())
+    before = found.without("convnext")
+    rest = statistics.without("convnext")
+    solve_from_statistics(before, rest, **OPTIONS)
+    first = {name: tensor.clone() for name, tensor in before.state_dict().items()}
+    grown = rest.with_sums(next(sums for sums in statistics.sums if sums.owner == "convnext"))
+    solve_from_statistics(found, grown, **OPTIONS)
+    assert "f" in found.classes
+    after = found.without("convnext")
+    solve_from_statistics(after, grown.without("convnext"), **OPTIONS)
+    for name, tensor in after.state_dict().items():
+        assert torch.equal(tensor, first[name])
+    alone = shipped(before)  # owners that never heard of the other clone ship the same sums of what is left
+    for one, other in zip(alone.sums, rest.sums, strict=True):
+        torch.testing.assert_close(other.of(blocks_of(before, 512)).second, one.second, rtol=1e-9, atol=1e-9)
+
+
+def test_the_order_in_which_owners_come_does_not_matter() -> None:
+    found, statistics = whole(), shipped(whole())
+    solve_from_statistics(found, statistics, **OPTIONS)
+    first = found.head.weight.clone()
+    backwards = Statistics()
+    for sums in reversed(statistics.sums):
+        backwards = backwards.with_sums(sums)
+    solve_from_statistics(found, backwards, **OPTIONS)
+    assert torch.equal(found.head.weight, first)
+
+
+def test_a_solved_head_knows_the_patterns_and_a_narrow_projection_still_does() -> None:
+    for projection in (512, 8):
+        found = whole()
+        solve_from_statistics(found, shipped(found, projection), projection=projection, ridge=1e-3)
+        part = samples_of(found, "abcdef")
+        assert (found(part.images).argmax(1) == part.labels).double().mean() > 0.9
+    blocks = blocks_of(found, 8)
+    assert [tuple(block.projection.shape) for block in blocks] == [(8, n.num_features) for n in (TARGET, FIRST, SECOND)]
+    for block in blocks:
+        torch.testing.assert_close(block.projection @ block.projection.T, torch.eye(8, dtype=torch.float64))
+
+
+def test_they_travel_as_one_small_file(tmp_path: Path) -> None:
+    statistics = shipped(whole())
+    write_statistics(tmp_path / "s.safetensors", statistics)
+    again = read_statistics(tmp_path / "s.safetensors")
+    assert again.owners == ("convnext", "regnety", "resnet")
+    for one, other in zip(statistics.sums, again.sums, strict=True):
+        assert (one.owner, one.classes, one.blocks) == (other.owner, other.classes, other.blocks)
+        assert torch.equal(one.second, other.second)
+        assert torch.equal(one.by_class, other.by_class)
+    size = (tmp_path / "s.safetensors").stat().st_size
+    assert statistics.num_bytes < size < statistics.num_bytes + 4000
+    content = bytearray((tmp_path / "s.safetensors").read_bytes())
+    content[-20] ^= 1
+    (tmp_path / "s.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"s.safetensors: damaged: its sums differ"):
+        read_statistics(tmp_path / "s.safetensors")
+
+
+def test_what_cannot_be_solved_is_refused() -> None:
+    found, statistics = whole(), shipped(whole())
+    with pytest.raises(UserError, match="no statistics of the classes d, e"):
+        solve_from_statistics(found, statistics.without("regnety"), **OPTIONS)
+    with pytest.raises(UserError, match="statistics of 'convnext' are not of this network's features"):
+        solve_from_statistics(whole(position=2), statistics, **OPTIONS)
+    with pytest.raises(UserError, match="statistics of 'resnet' are there already"):
+        statistics.with_sums(statistics.sums[-1])
+    with pytest.raises(UserError, match="no statistics of 'nobody'; there are those of convnext, regnety, resnet"):
+        statistics.without("nobody")
+    with pytest.raises(UserError, match="which this network has not all"):
+        solve_from_statistics(found.without("regnety"), statistics, **OPTIONS)
+    empty = Samples(torch.zeros(0, 1, 32, 32), torch.zeros(0, dtype=torch.long))
+    with pytest.raises(UserError, match="'me' has no images"):
+        owner_sums(found, empty, "me", projection=4)
+    assert isinstance(statistics.sums[0], Sums)
