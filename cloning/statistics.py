@@ -1,10 +1,11 @@
 """Cloning without images: the owners of the networks ship sums over their images, and F_c is solved from these.
 
-    h = P f,   G = sum h h',   C_c = sum of h over the images of class c,   n_c = their number
+    h = P f,   G = sum (h - m)(h - m)',   C_c = sum over the images of class c of h,   n_c = their number
 
 f are the features that F_c reads, P a fixed random projection, drawn from a seed alone: for every network's block of f
-as many orthonormal rows as ``projection`` says, and no more than the block is wide, where nothing is lost. An owner
-runs target and modules on images that stay with it and ships G, C and n. Sums of several owners add, and are taken off
+as many orthonormal rows as ``projection`` says, and no more than the block is wide, where nothing is lost; m is the
+mean of the owner's h, so that G loses no digits where features hardly vary (sum h h' is G + n m m'). An owner runs
+target and modules on images that stay with it and ships G, C and n. Sums of several owners add, and are taken off
 again: they are kept owner by owner and added in one order, so that what is solved when one has come and gone is what
 was solved before, bit for bit.
 
@@ -74,7 +75,7 @@ class Sums:
         blocks: Digest and width of the blocks of h, in order.
         counts: float64 (classes,), n.
         by_class: float64 (classes, width), C.
-        second: float64 (width, width), G.
+        second: float64 (width, width), G, about the owner's mean.
     """
 
     owner: str
@@ -187,20 +188,20 @@ def owner_sums(network: ClonedNetwork, samples: Samples, owner: str, *, projecti
         raise UserError(f"{owner!r} has no images to make statistics of; raise correction.fraction")
     blocks = blocks_of(network, projection)
     width = sum(len(block.projection) for block in blocks)
-    second = torch.zeros(width, width, dtype=torch.float64)
+    moments = Moments.zeros(width, 0)
     by_class = torch.zeros(len(network.classes), width, dtype=torch.float64)
     for images, labels in zip(samples.images.split(BATCH_SIZE), samples.labels.split(BATCH_SIZE), strict=True):
         features = network_features(network, images).double()
         if not features.isfinite().all():
             raise UserError(f"features of {owner!r}'s images are not finite; check the weights of target and sources")
         h = torch.cat([features[:, block.columns] @ block.projection.T for block in blocks], dim=1)
-        second += h.T @ h
+        moments.add(h, h[:, :0])
         by_class.index_add_(0, labels, h)
     counts = torch.bincount(samples.labels, minlength=len(network.classes)).double()
     there = counts.nonzero().flatten()
     described = tuple((block.digest, len(block.projection)) for block in blocks)
     names = tuple(network.classes[k] for k in there.tolist())
-    return Sums(owner, names, described, counts[there], by_class[there], (second + second.T) / 2)
+    return Sums(owner, names, described, counts[there], by_class[there], (moments.xx + moments.xx.T) / 2)
 
 
 @torch.no_grad()
@@ -252,7 +253,7 @@ def _moments(sums: Sums, classes: Sequence[str]) -> Moments:
     moments = Moments.zeros(len(mean), len(classes))
     rows = [list(classes).index(sums.classes[k]) for k in shared]
     moments.count = len(shared)
-    moments.x, moments.xx = mean, scale * (sums.second - count * torch.outer(mean, mean))
+    moments.x, moments.xx = mean, scale * sums.second
     moments.y[rows] = counts / count
     moments.xy[:, rows] = scale * (by_class - counts[:, None] * mean).T
     moments.yy[rows] = scale * (counts - counts.square() / count)
@@ -265,12 +266,14 @@ def _calibration(sums: Sequence[Sums], classes: Sequence[str], weight: Tensor, b
     Scores of a class are taken for normal, with the mean and the common covariance that the sums say, and drawn.
     """
     counts, by_class = weight.new_zeros(len(classes)), weight.new_zeros(len(classes), len(weight))
+    within = torch.zeros_like(sums[0].second)
     for one in sums:
         rows = torch.tensor([list(classes).index(name) for name in one.classes])
         counts.index_add_(0, rows, one.counts)
         by_class.index_add_(0, rows, one.by_class)
+        between = one.by_class / one.counts[:, None] - one.by_class.sum(0) / one.counts.sum()
+        within += one.second - between.T @ (one.counts[:, None] * between)
     means = by_class / counts[:, None]
-    within = sum(one.second for one in sums) - means.T @ by_class
     values, vectors = torch.linalg.eigh(weight.T @ (within / counts.sum()) @ weight)
     root = vectors * values.clamp_min(0).sqrt()
     generator = torch.Generator().manual_seed(SEED)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from cloning_stand_ins import small_data, small_zoo
 
+from cloning.blueprint import describe
 from cloning.clone import Clone
 from cloning.fitting import fit_adapter
 from cloning.frozen import FrozenNetworks
@@ -42,6 +43,21 @@ def search(root: Path, *, classes: str = "abcde", exemplars: int = 3, **changes:
     job = CloningSearch(ZOO, data, CloningSettings(**settings), store=Store(root / "cache"), seed=0)
     job.networks = NETWORKS  # loaded once for all tests
     return job
+
+
+def test_with_statistics_no_image_of_the_target_is_seen_and_its_classes_are_known(tmp_path: Path) -> None:
+    strict = CorrectionSettings("statistics", fraction=0.5, exemplars=0)
+    job = search(tmp_path, correction=strict, insertion=InsertionSettings("fixed", position=2, num_epochs=1))
+    network = job.build(job.run().blueprint)
+    data = job.correction(describe(network))
+    assert {data.class_names[label] for label in data.labels("train").tolist()} == {"d", "e"}
+    assert job.statistics(network).owners == ("high", "low")
+    before = digest(network)
+    tuned, _ = tune_cloned(network, data, TuningSettings(num_epochs=1), run_dir=tmp_path / "run")
+    assert digest(tuned) == before
+    closed = search(tmp_path, exemplars=0, insertion=job.settings.insertion).build(describe(network))
+    solved, start = (job.accuracies(found).original for found in (tuned, closed))
+    assert solved > max(start, 0.8)
 
 
 def test_a_network_in_use_stays_the_same_and_others_are_freed() -> None:

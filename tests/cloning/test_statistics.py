@@ -53,11 +53,11 @@ def test_the_head_is_that_of_ridge_regression_on_the_images_themselves() -> None
     solve_from_statistics(found, shipped(found), **OPTIONS)
     parts = [samples_of(found, classes) for classes in OWNERS.values()]
     labels = torch.cat([part.labels for part in parts])
-    features = network_features(found, torch.cat([part.images for part in parts])).double()
+    features = torch.cat([network_features(found, part.images) for part in parts]).double()
     blocks = blocks_of(found, 512)
     h = torch.cat([features[:, block.columns] @ block.projection.T for block in blocks], dim=1)
     shares = [(len(own) / len(part.labels), len(part.labels)) for part, own in zip(parts, OWNERS.values(), strict=True)]
-    weights = torch.cat([torch.full((count,), share) for share, count in shares])
+    weights = torch.cat([torch.full((count,), share, dtype=torch.float64) for share, count in shares])
     direct = Moments.zeros(h.shape[1], len(found.classes))
     direct.add(h, F.one_hot(labels, len(found.classes)).double(), weights)
     ((weight, bias),) = direct.solve([1e-3])

@@ -179,6 +179,11 @@ CONTRADICTIONS = [
     ("search", ["task.target=resnext_low"], ["task.target", "type method=cloning"]),
     ("search", ["insertion.num_epochs=3"], ["insertion.num_epochs", "type method=cloning"]),
     ("train", ["method=cloning", "insertion.position=3"], ["insertion.position=3", "insertion=fixed"]),
+    (
+        "train",
+        ["method=cloning", "correction=statistics", "correction.exemplars=5"],
+        ["correction.exemplars=5 needs correction=exemplars"],
+    ),
     ("train", ["method=cloning", "insertion.name=fixed"], ["insertion=fixed", "type insertion.position="]),
     ("train", ["tuning.loss=loo", "tuning.mixup_alpha=0.1"], ["tuning.loss=loo", "type tuning.loss=cross_entropy"]),
     ("train", ["tuning.early_stopping.monitor=test_loss"], ["tuning.early_stopping.monitor", "val_accuracy, val_loss"]),
