@@ -76,8 +76,8 @@ class Task:
     @cached_property
     def settings(self) -> SearchSettings:
         """Of the search, as search.py would have them; its budget is open."""
-        given = {field.name: getattr(self.config, field.name) for field in fields(SearchSettings)}
-        return SearchSettings(**{**given, "budget": Budget()})
+        shared = {field.name for field in fields(SearchSettings)} & {field.name for field in fields(Config)}
+        return SearchSettings(**{**{name: getattr(self.config, name) for name in shared}, "budget": Budget()})
 
     @cached_property
     def search(self) -> Search:

@@ -29,6 +29,7 @@ WORDS = [
     "dataset.num_validation=30",
     "dataset.num_test=50",
     "tuning.num_epochs=1",
+    "finalists=1",
     "partition=k2",
     "similarity.num_probe_images=24",
     "proxy.num_images=24",

@@ -19,6 +19,7 @@ FEW = [
     "dataset.num_validation=30",
     "dataset.num_test=40",
     "tuning.num_epochs=1",
+    "finalists=1",
     "partition=k2",
     "similarity.num_probe_images=24",
     "proxy.num_images=24",
