@@ -47,6 +47,7 @@ def search(job: Job) -> Mapping[str, Any]:
         num_fitting=found.num_fitting,
         prediction=None if found.prediction is None else dataclasses.asdict(found.prediction),
         partition={"objective": partition.objective, "upper_bound": partition.upper_bound, "gap": partition.gap},
+        left_out=found.left_out,
         seconds=found.seconds,
         reused=found.reused,
         digests={"data": search.data.digest, **found.blueprint.networks},

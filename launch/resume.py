@@ -124,10 +124,12 @@ def _functions(config: Config) -> Iterator[tuple[str, str]]:
     """All functions that a configuration has called, with their keys: sources and converters of networks, targets."""
     networks: Any = config.zoo.get("networks")
     for name, entry in (networks if isinstance(networks, dict) else {}).items():
-        source = str(entry.get("source")) if isinstance(entry, dict) else ""
+        if not isinstance(entry, dict):
+            continue  # of a pattern, which calls nothing, or refused where the zoo is read
+        source = str(entry.get("source"))
         if source not in ("timm", "torchvision"):
             yield f"zoo.networks.{name}.source", source
-        weights = entry.get("weights") if isinstance(entry, dict) else None
+        weights = entry.get("weights")
         if isinstance(weights, dict) and weights.get("convert") is not None:
             yield f"zoo.networks.{name}.weights.convert", str(weights["convert"])
     yield from _targets(config.dataset, "dataset")

@@ -35,7 +35,7 @@ def _values(zoo: Zoo) -> list[Any]:
 
 def _from_values(found: StageResult) -> Zoo:
     name, entries, leave_out, left_out = found.values
-    return Zoo(name, [_entry(plain) for plain in entries], leave_out, left_out)
+    return Zoo(name, [_entry(plain) for plain in entries], left_out, leave_out=leave_out)
 
 
 def _entry(plain: dict[str, Any]) -> ZooEntry:

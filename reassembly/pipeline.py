@@ -34,6 +34,7 @@ from reassembly.telling import all_or, tell_partition, tell_pick
 from zoo.blueprint import BlockSpec, HeadSpec, Provenance, ReassemblyBlueprint
 from zoo.chain.batches import Batches, Rows
 from zoo.chain_cache import ChainCache
+from zoo.checkpoints import shorten
 from zoo.description import ChainDescription
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
@@ -68,6 +69,7 @@ class SearchResult:
         partition: Of every network of the zoo.
         similarity: (M, M) float64, of the nodes in the order of ``descriptions``, stem and body of each.
         descriptions: Of every network of the zoo.
+        left_out: Networks of the zoo that the search went on without, and why.
         seconds: Wall time of every stage.
         reused: Stages that an earlier run had stored.
     """
@@ -80,6 +82,7 @@ class SearchResult:
     partition: Partition
     similarity: Tensor
     descriptions: Mapping[str, ChainDescription]
+    left_out: Mapping[str, str]
     seconds: Mapping[str, float]
     reused: tuple[str, ...]
 
@@ -107,7 +110,7 @@ class Search:
         for name in (*self.settings.composition.required, *self.settings.composition.forbidden):
             self.zoo.entry(name)
         with self.timed("features"):
-            networks = self._extract()
+            networks = self._extract(min_blocks=self.settings.partition.num_blocks)
         with self.timed("similarity"):
             similarity = self._similarity(networks)
         networks = [replace(network, features=()) for network in networks]  # a gigabyte for 30 networks and 512 images
@@ -155,6 +158,7 @@ class Search:
             partition=partition,
             similarity=similarity,
             descriptions=descriptions,
+            left_out=self.zoo.left_out,
             seconds=dict(self.seconds),
             reused=self.store.reused,
         )
@@ -255,13 +259,26 @@ class Search:
         log.info("whole networks by home accuracy: %s", told)
         return ranked[0]
 
-    def _extract(self) -> list[NetworkFeatures]:
+    def _extract(self, min_blocks: int = 1) -> list[NetworkFeatures]:
+        """Of every network; a zoo that may do without those that are unfit is without them afterwards."""
         require_files(self.zoo)
-        networks = []
+        networks, unfit = [], {}
         with progress("features of networks", len(self.zoo)) as advance:
             for entry in self.zoo.values():
-                networks.append(self._extract_one(entry))
+                try:
+                    network = self._extract_one(entry)
+                    network.description.require_length(min_blocks)
+                    networks.append(network)
+                except UserError as error:
+                    if self.zoo.leave_out != "unfit":
+                        raise
+                    unfit[entry.name] = str(error)
+                    log.info("left out: %s", error)
                 advance()
+        self.zoo = self.zoo.without(unfit)
+        if self.zoo.left_out:
+            told = shorten(list(self.zoo.left_out))
+            log.warning("zoo %s: %d networks; left out: %s", self.zoo.name, len(self.zoo), told)
         return networks
 
     def _extract_one(self, entry: ZooEntry) -> NetworkFeatures:

@@ -24,7 +24,10 @@ def write_report(found: SearchResult, settings: SearchSettings, directory: Path)
     blueprint, table = directory / "blueprint.yaml", directory / "candidates.csv"
     write_blueprint(blueprint, found.blueprint)
     write_candidates_csv(table, found.candidates, found.candidates[0].candidate)
-    front = _write_front(found, settings.proxy.name, directory) if found.front else ()
+    others = _write_front(found, settings.proxy.name, directory) if found.front else ()
+    if found.left_out:
+        others = (*others, directory / "left_out.csv")
+        write_csv(directory / "left_out.csv", ["network", "reason"], found.left_out.items())
     descriptions = list(found.descriptions.values())
     rows = [{**vars(c.candidate), "composition": c.candidate.composition, **c.scores} for c in found.candidates]
     rows[0]["composition"] = found.blueprint.composition
@@ -54,7 +57,7 @@ def write_report(found: SearchResult, settings: SearchSettings, directory: Path)
             budget=settings.budget,
         ),
     )
-    return ReportFiles(blueprint, table, figures, front)
+    return ReportFiles(blueprint, table, figures, others)
 
 
 def _write_front(found: SearchResult, proxy: str, directory: Path) -> tuple[Path, ...]:

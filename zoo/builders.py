@@ -62,13 +62,13 @@ def require_size(entry: ZooEntry) -> None:
 
 def require_architecture(source: str, model: str, name: str) -> None:
     """Refuses (`UserError`) an architecture, or a tag after its dot, that the installed timm or torchvision lacks."""
-    known = _architectures(source)
+    known = architectures(source)
     architecture, dot, tag = model.partition(".")
     if architecture not in known:
         near = difflib.get_close_matches(model, known, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"{name}: {source} has no model {model!r}{hint}")
-    if dot and tag not in (tags := _tags(source, architecture)):
+    if dot and tag not in (tags := tags_of(source, architecture)):
         raise UserError(
             f"{name}: {source} has no weights {tag!r} of {architecture}; it has: {', '.join(tags) or 'none'}"
         )
@@ -118,7 +118,7 @@ def size_arguments(entry: ZooEntry) -> dict[str, Any]:
 
 
 @cache
-def _architectures(source: str) -> list[str]:
+def architectures(source: str) -> list[str]:
     if source == "timm":
         import timm
 
@@ -129,7 +129,7 @@ def _architectures(source: str) -> list[str]:
 
 
 @cache
-def _tags(source: str, architecture: str) -> list[str]:
+def tags_of(source: str, architecture: str) -> list[str]:
     if source == "timm":
         import timm
 

@@ -15,6 +15,7 @@ from zoo.class_lists import class_list
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
 from zoo.limits import one_of, require
+from zoo.patterns import expand, is_pattern, read_pattern
 from zoo.preprocessing import stored_input
 from zoo.storage.files import read_yaml
 from zoo.storage.records import from_plain, neighbours, short_repr, to_plain
@@ -27,17 +28,18 @@ class Zoo(Mapping[str, ZooEntry]):
     Args:
         name: Of the zoo.
         entries: Its networks.
-        leave_out: Which of them the others go on without: none (`never`), those whose files are not there (`missing`),
-            or those, too, that are no chain or do not suit the task (`unfit`).
         left_out: Names of networks that were left out, and why.
+        leave_out: Which of them the others go on without: none (`never`), those whose files are not there (`missing`),
+            or those, too, that cannot be had or built, are no chain, or too short a one (`unfit`).
     """
 
     def __init__(
         self,
         name: str,
         entries: Iterable[ZooEntry],
-        leave_out: str = "never",
         left_out: Mapping[str, str] | None = None,
+        *,
+        leave_out: str = "never",
     ) -> None:
         self.name, self.leave_out, self.left_out = name, leave_out, dict(left_out or {})
         self._entries = {entry.name: entry for entry in entries}
@@ -73,7 +75,7 @@ class Zoo(Mapping[str, ZooEntry]):
             more = f" (+{len(left_out) - 3} more)" if len(left_out) > 3 else ""
             raise UserError(f"zoo {self.name}: every network would be left out: {reasons}{more}")
         kept = (entry for name, entry in self.items() if name not in left_out)
-        return Zoo(self.name, kept, self.leave_out, {**self.left_out, **left_out})
+        return Zoo(self.name, kept, {**self.left_out, **left_out}, leave_out=self.leave_out)
 
 
 ZOOS = Path(__file__).resolve().parents[1] / "conf" / "zoo"
@@ -97,7 +99,8 @@ def zoo_path(source: str | Path) -> Path:
 
 
 def read_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
-    """A zoo by its name (`embedded`), out of a YAML file, or out of a mapping of `name`, `input` and `networks`.
+    """A zoo by its name (`embedded`), out of a YAML file, or out of a mapping of `name`, `input` and `networks`
+    (entries by name, or a pattern, see `patterns.Pattern`).
 
     What an entry's `input` leaves open comes from the zoo's, then from what lies beside its file of weights (see
     `preprocessing.stored_input`), then, for networks of timm and torchvision, from the preprocessing of the published
@@ -113,10 +116,18 @@ def read_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
 
 def whole_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
     """As `read_zoo`, with the networks whose files are not there, whatever the zoo's `leave_out` says."""
-    zoo = parse_zoo(source)
-    for entry in zoo.values():
-        require_size(entry)
-    return zoo
+    content, where = _content(source)
+    zoo, unfit = _parsed(content, where), {}
+    if is_pattern(content["networks"]):
+        return zoo  # of which all were built
+    for name, entry in zoo.items():
+        try:
+            require_size(entry)
+        except UserError as error:
+            if zoo.leave_out != "unfit":
+                raise
+            unfit[name] = str(error)
+    return zoo.without(unfit)
 
 
 def with_files(zoo: Zoo) -> Zoo:
@@ -132,22 +143,37 @@ def with_files(zoo: Zoo) -> Zoo:
 
 
 def parse_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
-    """As `read_zoo`, without building anything: whether an architecture takes its images is not looked at."""
+    """As `read_zoo`, and nothing is built but what a pattern matches: whether an architecture takes its images is not
+    looked at."""
+    return _parsed(*_content(source))
+
+
+def _content(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """What is in a zoo's file or mapping, and its place for messages."""
     if isinstance(source, Mapping):
-        content, where = source, "zoo"
-    else:
-        path = zoo_path(source)
-        content, where = read_yaml(path), str(path)
+        return source, "zoo"
+    path = zoo_path(source)
+    return read_yaml(path), str(path)
+
+
+def _parsed(content: Mapping[str, Any], where: str) -> Zoo:
     unknown = [str(key) for key in content if key not in _FIELDS]
     if unknown:
         raise UserError(f"{where}: unknown field {unknown[0]!r}: {neighbours(unknown[0], _FIELDS)}")
     networks = content.get("networks")
     if not isinstance(networks, Mapping) or not networks:
         raise UserError(f"{where}: `networks` holds no network; give at least one under its name")
-    entries = [_read_entry(str(name), fields, content.get("input"), where) for name, fields in networks.items()]
-    leave_out = content.get("leave_out", "never")
+    leave_out = content.get("leave_out", "unfit" if is_pattern(networks) else "never")
     require("zoo.leave_out", leave_out, one_of(*LEAVE_OUT), default="never")
-    return Zoo(str(content.get("name", "zoo")), entries, leave_out)
+    name, default_input = str(content.get("name", "zoo")), content.get("input")
+    if is_pattern(networks):
+
+        def read_entry(name: str, fields: Mapping[str, Any]) -> ZooEntry:
+            return _read_entry(name, fields, default_input, where)
+
+        return Zoo(name, *expand(read_pattern(networks, where), read_entry, where), leave_out=leave_out)
+    entries = [_read_entry(str(name), fields, default_input, where) for name, fields in networks.items()]
+    return Zoo(name, entries, leave_out=leave_out)
 
 
 def require_files(zoo: Zoo) -> None:
@@ -186,7 +212,8 @@ def find_entry(text: str, folder: Path) -> ZooEntry:
         return ZooEntry(name=name or text, source=source, model=name, input=published_input(source, name, {}))
     if colon:
         return ZooEntry(name=text, source=text, input=_IMAGENET)
-    zoos = [parse_zoo(path) for path in sorted(folder.glob("*.yaml"))]
+    contents = {path: read_yaml(path) for path in sorted(folder.glob("*.yaml"))}
+    zoos = [parse_zoo(path) for path, content in contents.items() if not is_pattern(content.get("networks"))]
     entries = {f"{zoo.name}/{name}": entry for zoo in zoos for name, entry in zoo.items()}
     found = [key for key in entries if key == text or key.rpartition("/")[2] == text]
     if len(found) > 1:

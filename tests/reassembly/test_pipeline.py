@@ -33,6 +33,7 @@ from zoo import chain_cache
 from zoo.blueprint import BlockSpec, read_blueprint
 from zoo.chain.costs import count
 from zoo.chain.signals import pool
+from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.loading import load_chain
 from zoo.registry import Zoo, read_zoo
@@ -103,6 +104,27 @@ def test_a_repeated_search_loads_no_network(zoo, data, root, monkeypatch: pytest
     assert set(second.reused) == {"features", "similarity", "partition", "scores"}
     with pytest.raises(AssertionError, match="was loaded"):
         search(zoo, Digits(num_train=60, num_validation=30, num_test=30, seed=1), root).run()
+
+
+def test_a_zoo_goes_on_without_what_is_no_chain_where_told_to(zoo, data, root, tmp_path: Path) -> None:
+    fields = {"source": "tests.zoo.checkpoint_stand_ins:small", "input": zoo["vit_digits"].input}
+    entries = [*zoo.values(), ZooEntry(name="short", **fields)]
+    with pytest.raises(UserError, match="short"):
+        search(Zoo("four", entries), data, root).run()
+    found = search(Zoo("four", entries, leave_out="unfit"), data, root).run()
+    assert found.blueprint.blocks == search(zoo, data, root).run().blueprint.blocks
+    assert list(found.left_out) == ["short"]
+    write_report(found, SETTINGS, tmp_path)
+    rows = list(csv.reader((tmp_path / "left_out.csv").read_text().splitlines()))
+    assert rows == [["network", "reason"], ["short", found.left_out["short"]]]
+
+
+def test_networks_too_short_for_the_blocks_are_left_out_where_told_to(zoo, data, root) -> None:
+    settings = replace(SETTINGS, partition=replace(SETTINGS.partition, num_blocks=7))
+    shortest = min(zoo, key=lambda name: len(load_chain(zoo[name])))
+    found = search(Zoo("three", zoo.values(), leave_out="unfit"), data, root, settings).run()
+    assert shortest in found.left_out
+    assert "too few for 7 blocks" in found.left_out[shortest]
 
 
 def test_node_features_are_those_of_the_running_network(zoo, data) -> None:

@@ -23,7 +23,8 @@ from zoo.errors import UserError
 from zoo.loading import build_network, load_network
 from zoo.registry import Zoo, read_zoo
 
-ZOOS = {path.stem: read_zoo(path) for path in sorted((CONF / "zoo").glob("*.yaml")) if path.stem != "embedded"}
+ELSEWHERE = ("embedded", "timm_all")  # test_embedded, test_patterns
+ZOOS = {path.stem: read_zoo(path) for path in sorted((CONF / "zoo").glob("*.yaml")) if path.stem not in ELSEWHERE}
 PAPER, LITE = ZOOS["imagenet_paper"], ZOOS["efficientnet_lite"]
 QUICK = ("edgenext_xx_small", "efficientnet_lite0", "mobilenetv4_conv_small", "levit_128s", "vit_base_mae")
 SLOW = {

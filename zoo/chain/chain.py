@@ -60,6 +60,7 @@ class Node:
 class Nodes:
     """Nodes in series, with or without the network they are of."""
 
+    name: str
     nodes: tuple[Node, ...]
 
     def __len__(self) -> int:
@@ -72,6 +73,15 @@ class Nodes:
     def block_costs(self, start: int, stop: int) -> Costs:
         """Of nodes ``start`` up to ``stop``, at their native resolution."""
         return sum((node.costs for node in self.nodes[start:stop]), Costs())
+
+    def require_length(self, num_blocks: int) -> None:
+        """Refuses (``UserError``) a chain with fewer nodes between stem and head than blocks."""
+        body = len(self) - 2
+        if body < num_blocks:
+            raise UserError(
+                f"network {self.name!r} has {body} nodes between stem and head, too few for {num_blocks} blocks: "
+                f"choose partition.num_blocks <= {body}, or leave it out of the zoo"
+            )
 
 
 class Chain(Nodes):
@@ -219,19 +229,6 @@ class Chain(Nodes):
     def costs(self) -> Costs:
         """Of the whole network, at the native resolution."""
         return self.block_costs(0, len(self))
-
-    def require_length(self, num_blocks: int) -> None:
-        """Check that there is a node for every block.
-
-        Raises:
-            UserError: the chain has fewer nodes between stem and head.
-        """
-        body = len(self) - 2
-        if body < num_blocks:
-            raise UserError(
-                f"{self.name} has {body} nodes between stem and head, too few for {num_blocks} blocks: "
-                f"choose partition.num_blocks <= {body}, or leave it out of the zoo"
-            )
 
     def _node(self, index: int, kind: str) -> Node:
         """Measure one node on the meta device."""
