@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from cloning.frozen import FrozenNetwork
+from cloning.frozen import FrozenNetwork, ThawedNetwork
+from cloning.slimming import Slim
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,23 @@ class Clone:
     classes: tuple[str, ...]
     gates: Tensor
     position: int
+    _slims: dict[tuple[int, torch.device], Slim] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def slim(self, start: int, device: torch.device | str = "cpu") -> Slim:
+        """The module as a network of its own, from a cut of the source on."""
+        key = (start, torch.device(device))
+        if key not in self._slims:
+            self._slims[key] = self.source.slim(self.gates, start, device)
+        return self._slims[key]
+
+    def features(self, x: Tensor, start: int) -> Tensor:
+        """What the source's classifier reads of the module, (N, d), for the tensor ``x`` at a cut of the source.
+
+        The closed units of a source that is being trained (``tuning=full``) are zeros; else they are cut out.
+        """
+        if isinstance(self.source, ThawedNetwork):
+            return self.source.features(x, start=start, gates=self.gates.to(x))
+        return self.slim(start, x.device).network(x)
 
 
 def num_positions(target: FrozenNetwork) -> int:

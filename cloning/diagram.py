@@ -72,11 +72,11 @@ def kept_per_node(clone: Clone, start: int) -> tuple[float, ...]:
 def _module(target: FrozenNetwork, clone: Clone, tag: str) -> Part:
     source = clone.source
     start = source_position(target, source, clone.position)
-    costs = source.chain.block_costs(start, len(source.chain))
+    costs = clone.slim(start).costs
     sites = zip(source.sites, split_gates(clone.gates, source.sites), strict=True)
     gates = [(int(part.sum()), len(part)) for site, part in sites if site.node >= start]
     kept, of = (sum(column) for column in zip(*gates, strict=True)) if gates else (0, 0)
-    share = f"{100 * kept / of:.0f} % of its filters kept" if of else "no gates"
+    share = f"{100 * kept / of:.0f} % of its units" if of else "no gates"
     place = "reads the image" if clone.position == 0 else f"from node {start} on"
     return Part(
         kind="module",

@@ -11,8 +11,9 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from cloning.gates import GateSite, gated
+from cloning.gates import GateSite, gated, pack_gates
 from cloning.sites import find_sites
+from cloning.slimming import NetworkUnits, Slim, find_units, slim
 from zoo.chain import Chain
 from zoo.chain.modes import eval_mode
 from zoo.chain_cache import MAX_PARAMS, ChainCache
@@ -55,6 +56,7 @@ class FrozenNetwork:
             )
         self.origin: FrozenNetwork | None = None  # of a copy: what it is a copy of
         self._copies: dict[torch.device, FrozenNetwork] = {}
+        self._slims: WeakValueDictionary[tuple, Slim] = WeakValueDictionary()
 
     def __deepcopy__(self, memo: dict) -> FrozenNetwork:
         return self
@@ -73,6 +75,34 @@ class FrozenNetwork:
     def sites(self) -> tuple[GateSite, ...]:
         """Where it can be gated."""
         return find_sites(self.chain)
+
+    @cached_property
+    def units(self) -> NetworkUnits:
+        """Which of its units can only be cut together."""
+        return find_units(self.chain, self.sites)
+
+    def slim(self, gates: Tensor, start: int, device: torch.device | str = "cpu") -> Slim:
+        """The network without its closed units, from a cut to what the classifier reads; shared by all who ask alike.
+
+        Args:
+            gates: (n,) of 0 and 1.
+            start: A cut of the chain.
+            device: Where it is to run.
+        """
+        if self.origin is not None:
+            return self.origin.slim(gates, start, device)
+        device = torch.device(device)
+        key = (pack_gates(gates), start, device)
+        found = self._slims.get(key)
+        if found is None:
+            own = next(self.chain.network.parameters()).device
+            if device == own:
+                found = slim(self.chain, self.sites, self.units, gates, start, self.classifier)
+            else:
+                found = self.slim(gates, start, own)
+                found = Slim(copy.deepcopy(found.network).to(device), found.costs, found.masked)
+            self._slims[key] = found
+        return found
 
     def digest(self) -> str:
         """Of all parameters and buffers of the zoo's network as they are now."""

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cloning.clone import Clone
-from cloning.frozen import FrozenNetwork
+from cloning.clone import Clone, source_position
+from cloning.frozen import FrozenNetwork, ThawedNetwork
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
 from zoo.chain.batches import run_in_batches
 from zoo.chain.costs import Costs, count
 from zoo.errors import UserError
+from zoo.stitching.adapters import Adapter, adapter_costs
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,11 @@ def measure_locality(clone: Clone, images: Mapping[str, Tensor], *, seed: int) -
 def conditional_similarity(source: FrozenNetwork, gates: Tensor, images: Tensor) -> float:
     """Mean cosine between the centred logits of the masked and the whole source."""
 
+    module = source.slim(gates, 0, images.device).network
+
     def cosines(part: Tensor) -> Tensor:
-        masked, whole = (source.logits(part, gates=g).double() for g in (gates, None))
+        masked = F.linear(module(part), source.weight, source.bias).double()
+        whole = source.logits(part).double()
         masked, whole = (z - z.mean(1, keepdim=True) for z in (masked, whole))
         return F.cosine_similarity(masked, whole)
 
@@ -157,10 +161,26 @@ def size_share(network: ClonedNetwork) -> tuple[int, float]:
 
 
 def measure_costs(network: ClonedNetwork) -> Costs:
-    """Parameters of everything that runs, and its MACs per image; gates that are closed save none, they are zeros."""
-    frozen = [] if len(network.copies) else network.networks()
-    costs = count(network, network.target.input.example())
-    return Costs(costs.num_params + sum(part.chain.costs.num_params for part in frozen), costs.macs)
+    """Parameters of everything that runs, and its MACs per image: the target, the slim modules, adapters, head.
+
+    After ``tuning=full`` these are copies of the whole networks, whose closed units are computed and set to zero.
+    """
+    if isinstance(network.target, ThawedNetwork):
+        return count(network, network.target.input.example())
+    columns = network.target.num_features * len(network.classes)
+    return sum(added_costs(network), network.target.chain.costs + Costs(columns + len(network.classes), columns))
+
+
+def added_costs(network: ClonedNetwork) -> tuple[Costs, ...]:
+    """What each clone adds to the target: its slim module, its adapter, and its columns of the head."""
+    found = []
+    for clone, adapter in zip(network.clones, network.adapters, strict=True):
+        columns = clone.source.num_features * len(network.classes)
+        costs = clone.slim(source_position(network.target, clone.source, clone.position)).costs
+        if isinstance(adapter, Adapter):
+            costs += adapter_costs(adapter.source, adapter.target, adapter.kind, adapter.kernel_size)
+        found.append(costs + Costs(columns, columns))
+    return tuple(found)
 
 
 def require_restored(networks: Sequence[FrozenNetwork], digests: Mapping[str, str]) -> dict[str, str]:

@@ -156,6 +156,17 @@ class ClonedNetwork(TunableNetwork):
         other.copies = nn.ModuleList([c.block(i, len(c)) for c, i in zip(chains, starts, strict=True)])
         return other
 
+    def standalone(self) -> ClonedNetwork:
+        """A copy that has all that runs among its modules: the target and the slim modules, as they are."""
+        if len(self.copies):
+            return copy.deepcopy(self)
+        other = self.thawed()
+        starts = [source_position(self.target, clone.source, clone.position) for clone in self.clones]
+        other.clones = copy.deepcopy(self.clones)
+        slims = [clone.slim(start).network for clone, start in zip(other.clones, starts, strict=True)]
+        other.copies = nn.ModuleList([other.copies[0], *slims])
+        return other
+
     def networks(self) -> tuple[FrozenNetwork, ...]:
         """Target and sources, each once."""
         return tuple(dict.fromkeys((self.target, *(clone.source for clone in self.clones))))

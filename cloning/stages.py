@@ -65,7 +65,7 @@ class Grafts(nn.Module):
 
 def module_features(clone: Clone, x: Tensor, start: int = 0) -> Tensor:
     """What a clone's module gives to the head, (N, d), for the tensor ``x`` at the cut ``start`` of its source."""
-    return clone.source.features(x, start=start, gates=clone.gates.to(x))
+    return clone.features(x, start)
 
 
 def _positions(clones: Sequence[Clone]) -> list[int]:

@@ -88,7 +88,7 @@ def standalone(model: Model) -> nn.Module:
     """The network with all that runs among its modules, on the CPU, in eval mode; a clone's networks are copied."""
     network = model.network.cpu()
     if isinstance(network, ClonedNetwork) and not len(network.copies):
-        network = network.thawed()
+        network = network.standalone()
     return network.requires_grad_(False).eval()
 
 
