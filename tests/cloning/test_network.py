@@ -105,8 +105,8 @@ def restricted(composed: ClonedNetwork, smaller: ClonedNetwork, x: Tensor) -> Te
     """The larger network's logits with the features of the lost clone at zero."""
     features = composed.forward_features(x)
     keep = torch.zeros(features.shape[1])
-    columns = composed._columns()
-    for owner in smaller._columns():
+    columns = composed.columns()
+    for owner in smaller.columns():
         keep[columns[owner]] = 1
     rows = [composed.classes.index(name) for name in smaller.classes]
     return composed.head(features * keep)[:, rows]

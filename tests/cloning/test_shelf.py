@@ -7,6 +7,7 @@ import torch
 from cloning_stand_ins import adapter, clone, cloned, images, network
 
 from cloning.bundle import packed
+from cloning.clone import Clone
 from cloning.framing import Packed
 from cloning.frozen import FrozenNetwork
 from cloning.network import ClonedNetwork
@@ -63,13 +64,18 @@ def test_requests_of_different_clones_share_passes_and_get_their_own_answers(mon
     parts = several()
     requests = [(found, images(1 + k % 2, seed=k)) for k, found in enumerate([*parts, *parts])]
     passes: list[tuple[str, int]] = []
-    run = FrozenNetwork.features
+    run, run_module = FrozenNetwork.features, Clone.features
 
     def counted(self: FrozenNetwork, x: torch.Tensor, **options) -> torch.Tensor:
         passes.append((self.name, len(x)))
         return run(self, x, **options)
 
+    def counted_module(self: Clone, x: torch.Tensor, start: int) -> torch.Tensor:
+        passes.append((self.source.name, len(x)))
+        return run_module(self, x, start)
+
     monkeypatch.setattr(FrozenNetwork, "features", counted)
+    monkeypatch.setattr(Clone, "features", counted_module)
     answers = Shelf(Zoo("none", [])).logits(requests)
     counts = {name: sum(n for other, n in passes if other == name) for name in NETWORKS}
     sizes = [len(x) for _, x in requests]
