@@ -8,8 +8,10 @@ with the same gates, fed at the same cut), and only adapters and heads run clone
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,10 +21,12 @@ from cloning.clone import Clone, source_position
 from cloning.composite import Composite, read_composite
 from cloning.framing import Packed
 from cloning.frozen import FrozenNetwork
-from cloning.gates import pack_gates
+from cloning.gates import gated, pack_gates
 from cloning.network import ClonedNetwork
 from cloning.stages import module_features
+from zoo.chain import Chain
 from zoo.conversion import convert
+from zoo.entries import InputSpec
 from zoo.errors import UserError
 from zoo.loading import load_chain
 from zoo.registry import Zoo
@@ -113,14 +117,24 @@ class Shelf:
 
 
 class _Held(FrozenNetwork):
-    """A network whose digest is computed once: nothing on the shelf changes it."""
+    """A network that nothing but the shelf uses: what is looked at, switched and built for each pass elsewhere is so
+    once, which is most of the time that a pass of a small network takes."""
 
-    _digest: str | None = None
+    def __init__(self, chain: Chain, classes: Sequence[str], input: InputSpec) -> None:
+        super().__init__(chain, classes, input)
+        chain.network.eval().requires_grad_(False)
+        self._digest: str | None = None
+        chain.block = cache(chain.block)  # of this object alone
 
     def digest(self) -> str:
         if self._digest is None:
             self._digest = super().digest()
         return self._digest
+
+    @contextmanager
+    def _untouched(self, gates: Tensor | None) -> Iterator[None]:
+        with gated(self.chain.network, self.sites, gates) if gates is not None else nullcontext():
+            yield
 
 
 @dataclass

@@ -9,8 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cloning.frozen import FrozenNetwork
+from cloning.head import balanced_cross_entropy, class_weights
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import RivalSettings
+from cloning.samples import BATCH_SIZE, Samples
+from zoo.chain.batches import run_in_batches
 from zoo.conversion import convert
 
 
@@ -20,6 +24,12 @@ class Ensemble(nn.Module):
     def __init__(self, problem: CloningProblem, *, softmax: bool) -> None:
         super().__init__()
         self.problem, self.softmax = problem, softmax
+        self.scale = self.offset = None  # (classes,), each network's own, where they are calibrated
+
+    @property
+    def networks(self) -> tuple[FrozenNetwork, ...]:
+        """What runs: target and sources."""
+        return self.problem.network.networks()
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -30,7 +40,36 @@ class Ensemble(nn.Module):
             if self.softmax:
                 outputs = outputs.log_softmax(1)
             columns.update({name: outputs[:, network.classes.index(name)] for name in classes})
-        return torch.stack([columns[name] for name in problem.network.classes], dim=1)
+        logits = torch.stack([columns[name] for name in problem.network.classes], dim=1)
+        return logits if self.scale is None else logits * self.scale + self.offset
+
+
+def ensemble_calibrated(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
+    """The networks' logits, each network's with a scale and an offset of its own; settings and seed play no part.
+
+    They minimise the class-balanced cross-entropy of the validation images, on which others choose their strengths.
+    """
+    ensemble = Ensemble(problem, softmax=False)
+    samples = Samples(*problem.data.images("val", problem.target.input))
+    logits = run_in_batches(ensemble, samples.images, batch_size=BATCH_SIZE).double()
+    owners = torch.zeros(len(problem.network.classes), dtype=torch.long)
+    for number, clone in enumerate(problem.network.clones, start=1):
+        owners[[problem.network.classes.index(name) for name in clone.classes]] = number
+    scales, offsets = (torch.zeros(int(owners.max()) + 1, dtype=torch.float64).requires_grad_() for _ in range(2))
+    weights = class_weights(samples.labels, len(owners))
+    optimizer = torch.optim.LBFGS([scales, offsets], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        calibrated = logits * scales.exp()[owners] + offsets[owners]
+        total = balanced_cross_entropy(calibrated, samples.labels, weights) + 1e-4 * scales.square().sum()
+        total.backward()
+        return total
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+    ensemble.scale, ensemble.offset = (value[owners].detach().float() for value in (scales.exp(), offsets))
+    return ensemble
 
 
 def ensemble_softmax(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:

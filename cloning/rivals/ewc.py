@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from cloning.rivals.distillation import taught_by_sources
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import ExpandedNetwork, RivalSettings, train
 
@@ -22,8 +23,12 @@ MAX_IMAGES = 256
 _CHUNK = 32
 
 
-def ewc(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
-    """Fine-tunes on the correction samples under the penalty of strength ``settings.strength``."""
+def ewc(problem: CloningProblem, settings: RivalSettings, *, seed: int, with_sources: bool = False) -> nn.Module:
+    """Fine-tunes on the correction samples under the penalty of strength ``settings.strength``.
+
+    ``with_sources`` also distils the classes of the sources.
+    """
+    others = taught_by_sources(problem, settings) if with_sources else None
     network = ExpandedNetwork(problem, seed=seed)
     start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     information = fisher(network, problem.kept_outputs, original_images(problem, seed=seed), seed=seed)
@@ -32,7 +37,8 @@ def ewc(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Mo
         moved = [
             (information[name] * (value - start[name]).square()).sum() for name, value in network.named_parameters()
         ]
-        return settings.strength / 2 * torch.stack(moved).sum()
+        own = settings.strength / 2 * torch.stack(moved).sum()
+        return own if others is None else own + others(batch, logits)
 
     return train(network, problem.correction, settings, seed=seed, penalty=penalty)
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from torch import nn
 
+from cloning.rivals.distillation import taught_by_sources
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import ExpandedNetwork, RivalSettings, train
 
 
-def fine_tune(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
-    """Class-balanced cross-entropy on the correction samples; the sources are not used."""
-    return train(ExpandedNetwork(problem, seed=seed), problem.correction, settings, seed=seed)
+def fine_tune(problem: CloningProblem, settings: RivalSettings, *, seed: int, with_sources: bool = False) -> nn.Module:
+    """Class-balanced cross-entropy on the correction samples; ``with_sources``: with what the sources say of them."""
+    penalty = taught_by_sources(problem, settings) if with_sources else None
+    return train(ExpandedNetwork(problem, seed=seed), problem.correction, settings, seed=seed, penalty=penalty)
 
 
 def joint(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:

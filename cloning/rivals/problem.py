@@ -14,6 +14,7 @@ from cloning.samples import BATCH_SIZE, Samples
 from cloning.tuning import correction_samples
 from datamodules.correction import CorrectionData
 from zoo.chain.batches import run_in_batches
+from zoo.conversion import convert
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class CloningProblem:
         network: The cloned network in closed form; it names target, sources and classes, and is left as it is.
         data: The correction data that cloning tunes on, labelled by ``network.classes``.
         complete: All training images of all classes, preprocessed for the target, labelled likewise. Only ``joint``
-            trains on them; EWC reads its Fisher information off the target's part.
+            trains on them; EWC reads its Fisher information off the target's part, RanPAC its second moments.
     """
 
     network: ClonedNetwork
@@ -55,6 +56,16 @@ class CloningProblem:
         """The untouched target's logits (n, kept classes)."""
         outputs = [self.target.classes.index(name) for name in self.kept]
         return run_in_batches(self.target.logits, images, batch_size=BATCH_SIZE)[:, outputs]
+
+    def source_logits(self, images: Tensor) -> list[tuple[list[int], Tensor]]:
+        """Of every source its outputs of the cloned network, and its logits (n, those) on images for the target."""
+        found = []
+        for clone in self.network.clones:
+            own = [clone.source.classes.index(name) for name in clone.classes]
+            seen = convert(images, self.target.input, clone.source.input)
+            logits = run_in_batches(clone.source.logits, seen, batch_size=BATCH_SIZE)[:, own]
+            found.append(([self.network.classes.index(name) for name in clone.classes], logits))
+        return found
 
     def accuracies(self, module: nn.Module, split: str) -> Accuracies:
         """Accuracies of a module that answers the question, on a split."""

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from cloning.measures import measure_accuracies
 from cloning.rivals import RIVALS
+from cloning.rivals.distillation import distillation
 from cloning.rivals.ensemble import Ensemble
 from cloning.rivals.ewc import ewc, fisher
 from cloning.rivals.fine_tune import fine_tune, joint
-from cloning.rivals.lwf import distillation
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import ExpandedNetwork, RivalSettings
 from cloning.samples import Samples
@@ -96,6 +96,50 @@ def test_the_samples_have_distorted_copies_where_the_data_is_augmented() -> None
     assert torch.equal(copies.images[:n], plain.images)
     assert all(torch.equal(part, plain.labels) for part in copies.labels.split(n))
     assert len({digest({"x": part}) for part in copies.images.split(n)}) == 1 + AUGMENTED_COPIES
+
+
+def test_the_sources_teach_their_own_classes() -> None:
+    question = problem()
+    (first, _), (second, others) = question.source_logits(question.correction.images)
+    assert (first, second) == ([2], [4, 0])  # d; e and f, in the order of the outputs f, b, d, a, e
+    clone = question.network.clones[1]
+    seen = convert(question.correction.images, question.target.input, clone.source.input)
+    torch.testing.assert_close(others, clone.source.logits(seen)[:, [0, 1]])
+    assert digest(fine_tune(question, QUICK, seed=0)) != digest(RIVALS["fine_tune_sources"](question, QUICK, seed=0))
+    settings = RivalSettings(num_steps=30, batch_size=16, strength=0.0)
+    alone, with_sources = (RIVALS[name](question, settings, seed=0) for name in ("lwf", "lwf_sources"))
+    x = question.correction.images
+
+    def distance(module: nn.Module) -> float:
+        with torch.no_grad():
+            return float(distillation(module(x)[:, second], others, 2.0))
+
+    assert distance(with_sources) < distance(alone)
+
+
+def test_a_calibrated_ensemble_is_nowhere_worse_on_what_it_was_calibrated_on() -> None:
+    question = problem(0)
+    samples = Samples(*question.data.images("val", question.target.input))
+    losses = []
+    for name in ("ensemble_calibrated", "ensemble_logits"):
+        with torch.no_grad():
+            logits = RIVALS[name](question, QUICK, seed=0)(samples.images)
+        losses.append(float(nn.functional.cross_entropy(logits, samples.labels)))
+    assert losses[0] < losses[1]
+
+
+def test_ranpac_is_ridge_regression_on_random_features() -> None:
+    question = problem(0)
+    found = RIVALS["ranpac"](question, RivalSettings(strength=1e-2), seed=0)
+    old = question.complete.of([1, 3])
+    kept, new = torch.tensor([1, 3])[old.labels], question.correction
+    x, labels = torch.cat([old.images, new.images]), torch.cat([kept, new.labels])
+    h = found.features(x).double()
+    y = nn.functional.one_hot(labels, 5).double()
+    gram = h.T @ h
+    ridge = 1e-2 * gram.diagonal().mean()
+    dual = h.T @ torch.linalg.solve(h @ h.T + ridge * torch.eye(len(h)), y)
+    torch.testing.assert_close(found.prototypes.double(), dual.T, rtol=1e-4, atol=1e-8)
 
 
 def test_joint_is_fine_tuning_on_everything() -> None:

@@ -1,0 +1,27 @@
+"""The whole networks side by side with one head over all their features: cloning without localisation or position.
+
+The head begins in the closed form of cloning and is solved as cloning solves it (``cloning.head``); without exemplars
+of the target's classes the closed form is the result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cloning.clone import Clone
+from cloning.fitting import solve_network_head
+from cloning.network import ClonedNetwork
+from cloning.rivals.problem import CloningProblem
+from cloning.rivals.training import RivalSettings
+from cloning.tuning import is_without_originals
+
+
+def concatenated(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
+    """Solves the head on the correction samples; settings and seed play no part."""
+    asked = problem.network
+    clones = [Clone(c.source, c.classes, torch.ones_like(c.gates), 0) for c in asked.clones]
+    network = ClonedNetwork(asked.target, asked.classes, clones, [None] * len(clones))
+    if not is_without_originals(network, problem.correction):
+        solve_network_head(network, problem.correction)
+    return network
