@@ -1,24 +1,25 @@
-"""Cloning against its rivals on MNIST-5k: ``python -m benchmarks.cloning`` (a quarter of an hour on two free cores).
+"""Cloning against its rivals: ``python -m benchmarks.cloning`` (hours; ``--methods`` and ``--scenarios`` choose).
 
-Each scenario says which digits a target knows and which are cloned from whom; ten exemplars of each of the target's
-classes, or none, and 30 % of the images of the cloned ones. Every way gets the same images and epochs
-(``--augmentation affine``: with the same distorted copies). Cloning runs with its defaults; of the other trained ways
-three strengths each are tried with the first seed, and the one with the best mean of original and cloned accuracy on
-the validation split is kept for all seeds. ``joint`` has as many epochs over all training images: the upper bound.
+Each scenario (``benchmarks/scenarios``, any YAML file) says which classes a target knows and which are cloned from
+whom; ten exemplars of each of the target's classes, or none, and 30 % of the images of the cloned ones. Every way gets
+the same images and epochs (``--augmentation affine``: with the same distorted copies). Cloning runs with its defaults;
+of the other ways that have strengths three each are tried with every seed, and the one with the best mean of original
+and cloned accuracy on the validation split is kept. Calibrated ensembles fit their scales there. ``joint`` has as many
+epochs over all training images: the upper bound.
 
 Figures are accuracies in percent averaged over classes, mean and standard deviation over the seeds, which draw the
-networks (where the benchmark trains its own), the splits, the exemplars, and all else.
+networks (where the benchmark trains its own), the splits, the exemplars, and all else. Rows of earlier runs that a run
+does not make again stay in the table.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -26,9 +27,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cloning_zoo import trained_entry
-from benchmarks.common import embedded_zoo
-from cloning.measures import num_bytes
+from benchmarks.cloning_scenarios import Scenario, read_scenario
+from benchmarks.cloning_table import Row, Strengths, line, read_rows, write_rows
+from cloning.measures import measure_costs, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSettings
 from cloning.rivals import RIVALS
@@ -36,127 +37,57 @@ from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import RivalSettings
 from cloning.settings import CorrectionSettings, TaskSettings
 from cloning.tuning import correction_samples, tune_cloned
-from datamodules import MNIST5k
 from datamodules.correction import CorrectionData
 from tuning.settings import TuningSettings
+from zoo.chain.costs import Costs, count
 from zoo.registry import Zoo
-from zoo.storage.files import write_json, write_text
-from zoo.storage.records import to_plain
 from zoo.storage.store import Store
-
-Strengths = dict[str, float]
 
 NUM_EPOCHS = 10
 """Over the correction data in class-balanced batches; of ``joint`` over all its images, which makes more steps."""
 
+DEFAULT = ("mnist5k_one_source", "mnist5k_two_sources", "mnist5k_resnet_convnext", "mnist5k_convnext_resnet")
 
-@dataclass(frozen=True)
-class Scenario:
-    """Who gives what to whom.
-
-    Attributes:
-        name: For tables.
-        target: Name of the network that receives.
-        kept: Digits that it keeps.
-        cloned: Digits by source.
-        networks: Digits that each network is trained on first, beside the networks of the embedded zoo.
-    """
-
-    name: str
-    target: str
-    kept: str
-    cloned: Mapping[str, str]
-    networks: Mapping[str, str]
-
-    def zoo(self, seed: int, store: Store) -> Zoo:
-        """The embedded zoo and the networks trained here, which are other ones with another seed."""
-        trained = [trained_entry(*item, seed=seed, store=store) for item in self.networks.items()]
-        return Zoo("benchmark", [*trained, *embedded_zoo().values()])
-
-
-RESNETS = {"0-4": "01234", "5-9": "56789"}
-SCENARIOS = (
-    Scenario("P=1: 0-4 <- {5,6}", "0-4", "01234", {"5-9": "56"}, RESNETS),
-    Scenario(
-        "P=2: 0-3 <- {4,5} + {7,8}",
-        "0-3",
-        "0123",
-        {"4-6": "45", "7-9": "78"},
-        {"0-3": "0123", "4-6": "456", "7-9": "789"},
-    ),
-    Scenario("ResNet 0-4 <- ConvNeXt {7,9}", "0-4", "01234", {"convnext_odd": "79"}, RESNETS),
-    Scenario("ConvNeXt 1,3,5,7,9 <- ResNet {0,2}", "convnext_odd", "13579", {"0-4": "02"}, RESNETS),
+_LWF = (
+    {"learning_rate": 3e-3, "strength": 0.1},
+    {"learning_rate": 3e-3, "strength": 0.5},
+    {"learning_rate": 1e-3, "strength": 2.0},
 )
-
+_EWC = (
+    {"learning_rate": 3e-3, "strength": 1e2},
+    {"learning_rate": 3e-3, "strength": 1e3},
+    {"learning_rate": 1e-3, "strength": 1e4},
+)
+_RATES = tuple({"learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2))
 TRIES: Mapping[str, tuple[Strengths, ...]] = {
     "cloning": ({},),
+    "cloning_statistics": ({},),
     "full_cloning": tuple({"learning_rate": rate} for rate in (3e-4, 1e-3, 3e-3)),
+    "concatenated": ({},),
     "ensemble_softmax": ({},),
     "ensemble_logits": ({},),
-    "lwf": (
-        {"learning_rate": 3e-3, "strength": 0.1},
-        {"learning_rate": 3e-3, "strength": 0.5},
-        {"learning_rate": 1e-3, "strength": 2.0},
-    ),
-    "ewc": (
-        {"learning_rate": 3e-3, "strength": 1e2},
-        {"learning_rate": 3e-3, "strength": 1e3},
-        {"learning_rate": 1e-3, "strength": 1e4},
-    ),
-    "fine_tune": tuple({"learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2)),
-    "joint": tuple({"learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2)),
+    "ensemble_calibrated": ({},),
+    "ranpac": tuple({"strength": strength} for strength in (1e-5, 1e-3, 1e-1)),
+    "lwf_sources": _LWF,
+    "ewc_sources": _EWC,
+    "fine_tune_sources": _RATES,
+    "lwf": _LWF,
+    "ewc": _EWC,
+    "fine_tune": _RATES,
+    "joint": _RATES,
 }
 """Strengths that are tried. Cloning has none: choosing its keep ratio on validation was tried and gains nothing, since
 the accuracy differs by less than half a point between 0.7 and 1."""
 
-SAME_FOR_ALL = ("ensemble_softmax", "ensemble_logits", "joint")
-"""Ways that the number of exemplars does not touch."""
-
-NAMES = {
-    "cloning": "**partial network cloning**",
-    "full_cloning": "PNC-F (everything tuned)",
-    "ensemble_softmax": "ensemble, softmax",
-    "ensemble_logits": "ensemble, logits",
-    "lwf": "LwF",
-    "ewc": "EWC",
-    "fine_tune": "fine-tuning",
-    "joint": "joint training (upper bound)",
-}
-
-HEADING = (
-    "# Cloning against its rivals",
-    "",
-    "`python -m benchmarks.cloning`: MNIST-5k, test accuracy in percent averaged over classes, mean and standard",
-    "deviation over the seeds. All ways have the same images and epochs; cloning runs with its defaults, the strength",
-    "of the other trained ways is the best of three on the first seed's validation split. Bytes are what travels to",
-    "someone who has the zoo; seconds are wall time on one thread of a shared machine, of one run with its searches.",
+WITHOUT_EXEMPLARS = (
+    "cloning_statistics",
+    "ensemble_softmax",
+    "ensemble_logits",
+    "ensemble_calibrated",
+    "ranpac",
+    "joint",
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One way in one scenario with one seed; accuracies in [0, 1] on the test split.
-
-    Attributes:
-        strengths: Of the try that was chosen.
-        composition: Of cloning: who gives what at which position.
-        tried: Mean validation accuracy of every try.
-        num_bytes: Learnt values that travel to someone who has the zoo, in float32, and the bits of the gates.
-        seconds: Of the try that was chosen, from its images to its weights.
-    """
-
-    scenario: str
-    exemplars: int
-    method: str
-    seed: int
-    strengths: Strengths
-    composition: str
-    tried: tuple[float, ...]
-    original: float
-    cloned: float
-    mean: float
-    num_bytes: int
-    seconds: float
+"""Ways that the number of exemplars does not touch: measured once, in the table of none."""
 
 
 @dataclass(frozen=True)
@@ -182,36 +113,34 @@ class Contest:
     ) -> None:
         self.scenario, self.seed, self.exemplars = scenario, seed, exemplars
         self.zoo, self.store = zoo, store
-        self.data = MNIST5k(seed=seed, num_validation=500, batch_size=64, augmentation=augmentation)
-        self.classes = (*scenario.kept, *"".join(scenario.cloned.values()))
-        self.everything = CorrectionData(
-            self.data, classes=self.classes, cloned=self.classes, fraction=1.0, exemplars=0
-        )
+        self.data = scenario.data(seed, f"dataset.augmentation={augmentation or 'null'}")
+        self.kept, self.cloned = scenario.task(self.data.class_names)
+        gained = tuple(name for names in self.cloned.values() for name in names)
+        self.task = TaskSettings(self.kept, gained, scenario.target, tuple(self.cloned))
+        classes = (*self.kept, *gained)
+        self.everything = CorrectionData(self.data, classes=classes, cloned=classes, fraction=1.0, exemplars=0)
         self.problem: CloningProblem | None = None
 
-    def cloning(self) -> Row:
+    def cloning(self, name: str = "exemplars") -> Row:
         """Cloning with its defaults, as ``search.py`` and ``train.py`` do it; comes first, for it states the task."""
-        scenario = self.scenario
-        settings = CloningSettings(
-            TaskSettings(
-                classes=tuple(scenario.kept),
-                cloned=tuple("".join(scenario.cloned.values())),
-                target=scenario.target,
-                sources=tuple(scenario.cloned),
-            ),
-            correction=CorrectionSettings(exemplars=self.exemplars),
-        )
+        correction = CorrectionSettings(name, exemplars=0 if name == "statistics" else self.exemplars)
         started = time.perf_counter()
-        search = CloningSearch(self.zoo, self.data, settings, store=self.store, seed=self.seed)
+        search = CloningSearch(
+            self.zoo, self.data, CloningSettings(self.task, correction=correction), store=self.store, seed=self.seed
+        )
         blueprint = search.run().blueprint
         network, weak = search.build(blueprint), search.correction(blueprint)
-        self.everything.use_input(network.target.input)
-        complete = correction_samples(self.everything, network.target.input)
-        self.problem = CloningProblem(search.build(blueprint), weak, complete)
+        if self.problem is None:
+            self.everything.use_input(network.target.input)
+            complete = correction_samples(self.everything, network.target.input)
+            self.problem = CloningProblem(search.build(blueprint), weak, complete)
         with tempfile.TemporaryDirectory() as directory:
             tuning = TuningSettings(num_epochs=NUM_EPOCHS)
             network, _ = tune_cloned(network, weak, tuning, run_dir=Path(directory), seed=self.seed, test=False)
-        return self._row("cloning", [Trial(network, time.perf_counter() - started, {})], blueprint.composition)
+        shipped = search.statistics(network).num_bytes if name == "statistics" else 0
+        method = "cloning_statistics" if name == "statistics" else "cloning"
+        trial = Trial(network, time.perf_counter() - started, {})
+        return self._row(method, [trial], blueprint.composition, more_bytes=shipped)
 
     def rival(self, method: str, tries: Sequence[Strengths]) -> Row:
         """Any other way: the best of some strengths on validation."""
@@ -225,10 +154,11 @@ class Contest:
             trials.append(Trial(module, time.perf_counter() - started, strengths))
         return self._row(method, trials)
 
-    def _row(self, method: str, trials: Sequence[Trial], composition: str = "") -> Row:
+    def _row(self, method: str, trials: Sequence[Trial], composition: str = "", more_bytes: int = 0) -> Row:
         tried = [self.problem.accuracies(trial.module, "val").mean for trial in trials]
         best = trials[tried.index(max(tried))]
         found = self.problem.accuracies(best.module, "test")
+        costs, own = self._costs(best.module), self.problem.target.chain.costs
         return Row(
             scenario=self.scenario.name,
             exemplars=self.exemplars,
@@ -240,41 +170,50 @@ class Contest:
             original=found.original,
             cloned=found.cloned,
             mean=found.mean,
-            num_bytes=best.num_bytes,
+            num_bytes=best.num_bytes + more_bytes,
             seconds=best.seconds,
+            added_macs=costs.macs - own.macs,
+            added_params=costs.num_params - own.num_params,
         )
+
+    def _costs(self, module: torch.nn.Module) -> Costs:
+        """Of all that runs: what the module holds, and the networks of the zoo beside it."""
+        if isinstance(module, ClonedNetwork):
+            return measure_costs(module)
+        costs = count(module, self.problem.target.input.example())
+        beside = getattr(module, "networks", ())
+        return Costs(costs.num_params + sum(n.chain.costs.num_params for n in beside), costs.macs)
 
 
 def compare(
-    job: tuple[Scenario, int], *, found: Sequence[Row], exemplars: Sequence[int], augmentation: str | None, root: str
+    job: tuple[Scenario, int], *, exemplars: Sequence[int], methods: Sequence[str], augmentation: str | None, root: str
 ) -> list[Row]:
-    """All ways in one scenario with one seed, with the strengths that another seed found, if any."""
+    """Some ways in one scenario with one seed."""
     scenario, seed = job
     torch.set_num_threads(1)
-    chosen = {(row.method, row.exemplars): [row.strengths] for row in found if row.scenario == scenario.name}
-    zoo = scenario.zoo(seed, Store(root))
-    rows: dict[tuple[str, int], Row] = {}
-    for count in exemplars:
-        with tempfile.TemporaryDirectory() as directory:
-            contest = Contest(scenario, seed, count, augmentation, zoo, Store(directory))
-            for method, tries in TRIES.items():
-                if method == "cloning":
-                    row = contest.cloning()
-                elif method in SAME_FOR_ALL and count != exemplars[0]:
-                    row = replace(rows[method, exemplars[0]], exemplars=count)
-                else:
-                    row = contest.rival(method, chosen.get((method, count), tries))
-                rows[method, count] = row
-                print(_line(row), flush=True)
-    return list(rows.values())
+    zoo = scenario.read(seed, Store(root))
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as directory:
+        for number in exemplars:
+            contest = Contest(scenario, seed, number, augmentation, zoo, Store(directory))
+            rows.append(contest.cloning())
+            print(line(rows[-1]), flush=True)
+            for method in methods:
+                if method == "cloning" or (number and method in WITHOUT_EXEMPLARS):
+                    continue
+                is_own = method == "cloning_statistics"
+                rows.append(contest.cloning("statistics") if is_own else contest.rival(method, TRIES[method]))
+                print(line(rows[-1]), flush=True)
+    return rows
 
 
 def main() -> None:
     """Runs the comparison; writes ``benchmarks/results/cloning.md`` and ``.json``, anew whenever a scenario ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--exemplars", type=int, nargs="+", default=[10, 0])
-    parser.add_argument("--scenarios", type=int, nargs="+", choices=range(len(SCENARIOS)), default=[0, 1, 2, 3])
+    parser.add_argument("--scenarios", nargs="+", default=DEFAULT, help="names in benchmarks/scenarios, or YAML files")
+    parser.add_argument("--methods", nargs="+", choices=tuple(TRIES), default=tuple(TRIES))
     parser.add_argument(
         "--augmentation", choices=["affine"], help="distort the images; by default they stay as they are"
     )
@@ -282,51 +221,27 @@ def main() -> None:
     parser.add_argument("--cache", default="runs/cache", help="where the networks that are trained first are kept")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
-    name = "cloning_augmented" if arguments.augmentation else "cloning"
-    started, rows = time.perf_counter(), []
-    scenarios = [SCENARIOS[index] for index in arguments.scenarios]
-    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-        for seeds in ([0], range(1, arguments.seeds)):
-            work = partial(
-                compare,
-                found=tuple(rows),
-                exemplars=arguments.exemplars,
-                augmentation=arguments.augmentation,
-                root=arguments.cache,
-            )
-            for part in pool.map(work, product(scenarios, seeds)):
-                rows += part
-                minutes = round((time.perf_counter() - started) / 60, 1)
-                setting = f"Images {'distorted' if arguments.augmentation else 'as they are'}; {minutes} minutes."
-                lines = [*HEADING, "", setting, *table(rows), ""]
-                write_text(arguments.results / f"{name}.md", "\n".join(lines))
-                write_json(arguments.results / f"{name}.json", {"minutes": minutes, "rows": to_plain(rows)})
-    print("\n".join(table(rows)))
+    path = arguments.results / ("cloning_augmented" if arguments.augmentation else "cloning")
+    work = partial(
+        compare,
+        exemplars=arguments.exemplars,
+        methods=arguments.methods,
+        augmentation=arguments.augmentation,
+        root=arguments.cache,
+    )
+    jobs = [(s, seed) for seed, s in product(range(arguments.seeds), map(read_scenario, arguments.scenarios))]
+    rows = read_rows(path)
+    for made in _made(work, jobs, arguments.processes):
+        rows |= {row.key: row for row in made}
+        write_rows(path, rows, tuple(TRIES))
 
 
-def table(rows: list[Row]) -> Iterator[str]:
-    """Markdown, one table per scenario and number of exemplars."""
-    for scenario, exemplars in dict.fromkeys((row.scenario, row.exemplars) for row in rows):
-        seeds = len({row.seed for row in rows if (row.scenario, row.exemplars) == (scenario, exemplars)})
-        yield from ("", f"## {scenario}, {exemplars or 'no'} exemplars ({seeds} seeds)", "")
-        yield "| | original | cloned | mean | bytes | seconds |"
-        yield "|---|---|---|---|---|---|"
-        for method in TRIES:
-            of = [r for r in rows if (r.scenario, r.exemplars, r.method) == (scenario, exemplars, method)]
-            cells = [_percent([getattr(r, key) for r in of]) for key in ("original", "cloned", "mean")]
-            sizes, seconds = (statistics.fmean(getattr(r, key) for r in of) for key in ("num_bytes", "seconds"))
-            yield f"| {NAMES[method]} | {' | '.join(cells)} | {sizes:,.0f} | {seconds:.1f} |"
-
-
-def _percent(values: list[float]) -> str:
-    return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.pstdev(values):.1f}"
-
-
-def _line(row: Row) -> str:
-    tried = ", ".join(f"{100 * value:.1f}" for value in row.tried)
-    figures = " / ".join(f"{100 * value:.1f}" for value in (row.original, row.cloned, row.mean))
-    chosen = row.composition or row.strengths or ""
-    return f"{row.scenario} k={row.exemplars} seed {row.seed} {row.method}: {figures} {chosen} of {tried}"
+def _made(work: partial, jobs: Sequence[tuple[Scenario, int]], processes: int) -> Iterable[list[Row]]:
+    if processes == 1:
+        yield from map(work, jobs)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(work, jobs)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
-"""Small networks that know a few digits each, trained for the benchmark of cloning and kept by their content."""
+"""Small networks that know a few classes each, trained for the benchmark of cloning and kept by their content."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
-from datamodules import MNIST5k
+from datamodules.correction import CorrectionData
+from launch.datasets import open_dataset
 from zoo.entries import InputSpec, ZooEntry
 from zoo.loading import load_network
 from zoo.storage.files import write_safetensors
+from zoo.storage.records import to_plain
 from zoo.storage.store import StageResult, Store
 from zoo.weights import Weights
 
@@ -30,30 +33,59 @@ ARCHITECTURE = {
 INPUT = InputSpec(1, 32, 32, (0.5,), (0.5,))
 
 
-def trained_entry(name: str, classes: Sequence[str], *, seed: int, store: Store) -> ZooEntry:
-    """The entry of a small ResNet that knows some digits of MNIST-5k; trained where the store does not hold it."""
+def trained_entry(
+    name: str,
+    classes: Sequence[str],
+    words: Sequence[str],
+    *,
+    seed: int,
+    store: Store,
+    spec: InputSpec = INPUT,
+    width: int = 8,
+    epochs: int = EPOCHS,
+) -> ZooEntry:
+    """The entry of a small ResNet that knows some classes of a data set; trained where the store does not hold it.
+
+    Args:
+        name: Of the network.
+        classes: That it knows.
+        words: The data set, as train.py takes it.
+        seed: Of data and training.
+        store: Keeps the weights.
+        spec: What it takes.
+        width: Channels of its first stage.
+        epochs: Of training.
+    """
+    architecture = {
+        **ARCHITECTURE,
+        "in_chans": spec.channels,
+        "stem_width": width // 2,
+        "channels": [width * k for k in (1, 2, 4, 8)],
+    }
     fresh = ZooEntry(
         name=f"{name}_{seed}",
         source="zoo.embedded.networks:small_image",
-        input=INPUT,
-        kwargs={**ARCHITECTURE, "num_classes": len(classes)},
+        input=spec,
+        kwargs={**architecture, "num_classes": len(classes)},
         classes=tuple(classes),
     )
-    inputs = {"architecture": ARCHITECTURE, "classes": classes, "seed": seed, "recipe": [EPOCHS, LEARNING_RATE]}
-    tensors = store.fetch("benchmark_network", inputs, lambda: StageResult(_train(fresh, seed))).tensors
+    inputs = {"architecture": architecture, "classes": classes, "seed": seed, "recipe": [epochs, LEARNING_RATE]}
+    inputs |= {"words": words, "input": to_plain(spec)}
+    tensors = store.fetch("benchmark_network", inputs, lambda: StageResult(_train(fresh, words, seed, epochs))).tensors
     path = Path(store.root).resolve() / "benchmark_network" / f"{Store.key('benchmark_network', inputs)}.safetensors"
     if not path.exists():
         write_safetensors(path, tensors, {})
     return ZooEntry(**{**vars(fresh), "name": name, "weights": Weights(file=str(path))})
 
 
-def _train(entry: ZooEntry, seed: int) -> dict[str, torch.Tensor]:
-    data = MNIST5k(classes=entry.classes, seed=seed, batch_size=64, augmentation="affine")
+def _train(entry: ZooEntry, words: Sequence[str], seed: int, epochs: int) -> dict[str, torch.Tensor]:
+    whole = open_dataset([*words, f"seed={seed}"], None)
+    data = CorrectionData(whole, classes=entry.classes, cloned=entry.classes, fraction=1.0, exemplars=0)
     data.use_input(entry.input)
     network, loader = load_network(entry).train(), data.train_dataloader()
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=EPOCHS * len(loader))
-    for epoch in range(EPOCHS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * len(loader))
+    for epoch in range(epochs):
         loader.batch_sampler.set_epoch(epoch)
         for images, labels in loader:
             loss = F.cross_entropy(network(images), labels)
@@ -62,3 +94,22 @@ def _train(entry: ZooEntry, seed: int) -> dict[str, torch.Tensor]:
             optimizer.step()
             schedule.step()
     return network.state_dict()
+
+
+def main() -> None:
+    """Trains all networks of some scenarios that the cache does not hold: ``python -m benchmarks.cloning_zoo NAME``."""
+    from benchmarks.cloning_scenarios import read_scenario
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("scenarios", nargs="+", help="names in benchmarks/scenarios, or YAML files")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--cache", default="runs/cache")
+    arguments = parser.parse_args()
+    for name in arguments.scenarios:
+        scenario = read_scenario(name)
+        for seed in range(arguments.seeds):
+            print(scenario.name, seed, ", ".join(scenario.read(seed, Store(arguments.cache))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
