@@ -86,7 +86,7 @@ class Row:
 def read_rows(path: Path) -> dict[Key, Row]:
     """The rows of earlier runs."""
     file = path.with_suffix(".json")
-    rows = [Row(**row) for row in read_json(file)["rows"]] if file.exists() else []
+    rows = [Row(**{**row, "tried": tuple(row["tried"])}) for row in read_json(file)["rows"]] if file.exists() else []
     return {row.key: row for row in rows}
 
 
