@@ -28,6 +28,7 @@ from reassembly.proxies import Proxy, find_proxy
 from reassembly.scoring import Scorer
 from reassembly.seams import Prediction, seam_values, with_predictions
 from reassembly.settings import SearchSettings
+from reassembly.shortlist import seam_shortlist
 from reassembly.similarity import similarity_matrix
 from reassembly.stitch import assemble_stitched
 from reassembly.telling import all_or, tell_partition, tell_pick
@@ -125,7 +126,7 @@ class Search:
         predicted = None
         if (candidates := listing.candidates) is None:
             with self.timed("seams"):
-                candidates, predicted = self._promising(question, networks)
+                candidates, predicted = self._promising(question, networks, similarity)
         with self.timed("scores"):
             scored = self._score(candidates, networks)
         prediction = None
@@ -302,7 +303,8 @@ class Search:
                 (network.description.name, node) for network in networks for node in network.description.nodes[:-1]
             ]
             names = [f"node {node.index} ({node.name}) of {network!r}" for network, node in nodes]
-            return StageResult({"similarity": similarity_matrix(features, measure, names=names, **options)})
+            labels = {"labels": self.data.labels("train", len(features[0]))} if measure == "probe_kl" else {}
+            return StageResult({"similarity": similarity_matrix(features, measure, names=names, **options, **labels)})
 
         inputs = {"measure": [measure, options], "features": [network.key for network in networks]}
         return self.store.fetch("similarity", inputs, compute).tensors["similarity"]
@@ -346,7 +348,7 @@ class Search:
         return Scorer(self.chains, data, settings, self.settings.adapter.spec(), self.seed)
 
     def _promising(
-        self, question: Question, networks: Sequence[NetworkFeatures]
+        self, question: Question, networks: Sequence[NetworkFeatures], similarity: Tensor
     ) -> tuple[list[Candidate], list[float]]:
         """The candidates that the 0-1 programme predicts to be best, and what it predicts."""
         settings = self.settings.proxy
@@ -357,7 +359,8 @@ class Search:
             "adapter": [self.settings.adapter.spec(), self.seed],
         }
         scorer = self._scorer(settings.name)
-        value = seam_values(question.table.blocks, question.origins(), scorer.path_scores, self.store, inputs)
+        few = seam_shortlist(question.table.blocks, networks, similarity, self.settings)
+        value = seam_values(question.table.blocks, question.origins(), scorer.path_scores, self.store, inputs, few)
         if (exact := solve_milp(question.programme(value), time_limit=10)) is not None:
             log.info("the programme's optimum is %.4g; HiGHS leaves a gap of %.2g", exact.value, exact.gap)
         return promising(

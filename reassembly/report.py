@@ -13,7 +13,13 @@ from reassembly.settings import SearchSettings
 from zoo.blueprint import write_blueprint
 from zoo.storage.files import ReportFiles, write_csv
 
-MEASURES = {"linear_cka": "linear CKA", "rbf_cka": "RBF CKA", "svcca": "SVCCA", "regression": "R² of linear regression"}
+MEASURES = {
+    "probe_kl": "exp(-KL) of probes",
+    "linear_cka": "linear CKA",
+    "rbf_cka": "RBF CKA",
+    "svcca": "SVCCA",
+    "regression": "R² of linear regression",
+}
 
 
 def write_report(found: SearchResult, settings: SearchSettings, directory: Path) -> ReportFiles:

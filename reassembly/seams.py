@@ -18,6 +18,7 @@ import numpy as np
 from reassembly.assembly import Candidate, ScoredCandidate, joined
 from reassembly.enumeration import PathCosts
 from reassembly.proxies import Proxy
+from reassembly.shortlist import Shortlist
 from zoo.blueprint import BlockSpec
 from zoo.progress import progress
 from zoo.storage.store import StageResult, Store
@@ -30,19 +31,22 @@ def home(block: BlockSpec) -> BlockSpec:
     return BlockSpec(block.network, (0, block.nodes[1]))
 
 
-def seam_paths(blocks: Sequence[Sequence[BlockSpec]], network: str) -> list[Path]:
+def seam_paths(blocks: Sequence[Sequence[BlockSpec]], network: str, shortlist: Shortlist | None = None) -> list[Path]:
     """The paths whose scores tell what every seam behind a block of this network changes, without repetition.
 
     Args:
         blocks: K rows of N references.
         network: Whose blocks come before the seams.
+        shortlist: Of the blocks behind; None takes all.
     """
     paths: list[Path] = []
     for stage, row in enumerate(blocks):
         before = next(block for block in row if block.network == network)
         paths.append((home(before),))
         following = blocks[stage + 1] if stage + 1 < len(blocks) else ()
-        paths += [(home(before), block) for block in following if block.network != network]
+        kept = None if shortlist is None else shortlist.get((stage, network), frozenset())
+        others = (block for block in following if block.network != network)
+        paths += [(home(before), block) for block in others if kept is None or block.network in kept]
     return paths
 
 
@@ -83,6 +87,7 @@ def seam_values(
     score: Callable[[Iterable[Path]], Mapping[Path, float]],
     store: Store,
     inputs: Mapping[str, Any],
+    shortlist: Shortlist | None = None,
 ) -> PathCosts:
     """``additive_values`` of scores that are stored network by network, so that they serve any budget.
 
@@ -92,18 +97,20 @@ def seam_values(
         score: Scores of paths, higher is better.
         store: Of stage results.
         inputs: What the scores depend on beside the blocks.
+        shortlist: Of the seams that are scored; None scores all.
     """
     scores: dict[Path, float] = {}
     rows = [[str(block) for block in row] for row in blocks]
     with progress("scores of seams", len(origins)) as advance:
         for name in origins:
-            paths = seam_paths(blocks, name)
+            paths = seam_paths(blocks, name, shortlist)
 
             def compute(paths: Sequence[Path] = paths) -> StageResult:
                 found = score(paths)
                 return StageResult(values=[found[path] for path in paths])
 
-            stored = store.fetch("seams", {**inputs, "blocks": rows, "origin": name}, compute).values
+            scored = None if shortlist is None else [[str(block) for block in path] for path in paths]
+            stored = store.fetch("seams", {**inputs, "blocks": rows, "origin": name, "paths": scored}, compute).values
             scores.update(zip(paths, stored, strict=True))
             advance()
     return additive_values(blocks, scores)

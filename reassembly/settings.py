@@ -21,7 +21,7 @@ class SimilaritySettings:
     """How alike two nodes are.
 
     Attributes:
-        measure: ``linear_cka``, ``rbf_cka``, ``regression`` or ``svcca``.
+        measure: ``linear_cka``, ``rbf_cka``, ``regression``, ``svcca`` or ``probe_kl``.
         num_probe_images: Images of the training split that run through every network, once.
         batch_size: Of the CKA estimators; ``None`` takes all images at once.
         bandwidth: Of ``rbf_cka``, as a share of the median distance.
@@ -46,6 +46,7 @@ class SimilaritySettings:
             "rbf_cka": ("batch_size", "bandwidth"),
             "regression": ("ridge",),
             "svcca": ("explained_variance",),
+            "probe_kl": (),
         }
         return {name: getattr(self, name) for name in names[self.measure]}
 
@@ -147,6 +148,8 @@ class ProxySettings:
         batch_size: Images per forward pass; NASWOT sees the first batch only.
         max_scored: Assemblies to score at most, those that the 0-1 programme predicts to be best; None scores all.
         min_difference: Of these, any two differ in so many blocks at least.
+        max_seams_per_block: Seams behind every block that are scored for that prediction, those to the blocks whose
+            input at home is most like what it gives, by the similarity; None scores all, N^2 (K - 1) runs of a block.
         max_redrawn: Assemblies that get more than one draw at most, the best by the first draw; None redraws all, which
             takes ``num_draws`` times as long.
 
@@ -162,6 +165,7 @@ class ProxySettings:
     batch_size: Annotated[int, at_least(2)] = 100
     max_scored: Annotated[int | None, at_least(1)] = 1000
     min_difference: Annotated[int, at_least(1)] = 1
+    max_seams_per_block: Annotated[int | None, at_least(1)] = None
     max_redrawn: Annotated[int | None, at_least(1)] = 60
 
     def __post_init__(self) -> None:

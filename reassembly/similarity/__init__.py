@@ -24,6 +24,7 @@ SIMILARITIES: Registry[Callable[..., Tensor]] = Registry(
     rbf_cka="reassembly.similarity.cka:rbf_cka",
     regression="reassembly.similarity.subspace:linear_regression",
     svcca="reassembly.similarity.subspace:svcca",
+    probe_kl="reassembly.similarity.probe:probe_kl",
 )
 
 
@@ -39,7 +40,8 @@ def similarity_matrix(
         **settings: Keyword arguments of that measure.
 
     Returns:
-        ``(M, M)`` float64 on the CPU; row = block's node, column = centre's node (only ``regression`` is asymmetric).
+        ``(M, M)`` float64 on the CPU; row = block's node, column = centre's node (``regression`` and
+        ``probe_kl`` are asymmetric).
 
     Raises:
         UserError: Unknown measure, features that are not finite, or too few probe images for the measure.

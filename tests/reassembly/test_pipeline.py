@@ -20,6 +20,7 @@ from reassembly.pipeline import Search
 from reassembly.proxies import PROXIES, Proxy
 from reassembly.proxies.leep import leep_score
 from reassembly.report import write_report
+from reassembly.scoring import Scorer
 from reassembly.settings import (
     AdapterSettings,
     Budget,
@@ -125,6 +126,25 @@ def test_networks_too_short_for_the_blocks_are_left_out_where_told_to(zoo, data,
     found = search(Zoo("three", zoo.values(), leave_out="unfit"), data, root, settings).run()
     assert shortest in found.left_out
     assert "too few for 7 blocks" in found.left_out[shortest]
+
+
+def test_few_seams_by_the_answers_of_probes_are_scored_and_leave_a_pick(zoo, data, root, monkeypatch) -> None:
+    scored: list[str] = []
+    paths = Scorer.path_scores
+
+    def counted(self, asked):
+        asked = list(asked)
+        scored.extend("+".join(map(str, path)) for path in asked if len(path) > 1)
+        return paths(self, asked)
+
+    monkeypatch.setattr(Scorer, "path_scores", counted)
+    few = replace(SETTINGS.proxy, max_scored=2, max_seams_per_block=1)
+    probes = SimilaritySettings("probe_kl", num_probe_images=40)
+    settings = replace(SETTINGS, similarity=probes, budget=Budget(), proxy=few)
+    found = search(zoo, data, root, settings).run()
+    assert ((found.similarity >= 0) & (found.similarity <= 1)).all()
+    assert len(scored) == len(set(scored)) == 3  # one behind each of three blocks, not two
+    assert math.isfinite(found.candidates[0].scores["ridge"])
 
 
 def test_node_features_are_those_of_the_running_network(zoo, data) -> None:

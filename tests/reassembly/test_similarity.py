@@ -24,6 +24,17 @@ def random_features(seed: int, num_samples: int, *channels: int) -> list[torch.T
     return features
 
 
+def similarity_of(features, name, **options):
+    """By the measure of that name, to whose probe images those that need any give labels."""
+    labels = {"labels": torch.arange(len(features[0])) % 3} if name == "probe_kl" else {}
+    return similarity_matrix(features, name, **labels, **options)
+
+
+def tolerance(name, exact=1e-12):
+    """Of measures whose matrices are float32, and of the others."""
+    return 1e-6 if name in ("linear_cka", "probe_kl") else exact
+
+
 def explicit_hsic(k: np.ndarray, l: np.ndarray, unbiased: bool) -> float:
     n = len(k)
     if not unbiased:
@@ -97,13 +108,13 @@ def test_matrices_in_float32_are_as_good_as_in_float64():
 @pytest.mark.parametrize("name", SIMILARITIES)
 def test_the_number_of_threads_changes_no_more_than_rounding(name):
     features = random_features(9, 512, 20, 130)
-    one = similarity_matrix(features, name)
+    one = similarity_of(features, name)
     torch.set_num_threads(2)
     try:
-        two = similarity_matrix(features, name)
+        two = similarity_of(features, name)
     finally:
         torch.set_num_threads(1)
-    torch.testing.assert_close(two, one, atol=1e-6 if name == "linear_cka" else 1e-12, rtol=0)
+    torch.testing.assert_close(two, one, atol=tolerance(name), rtol=0)
 
 
 def test_biased_batches_overestimate_where_unbiased_do_not():
@@ -131,16 +142,16 @@ def test_images_sorted_by_class_do_not_bias_the_batches():
 def test_itself_rotations_and_scales_are_fully_similar(name):
     x = random_features(5, 90, 12)[0].double()
     rotation = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).Q
-    similarity = similarity_matrix([x, x @ rotation, 1e-7 * x + 1e-6, 3e8 * x], name)
-    atol = 1e-6 if name == "linear_cka" else 1e-9  # of matrices in float32
-    torch.testing.assert_close(similarity, torch.ones(4, 4, dtype=torch.float64), atol=atol, rtol=0)
+    similarity = similarity_of([x, x @ rotation, 1e-7 * x + 1e-6, 3e8 * x], name)
+    ones = torch.ones(4, 4, dtype=torch.float64)
+    torch.testing.assert_close(similarity, ones, atol=tolerance(name, 1e-9), rtol=0)
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)
 def test_order_of_nodes_does_not_matter(name):
     features = random_features(6, 64, 3, 8, 5)
-    similarity = similarity_matrix(features, name)
-    torch.testing.assert_close(similarity_matrix(features[::-1], name), similarity.flip(0, 1), atol=1e-12, rtol=0)
+    similarity = similarity_of(features, name)
+    torch.testing.assert_close(similarity_of(features[::-1], name), similarity.flip(0, 1), atol=tolerance(name), rtol=0)
 
 
 def test_streaming_equals_the_function():
@@ -220,19 +231,18 @@ def test_dead_features_have_similarity_zero(name):
     alive = random_features(12, 40, 5, 6)
     rounding = 1000.0 + 6e-5 * torch.randint(0, 2, (40, 3), generator=torch.Generator().manual_seed(0))
     dead = [torch.zeros(40, 4), torch.full((40, 3), 0.1), rounding]
-    similarity = similarity_matrix([alive[0], *dead, alive[1]], name)
+    similarity = similarity_of([alive[0], *dead, alive[1]], name)
     assert torch.isfinite(similarity).all()
     assert not similarity[1:4].any()
     assert not similarity[:, 1:4].any()
-    atol = 1e-7 if name == "linear_cka" else 1e-12
-    torch.testing.assert_close(similarity[::4, ::4], similarity_matrix(alive, name), atol=atol, rtol=0)
+    torch.testing.assert_close(similarity[::4, ::4], similarity_of(alive, name), atol=tolerance(name), rtol=0)
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)
 def test_features_that_fire_on_one_image_stay_finite(name):
     spike = torch.zeros(40, 3)
     spike[7] = 5.0
-    similarity = similarity_matrix([spike, *random_features(13, 40, 5)], name)
+    similarity = similarity_of([spike, *random_features(13, 40, 5)], name)
     assert torch.isfinite(similarity).all()
     assert similarity.abs().max() <= 1 + 1e-12
 
@@ -242,11 +252,11 @@ def test_bad_features_are_refused_by_node(name):
     features = random_features(14, 40, 5, 6)
     features[1][3, 2] = float("nan")
     with pytest.raises(UserError, match="features of node 1 hold NaN or infinity"):
-        similarity_matrix(features, name)
+        similarity_of(features, name)
     with pytest.raises(UserError, match="features of the stem of 'b' hold NaN or infinity"):
-        similarity_matrix(features, name, names=["the stem of 'a'", "the stem of 'b'"])
+        similarity_of(features, name, names=["the stem of 'a'", "the stem of 'b'"])
     with pytest.raises(UserError, match="similarity on 3 probe images: this measure needs at least 4"):
-        similarity_matrix(random_features(0, 3, 2), name)
+        similarity_of(random_features(0, 3, 2), name)
 
 
 def test_unknown_measure_lists_the_known():
