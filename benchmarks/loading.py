@@ -2,7 +2,9 @@
 
 Both read the same made-up photographs under the same policy (a random part of a quarter of the area or more, at an
 aspect of 3/4 to 4/3, resized to the network's size, mirrored by chance, normalised), with one worker process on the
-core that this process runs on, too. Rounds alternate, so that what else the machine does falls on both.
+core that this process runs on, too. Rounds alternate, so that what else the machine does falls on both. With
+``--workers 0`` everything happens in this process, and seconds are of its processor time: the figure for a machine that
+others use, too.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
@@ -61,12 +63,12 @@ def our_loader(root: Path, spec: InputSpec, batch_size: int, num_workers: int) -
     return data.train_dataloader()
 
 
-def images_per_second(loader: Iterable) -> float:
+def images_per_second(loader: Iterable, clock: Callable[[], float]) -> float:
     """Of one pass over all batches."""
-    start, count = time.perf_counter(), 0
+    start, count = clock(), 0
     for images, _ in loader:
         count += len(images)
-    return count / (time.perf_counter() - start)
+    return count / (clock() - start)
 
 
 def main() -> None:
@@ -85,6 +87,7 @@ def main() -> None:
     torch.set_num_threads(1)
     statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     spec = InputSpec(3, arguments.size, arguments.size, *statistics, arguments.interpolation)
+    clock = time.perf_counter if arguments.workers else time.process_time
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         for split, count in (("train", arguments.images), ("val", 2), ("test", 2)):
@@ -94,10 +97,10 @@ def main() -> None:
         rates: dict[str, list[float]] = {name: [] for name in loaders}
         for number in range(arguments.rounds + 1):
             for name, loader in loaders.items():
-                rate = images_per_second(loader)
+                rate = images_per_second(loader, clock)
                 if number:  # the first starts workers and fills caches
                     rates[name].append(rate)
-    print(f"{arguments.images} JPEGs of {arguments.width} x {arguments.height}, {arguments.workers} worker, one core")
+    print(f"{arguments.images} JPEGs of {arguments.width} x {arguments.height}, {arguments.workers} workers, one core")
     for name, values in rates.items():
         print(
             f"  {name}: {median(values):.0f} images/s (median of {len(values)}; {min(values):.0f} to {max(values):.0f})"

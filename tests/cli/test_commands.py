@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.cli.conftest import read_result, run, run_until_killed
@@ -146,6 +148,40 @@ def test_a_sweep_has_one_table_of_all_jobs_and_one_offline_run_a_job_that_began(
     assert "nonet" in finished.stdout
     assert len(list((tmp_path / "sweep" / "0" / "wandb").glob("offline-run-*/*.wandb"))) == 1
     assert not (tmp_path / "sweep" / "1").exists()  # refused before it began
+
+
+def test_a_chain_of_trainings_begins_with_one_that_all_its_jobs_and_later_commands_share(
+    searched: Path, cache: str, tmp_path: Path
+) -> None:
+    for label, brightness in itertools.product(("dark", "bright"), range(12)):
+        path = tmp_path / "photos" / label / f"{brightness}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (20, 16), brightness + (200 if label == "bright" else 20)).save(path)
+    common = [
+        *(word for word in SMALL if word.startswith("~")),
+        cache,
+        "experiment=transfer",
+        f"blueprint={searched / 'blueprint.yaml'}",
+        "parent.dataset.num_train=60",
+        "parent.tuning.num_epochs=1",
+        "tuning.num_epochs=1",
+    ]
+    sizes = [f"dataset.num_{split}=50" for split in ("train", "validation", "test")]
+    chain = run("train.py", *common, *sizes, "dataset=digits", cwd=tmp_path)
+    assert chain.code == 0, chain.stderr
+    folder = ["dataset=image_folder", "dataset.name=photos", "dataset.root=photos"]
+    again = run("train.py", *common, *folder, cwd=tmp_path)
+    assert again.code == 0, again.stderr
+    assert (chain.stderr.count("first, on parent.dataset"), again.stderr.count("completed before")) == (1, 1)
+    runs = {path.name.split("-")[1]: path for path in (tmp_path / "runs" / "train").iterdir()}
+    assert runs.keys() == {"mnist5k", "digits", "photos"}
+    parent = read_result(runs.pop("mnist5k"))
+    for data, directory in runs.items():
+        steps = read_result(directory)["provenance"][-2:]
+        assert [(step["step"], step["data"]) for step in steps] == [("tuned", "mnist5k"), ("tuned", data)]
+        assert steps[1]["parent"] == parent["bundle_digest"]
+    blueprint = yaml.safe_load((runs["photos"] / "bundle" / "blueprint.yaml").read_text())
+    assert sorted(blueprint["head"]["classes"]) == ["bright", "dark"]
 
 
 def test_two_processes_give_the_result_of_one(cache: str, tmp_path: Path) -> None:
