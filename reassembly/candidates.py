@@ -128,7 +128,12 @@ def ask(
 
 
 def _one_of_each_set(table: CostTable, partition: Partition) -> list[Limit]:
-    """At most one block of every equivalence set; in stage mode every composition keeps that."""
+    """At most one block of every equivalence set; in stage mode every composition keeps that.
+
+    In mode ``nearest`` two stages of one network may be in one set, and there is no such limit: stages alone decide.
+    """
+    if partition.settings.mode == "nearest":
+        return []
     sets = {
         BlockSpec(name, (cuts[k], cuts[k + 1])): sets[k]
         for name, cuts, sets in zip(partition.networks, partition.cuts, partition.sets, strict=True)

@@ -58,21 +58,33 @@ class PartitionSettings:
     Attributes:
         num_blocks: K, blocks of every network and number of equivalence sets.
         mode: ``stage``: block k of every network is in set k, so that one block from every set is one for every stage;
-            ``permutation``: every network uses every set once, in any order; ``even`` (baseline): blocks of equal
-            length, in stages.
+            ``permutation``: every network uses every set once, in any order; ``nearest`` (the article's): every block
+            is in the set of its nearest centre, so that a set may hold several blocks of a network and none of another;
+            ``even`` (baseline): blocks of equal length, in stages.
+        method: ``certified`` (coordinate ascent and a bound) or ``published`` (random swaps of borders, for comparison,
+            in the modes ``stage`` and ``nearest``).
         size_slack: eps of the size limit max(floor((1 + eps) L / K), ceil(L / K)) nodes.
         num_starts: Starts of the coordinate ascent, the even splits first and random ones after.
         max_bound_steps: Subgradient steps spent on the upper bound and the proof; 0 reports the trivial bound.
+        time_limit: Seconds after which starts and bound end early; what is found then depends on the machine. ``None``
+            ends by steps alone.
     """
 
     num_blocks: Annotated[int, at_least(1)] = 4
-    mode: Annotated[str, one_of("stage", "permutation", "even")] = "stage"
+    mode: Annotated[str, one_of("stage", "permutation", "nearest", "even")] = "stage"
+    method: Annotated[str, one_of("certified", "published")] = "certified"
     size_slack: Annotated[float, at_least(0, 1000)] = 0.5
     num_starts: Annotated[int, at_least(1)] = 40
     max_bound_steps: Annotated[int, at_least(0)] = 3000
+    time_limit: Annotated[float | None, above(0, 1e6)] = None
 
     def __post_init__(self) -> None:
         check(self, "partition")
+        if self.method == "published" and self.mode not in ("stage", "nearest"):
+            raise UserError(
+                f"partition.method=published with partition.mode={self.mode}: it is known for partition.mode=stage and "
+                "partition.mode=nearest; type one of them, or partition.method=certified"
+            )
         if self.mode == "permutation" and self.num_blocks > MAX_PERMUTED_BLOCKS:
             raise UserError(
                 f"partition.mode=permutation with partition.num_blocks={self.num_blocks} is not allowed: its work "

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from reassembly.partition.ascent import multi_start
-from reassembly.partition.bound import certify
+from reassembly.partition.bound import RELATIVE_TOLERANCE, certify
+from reassembly.partition.clock import Clock
+from reassembly.partition.nearest import NearestProblem
+from reassembly.partition.nearest import solve as solve_nearest
 from reassembly.partition.problem import PartitionProblem, longest_block
+from reassembly.partition.published import SwapSearch, swap
 from reassembly.settings import PartitionSettings
 from zoo.errors import UserError
 
@@ -59,8 +64,8 @@ class Partition:
         return (self.upper_bound - self.objective) / max(abs(self.upper_bound), 1e-12)
 
     def blocks_of_set(self, index: int) -> tuple[tuple[int, int], ...]:
-        """The (network, block) pairs of an equivalence set, one per network."""
-        return tuple((network, blocks.index(index)) for network, blocks in enumerate(self.sets))
+        """The (network, block) pairs of an equivalence set: one per network, but in mode ``nearest``."""
+        return tuple((i, b) for i, blocks in enumerate(self.sets) for b, k in enumerate(blocks) if k == index)
 
 
 def find_partition(
@@ -81,7 +86,7 @@ def find_partition(
         seed: Of the random starts.
 
     Returns:
-        The same partition for the same arguments: limits count steps, not seconds.
+        The same partition for the same arguments: limits count steps, not seconds, unless there is a ``time_limit``.
 
     Raises:
         UserError: A network whose body has fewer than K nodes, or a similarity that is not finite.
@@ -90,6 +95,9 @@ def find_partition(
     similarity = np.asarray(similarity, dtype=np.float64)
     _check(similarity, features, networks, settings)
     splits = [even_split(len(indices) - 1, settings.num_blocks) for indices in features]
+    clock = Clock(settings.time_limit)
+    if settings.mode == "nearest" or settings.method == "published":
+        return _by_splits(similarity, features, networks, settings, splits, seed, clock)
     permuted = settings.mode == "permutation"
     problem = PartitionProblem(similarity, features, settings.num_blocks, settings.size_slack, permuted)
     even_centres, even_paths = _best_centres(problem, splits)
@@ -97,10 +105,65 @@ def find_partition(
         objective = sum(float(problem.sets[k].similarity[b, even_centres[k]]) for path in even_paths for k, b in path)
         return _partition(problem, networks, settings, even_centres, even_paths, objective, True)
     generator = torch.Generator().manual_seed(seed)
-    objective, centres = multi_start(problem, even_centres, settings.num_starts, generator)
-    centres, upper_bound, proven = certify(problem, centres, settings.max_bound_steps)
+    objective, centres = multi_start(problem, even_centres, settings.num_starts, generator, clock)
+    centres, upper_bound, proven = certify(problem, centres, settings.max_bound_steps, clock)
     return _partition(
         problem, networks, settings, centres, problem.best_paths(problem.gains(centres)), upper_bound, proven
+    )
+
+
+def _by_splits(similarity, features, networks, settings: PartitionSettings, even, seed: int, clock: Clock) -> Partition:
+    """Mode ``nearest``, and what the published method finds; the bound is always the certified method's."""
+    size, nearest = (settings.num_blocks, settings.size_slack), settings.mode == "nearest"
+    generator = torch.Generator().manual_seed(seed)
+    if nearest:
+        problem = NearestProblem(similarity, features, *size)
+        places = [
+            [problem.first[i] + problem.arcs[i].index(arc) for arc in pairwise(split)] for i, split in enumerate(even)
+        ]
+        first = [places[k % len(places)][k] for k in range(settings.num_blocks)]
+        centres, bound = solve_nearest(problem, first, settings.num_starts, settings.max_bound_steps, generator, clock)
+        splits = problem.splits(centres)
+        middles = [
+            (int(problem.network[c]), problem.arcs[problem.network[c]][c - problem.first[problem.network[c]]])
+            for c in centres
+        ]
+        chosen = [(i, list(pairwise(splits[i])).index(arc)) for i, arc in middles]
+    else:
+        staged = PartitionProblem(similarity, features, *size, False)
+        best, _ = _best_centres(staged, even)
+        _, bound, _ = certify(staged, best, settings.max_bound_steps, clock)
+    if settings.method == "published":
+        search = SwapSearch(similarity, features, *size, seed, nearest)
+        splits, chosen = swap(search, settings.num_starts, clock)
+    value = {
+        (i, b): [
+            similarity[features[i][s], features[n][splits[n][k]]]
+            + similarity[features[i][e], features[n][splits[n][k + 1]]]
+            for n, k in chosen
+        ]
+        for i, split in enumerate(splits)
+        for b, (s, e) in enumerate(pairwise(split))
+    }
+    sets = [
+        [
+            chosen.index((i, b)) if (i, b) in chosen else int(np.argmax(value[i, b])) if nearest else b
+            for b in range(size[0])
+        ]
+        for i in range(len(splits))
+    ]
+    similarities = [[float(value[i, b][k]) for b, k in enumerate(row)] for i, row in enumerate(sets)]
+    objective = sum(map(sum, similarities))
+    return Partition(
+        networks=tuple(networks),
+        cuts=tuple((0, *(end + 1 for end in split[1:])) for split in splits),
+        sets=tuple(map(tuple, sets)),
+        centres=tuple(chosen),
+        block_similarities=tuple(map(tuple, similarities)),
+        objective=objective,
+        upper_bound=max(bound, objective),
+        proven=bound <= objective + RELATIVE_TOLERANCE * max(1.0, abs(objective)),
+        settings=settings,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from reassembly.partition.clock import Clock
 from reassembly.partition.problem import PartitionProblem
 
 TOLERANCE = 1e-9
@@ -43,11 +44,13 @@ def random_centres(problem: PartitionProblem, generator: torch.Generator) -> lis
 
 
 def multi_start(
-    problem: PartitionProblem, first: list[int], num_starts: int, generator: torch.Generator
+    problem: PartitionProblem, first: list[int], num_starts: int, generator: torch.Generator, clock: Clock
 ) -> tuple[float, list[int]]:
-    """The best fixpoint from the given and from random centres; the earlier start wins a tie."""
+    """The best fixpoint from the given and from random centres; the earlier start wins a tie. The clock may end it."""
     best = ascend(problem, first)
     for _ in range(num_starts - 1):
+        if clock.is_over():
+            break
         found = ascend(problem, random_centres(problem, generator))
         if found[0] > best[0] + TOLERANCE:
             best = found

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reassembly.partition.ascent import ascend
+from reassembly.partition.clock import Clock
 from reassembly.partition.problem import IMPOSSIBLE, PartitionProblem
 
 RELATIVE_TOLERANCE = 1e-6
@@ -31,18 +32,21 @@ FIRST_STEPS, PART_STEPS = 300, 60
 ENUMERATED = 64  # combinations of centres that are evaluated rather than bounded
 
 
-def certify(problem: PartitionProblem, centres: list[int], max_steps: int) -> tuple[list[int], float, bool]:
+def certify(
+    problem: PartitionProblem, centres: list[int], max_steps: int, clock: Clock | None = None
+) -> tuple[list[int], float, bool]:
     """Bounds the best J, improving the given centres on the way.
 
     Args:
         problem: What is maximised.
         centres: Best known block indices per set.
         max_steps: Subgradient steps to spend.
+        clock: Ends it early.
 
     Returns:
         Best centres, upper bound, and whether the bound is within ``RELATIVE_TOLERANCE`` of their J.
     """
-    return _Search(problem, centres, max_steps).solve()
+    return _Search(problem, centres, max_steps, clock or Clock(None)).solve()
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class _Part:
     multipliers: np.ndarray
 
 
-class _Descent:
+class Descent:
     """Deflected subgradient steps that lower a bound; halved, from the best multipliers on, where they stall."""
 
     def __init__(self, multipliers: np.ndarray) -> None:
@@ -84,8 +88,8 @@ class _Descent:
 
 
 class _Search:
-    def __init__(self, problem: PartitionProblem, centres: list[int], max_steps: int):
-        self.problem, self.steps_left = problem, max_steps
+    def __init__(self, problem: PartitionProblem, centres: list[int], max_steps: int, clock: Clock):
+        self.problem, self.steps_left, self.clock = problem, max_steps, clock
         self.centres, self.objective = list(centres), problem.objective(centres)
         self._tried = {tuple(centres)}
 
@@ -117,10 +121,10 @@ class _Search:
 
     def _solve(self, part: _Part, max_steps: int) -> list[_Part]:
         """Tightens the bound of a part; what is left of it as smaller parts, none if it holds nothing better."""
-        candidates, descent = list(part.candidates), _Descent(part.multipliers)
+        candidates, descent = list(part.candidates), Descent(part.multipliers)
         columns = [arcs.similarity[:, c] for arcs, c in zip(self.problem.sets, candidates, strict=True)]
         for _ in range(max(1, min(max_steps, self.steps_left))):
-            self.steps_left -= 1
+            self.steps_left = 0 if self.clock.is_over() else self.steps_left - 1
             values, gradient = self._relax(descent.multipliers, candidates, columns)
             bound = sum(v.max() for v in values) + self._constant(descent.multipliers)
             self._try([int(c[np.argmax(v)]) for c, v in zip(candidates, values, strict=True)])
@@ -130,7 +134,7 @@ class _Search:
                 candidates[k], columns[k] = candidates[k][kept], columns[k][:, kept]
             if descent.best <= self.target or self._exhausted(candidates):
                 return []
-            if not descent.step(bound, gradient, self.objective):
+            if self.steps_left <= 0 or not descent.step(bound, gradient, self.objective):
                 break
         return self._halve(min(descent.best, part.bound), candidates, columns, descent.best_multipliers)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from reassembly.partition import Partition, find_partition
+from reassembly.partition import Partition, clock, find_partition
 from reassembly.partition.bound import certify
 from reassembly.partition.problem import PartitionProblem
 from reassembly.settings import PartitionSettings
@@ -144,6 +145,105 @@ def test_branch_and_bound_finds_the_optimum_from_a_bad_start(permuted):
         assert upper_bound >= best - 1e-9
 
 
+def enumerate_nearest(similarity, features, num_blocks: int, size_slack: float) -> float:
+    """The best J over all splits and all choices of K of their blocks as centres."""
+    choices = []
+    for f in features:
+        limit = size_limit(len(f) - 1, num_blocks, size_slack)
+        points = ((0, *inner, len(f) - 1) for inner in itertools.combinations(range(1, len(f) - 1), num_blocks - 1))
+        splits = [list(itertools.pairwise(p)) for p in points if max(b - a for a, b in itertools.pairwise(p)) <= limit]
+        choices.append([[(f[a], f[b]) for a, b in split] for split in splits])
+    best = -np.inf
+    for chosen in itertools.product(*choices):
+        blocks = [block for split in chosen for block in split]
+        ends = np.array(blocks).T
+        values = similarity[np.ix_(ends[0], ends[0])] + similarity[np.ix_(ends[1], ends[1])]
+        for centres in itertools.combinations(range(len(blocks)), num_blocks):
+            nearest = values[:, list(centres)].max(axis=1)
+            nearest[list(centres)] = values[list(centres), list(centres)]
+            best = max(best, float(nearest.sum()))
+    return best
+
+
+@pytest.mark.parametrize(
+    ("lengths", "num_blocks", "symmetric"),
+    [((3, 4), 2, True), ((4, 3, 5), 2, True), ((3, 4, 4), 3, False), ((5,), 3, True), ((4, 4), 1, True)],
+)
+def test_nearest_mode_is_the_enumerated_optimum_within_its_bound(lengths, num_blocks, symmetric):
+    for seed in range(4):
+        similarity, features, names = instance(seed, lengths, symmetric)
+        settings = PartitionSettings(num_blocks=num_blocks, mode="nearest", num_starts=30)
+        found = find_partition(similarity, features, names, settings)
+        optimum = enumerate_nearest(similarity, features, num_blocks, settings.size_slack)
+        assert found.objective == pytest.approx(optimum)
+        assert found.upper_bound >= optimum - 1e-9
+        assert found.upper_bound <= 1.2 * optimum
+        keeps_promises(found, similarity, features)
+
+
+def keeps_promises(found: Partition, similarity, features) -> None:
+    """Every block is in the set of its nearest centre, centres in their own, and J is the sum that was said."""
+    total = 0.0
+
+    def value(block, centre) -> float:
+        ends = [
+            [features[i][0 if k == 0 else found.cuts[i][k] - 1], features[i][found.cuts[i][k + 1] - 1]]
+            for i, k in (block, centre)
+        ]
+        return similarity[ends[0][0], ends[1][0]] + similarity[ends[0][1], ends[1][1]]
+
+    for i, sets in enumerate(found.sets):
+        assert (found.cuts[i][0], found.cuts[i][-1]) == (0, len(features[i]))
+        for b, k in enumerate(sets):
+            values = [value((i, b), centre) for centre in found.centres]
+            own = found.centres.index((i, b)) if (i, b) in found.centres else int(np.argmax(values))
+            assert k == own or values[k] == pytest.approx(values[own])
+            total += values[k]
+    assert total == pytest.approx(found.objective)
+
+
+def test_sets_of_the_nearest_mode_may_hold_several_blocks_of_a_network_and_none_of_another():
+    features = [list(range(i, i + 7)) for i in (0, 7, 14)]
+    network = np.repeat(np.arange(3), 7)
+    similarity = np.where(network[:, None] == network, 0.9, 0.1)
+    np.fill_diagonal(similarity, 1.0)
+    names, settings = ["a", "b", "c"], PartitionSettings(num_blocks=3)
+    found = find_partition(similarity, features, names, replace(settings, mode="nearest"))
+    assert sorted(found.blocks_of_set(k) for k in range(3)) == [tuple((i, b) for b in range(3)) for i in range(3)]
+    assert found.proven
+    assert found.objective > 1.5 * find_partition(similarity, features, names, settings).objective
+
+
+@pytest.mark.parametrize("mode", ["stage", "nearest"])
+def test_the_published_way_keeps_the_size_limit_and_the_bound_and_is_never_better(mode):
+    for seed in range(3):
+        similarity, features, names = instance(seed, (7, 6, 8, 5))
+        certified = PartitionSettings(num_blocks=3, mode=mode)
+        ours = find_partition(similarity, features, names, certified)
+        theirs = find_partition(similarity, features, names, replace(certified, method="published", num_starts=5))
+        assert theirs.objective <= ours.objective + 1e-9
+        assert theirs.upper_bound >= ours.objective - 1e-9
+        assert theirs == find_partition(similarity, features, names, theirs.settings)
+        for cuts, f in zip(theirs.cuts, features, strict=True):
+            limit = size_limit(len(f) - 1, 3, certified.size_slack)
+            assert all(1 <= e - s <= limit + (s == 0) for s, e in itertools.pairwise(cuts))
+        if mode == "nearest":
+            keeps_promises(theirs, similarity, features)
+
+
+@pytest.mark.parametrize("mode", ["stage", "nearest", "permutation"])
+def test_a_time_limit_ends_starts_and_bound_with_a_valid_answer(mode, monkeypatch):
+    similarity, features, names = instance(0, (7, 6, 8, 5))
+    settings = PartitionSettings(num_blocks=3, mode=mode)
+    whole = find_partition(similarity, features, names, settings)
+    ticks = itertools.count()
+    monkeypatch.setattr(clock.time, "monotonic", lambda: float(next(ticks)))
+    found = find_partition(similarity, features, names, replace(settings, time_limit=3.0))
+    assert next(ticks) < 12  # it was asked a few times and ended
+    assert found.objective <= whole.upper_bound + 1e-9
+    assert found.upper_bound >= whole.objective - 1e-9
+
+
 def test_permutation_is_at_least_as_good_as_stage_and_stage_as_even():
     similarity, features, names = instance(5, (6, 8, 5, 9))
     values = {
@@ -227,10 +327,12 @@ def test_too_short_a_network_is_named_with_the_override():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mode": "random"}, r"partition\.mode=random is unknown; allowed are stage, permutation, even"),
+        ({"mode": "random"}, r"partition\.mode=random is unknown; allowed are stage, permutation, nearest, even"),
         ({"num_blocks": 0}, r"partition\.num_blocks=0 is out of range; allowed: at least 1"),
         ({"size_slack": -0.1}, r"partition\.size_slack=-0\.1 is out of range"),
         ({"num_starts": 0}, r"partition\.num_starts=0 is out of range"),
+        ({"time_limit": 0.0}, r"partition\.time_limit=0\.0 is out of range"),
+        ({"method": "published", "mode": "even"}, r"published with partition\.mode=even: .* type one of them"),
         ({"num_blocks": 9, "mode": "permutation"}, r"partition\.num_blocks=9 .*partition\.num_blocks=8 or less"),
     ],
 )
