@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.components import Start, finish_training, inherited_rows, tuning_options
 from launch.job import Job
 from launch.run_directory import FINALISTS, remove
+from reassembly.assembly import ScoredCandidate
 from reassembly.diagram import composed_diagram
+from reassembly.finalists import best_of_each_kind
 from reassembly.network import home_reference, rebuild, to_bundle, use_rows
 from reassembly.pipeline import Search, SearchResult
 from reassembly.proxies import PROXIES
@@ -23,7 +27,7 @@ from zoo.digests import digest
 from zoo.storage.files import ReportFiles
 from zoo.storage.records import to_plain
 from zoo.storage.reports import kept_report
-from zoo.storage.store import content_key
+from zoo.storage.store import StageResult, content_key
 
 if TYPE_CHECKING:
     from tuning.fit import TuningResult
@@ -45,6 +49,7 @@ def search(job: Job) -> Mapping[str, Any]:
         num_parameters=pick.candidate.num_params,
         macs=pick.candidate.macs,
         num_fitting=found.num_fitting,
+        baselines={kind: _told(entry) for kind, entry in best_of_each_kind(found.candidates) if kind != "assembly"},
         prediction=None if found.prediction is None else dataclasses.asdict(found.prediction),
         partition={"objective": partition.objective, "upper_bound": partition.upper_bound, "gap": partition.gap},
         left_out=found.left_out,
@@ -90,6 +95,9 @@ def _build_search(job: Job) -> Search:
         adapter=config.adapter,
         composition=config.composition,
         finalists=config.finalists,
+        head=config.head,
+        selection=config.selection,
+        tuning_mode=config.tuning.mode,
     )
     return Search(job.zoo, job.data, settings, store=job.store, seed=config.seed)
 
@@ -100,17 +108,64 @@ def _short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, in
     Its checkpoints lie below the run directory, where all processes of the job look for them.
     """
 
-    def accuracy(blueprint: ReassemblyBlueprint, num_epochs: int) -> float:
+    def tuned(blueprint: ReassemblyBlueprint, num_epochs: int) -> float:
         directory = job.run_dir / FINALISTS / f"{content_key(to_text(blueprint))[:12]}-{num_epochs}"
-        network = search.build(blueprint)
-        changes = {} if network.adapters_alone() else {"warmup": "none"}  # whole and truncated networks have none
+        with _hushed():
+            network = search.build(blueprint)
+        has_seams = any(spec.initialisation != "identity" for spec in blueprint.adapters)  # others are at home as it is
+        changes = {} if has_seams else {"warmup": "none"}
         start = Start.composed(network, network.blueprint, blueprint)
-        result = _tune(job, search, start, directory, num_epochs=num_epochs, test=False, **changes)
+        with _hushed():
+            result = _tune(job, search, start, directory, num_epochs=num_epochs, test=False, **changes)
         if job.is_main:  # all have read them: the last figure is measured over all processes
             remove(job.run_dir / FINALISTS)
         return max(result.val_accuracies.values())
 
+    def accuracy(blueprint: ReassemblyBlueprint, num_epochs: int) -> float:
+        num_epochs = min(num_epochs, job.config.tuning.num_epochs)
+        if job.config.trainer.devices > 1:  # whose processes tune together, or none does
+            return tuned(blueprint, num_epochs)
+        inputs = {
+            "blueprint": to_text(blueprint),
+            "num_epochs": num_epochs,
+            **{
+                name: told
+                for name, told in job.inputs.identity.items()
+                if re.split("[. ]", name)[0] in _OF_TUNING and name != "tuning.num_epochs"
+            },
+        }
+        stored = job.store.fetch("finalists", inputs, lambda: StageResult(values=tuned(blueprint, num_epochs)))
+        return stored.values
+
     return accuracy
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Inside the ``with`` training and stitching say no more than warnings: a dozen short ones would bury the rest."""
+    loggers = [logging.getLogger(name) for name in ("tuning", "datamodules", "reassembly.stitch")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+_OF_TUNING = frozenset(
+    {"tuning", "optimizer", "schedule", "trainer", "dataset", "data", "seed", "similarity", "teacher", "code"}
+)
+"""First words of the parts of an identity that short tuning depends on, beside the blueprint."""
+
+
+def _told(entry: ScoredCandidate) -> dict[str, Any]:
+    """A candidate as ``result.json`` has it."""
+    candidate = entry.candidate
+    scores = {name: score for name, score in entry.scores.items() if math.isfinite(score)}
+    costs = {"num_parameters": candidate.num_params, "macs": candidate.macs}
+    return {"composition": candidate.composition, **costs, "scores": scores}
 
 
 def _report(job: Job, search: Search, found: SearchResult) -> list[Path]:
@@ -147,8 +202,10 @@ def _compose(job: Job, search: Search) -> Start:
         return _inherit(read_bundle(given.path), search)
     if given:
         recipe = read_blueprint(given.path)
-        head = HeadSpec(classes=search.data.class_names)
-        if recipe.head != head:
+        asked = job.config.head.inputs  # auto leaves it to the recipe
+        inputs = recipe.head.inputs if asked == "auto" else asked
+        head = HeadSpec(classes=search.data.class_names, inputs=inputs)
+        if recipe.head.classes != head.classes:
             log.info("head: new, for the %d classes of %s", search.data.num_classes, search.data.name)
         network = search.build(dataclasses.replace(recipe, head=head))
         return Start.composed(network, network.blueprint, recipe)

@@ -16,8 +16,10 @@ from reassembly.settings import (
     AdapterSettings,
     Budget,
     CompositionSettings,
+    HeadSettings,
     PartitionSettings,
     ProxySettings,
+    SelectionSettings,
     SimilaritySettings,
 )
 from tuning.settings import OptimizerSettings, ScheduleSettings, TrainerSettings, TuningSettings
@@ -123,6 +125,7 @@ class Config:
     proxy: ProxySettings = field(default_factory=ProxySettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     composition: CompositionSettings = field(default_factory=CompositionSettings)
+    head: HeadSettings = field(default_factory=HeadSettings)
     task: TaskSettings = field(default_factory=TaskSettings)
     localisation: LocalisationSettings = field(default_factory=LocalisationSettings)
     insertion: InsertionSettings = field(default_factory=InsertionSettings)
@@ -134,7 +137,8 @@ class Config:
     logger: LoggerSettings = field(default_factory=LoggerSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     seed: Annotated[int, SEED] = 0
-    finalists: Annotated[int, at_least(1)] = 1
+    finalists: Annotated[int, at_least(1)] = 9
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
     output_dir: str | None = None
     runs_dir: str = "runs"
     resume: str | None = None
@@ -152,7 +156,9 @@ class Config:
         return _OF_REASSEMBLY if self.method.name == "cloning" else _OF_CLONING
 
 
-_OF_REASSEMBLY = frozenset({"similarity", "partition", "budget", "proxy", "adapter", "composition", "finalists"})
+_OF_REASSEMBLY = frozenset(
+    {"similarity", "partition", "budget", "proxy", "adapter", "composition", "head", "finalists", "selection"}
+)
 _OF_CLONING = frozenset({"task", "localisation", "insertion", "correction"})
 
 

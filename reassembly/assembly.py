@@ -6,7 +6,7 @@ its cost is ``block costs + adapter costs + neck and head``, to the last digit w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 
@@ -24,19 +24,26 @@ class Candidate:
     """A composition and its exact costs, head included.
 
     Attributes:
-        blocks: One block per stage 1..m, in order.
-        kind: ``network`` (all K blocks of one network), ``truncated`` (its first m < K), or ``assembly``.
+        blocks: One block per stage 1..m, in order; of a truncated network the last one may end inside its stage.
+        kind: ``network`` (a network up to its end), ``truncated`` (its first nodes), or ``assembly``.
+        is_adapted: It is of one network and has an adapter, the identity at first, between each two of its blocks.
     """
 
     blocks: tuple[BlockSpec, ...]
     kind: str
     num_params: int
     macs: int
+    is_adapted: bool = False
+
+    @property
+    def pieces(self) -> tuple[BlockSpec, ...]:
+        """What the adapters stand between."""
+        return self.blocks if self.is_adapted else joined(self.blocks)
 
     @property
     def composition(self) -> str:
-        """For the reader, as ``zoo.blueprint.composition`` gives it."""
-        return composition(self.blocks)
+        """For the reader: the pieces, as ``zoo.blueprint.composition`` gives them."""
+        return composition(self.pieces)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ def cost_table(
     block_costs: Callable[[BlockSpec], Costs],
     adapter_costs: Callable[[BlockSpec, BlockSpec], Costs],
     ending_costs: Callable[[BlockSpec], Costs],
+    cut_costs: Callable[[BlockSpec], Costs] = lambda block: Costs(),
 ) -> CostTable:
     """Fills the tables, once per block and pair of blocks.
 
@@ -87,6 +95,7 @@ def cost_table(
         adapter_costs: From the end of one block to the start of another network's block of the next stage; consecutive
             blocks of one network need none.
         ending_costs: Neck and head of a composition that ends with this block.
+        cut_costs: What a head that reads all cuts takes for one behind this block, where something follows.
     """
     rows = tuple(tuple(row) for row in blocks)
     shape = (2, len(rows), len(rows[0]))
@@ -97,11 +106,43 @@ def cost_table(
             unary[:, stage, i] = _integers(block_costs(block))
             tail[:, stage, i] = _integers(ending_costs(block))
             for j, following in enumerate(rows[stage + 1] if stage + 1 < len(rows) else ()):
-                if i != j:
-                    pairwise[:, stage, i, j] = _integers(adapter_costs(block, following))
-                else:
-                    assert following.continues(block), "stages leave a gap"
+                assert i != j or following.continues(block), "stages leave a gap"
+                seam = adapter_costs(block, following) if i != j else Costs()
+                pairwise[:, stage, i, j] = _integers(seam + cut_costs(block))
     return CostTable(rows, PathCosts(unary, pairwise, tail))
+
+
+def single_network_candidates(
+    table: CostTable,
+    block_costs: Callable[[BlockSpec], Costs],
+    ending_costs: Callable[[BlockSpec], Costs],
+    own_adapter_costs: Callable[[BlockSpec, BlockSpec], Costs] | None = None,
+    cut_costs: Callable[[BlockSpec], Costs] = lambda block: Costs(),
+) -> Iterator[Candidate]:
+    """The candidates of one network that the table lacks: those truncated inside a block, and those with own adapters.
+
+    Args:
+        table: Whole networks and those truncated at the end of a block are paths of it.
+        block_costs: Of any run of nodes of a network.
+        ending_costs: As in ``cost_table``.
+        own_adapter_costs: Of an adapter between two blocks that follow each other in their network, where whole and
+            truncated networks are to have these, too.
+        cut_costs: As in ``cost_table``.
+    """
+    for column in zip(*table.blocks, strict=True):
+        for stage, block in enumerate(column):
+            start, stop = block.nodes
+            for end in range(start + 1, stop + 1):
+                blocks = (*column[:stage], BlockSpec(block.network, (start, end)))
+                is_border, is_whole = end == stop, end == column[-1].nodes[1]
+                kind = "network" if is_whole else "truncated"
+                costs = block_costs(BlockSpec(block.network, (0, end))) + ending_costs(blocks[-1])
+                costs = sum(map(cut_costs, blocks[:-1]), costs)
+                if not is_border:
+                    yield Candidate(blocks, kind, *_integers(costs))
+                if own_adapter_costs is not None and stage:
+                    costs = sum((own_adapter_costs(*pair) for pair in pairwise(blocks)), costs)
+                    yield Candidate(blocks, kind, *_integers(costs), is_adapted=True)
 
 
 def _integers(costs: Costs) -> tuple[int, int]:
@@ -115,15 +156,25 @@ def partition_blocks(cuts: Mapping[str, Sequence[int]]) -> tuple[tuple[BlockSpec
     return tuple(zip(*by_network, strict=True))
 
 
-def infeasible(table: CostTable, budget: Budget, clash: Sequence[str] = ()) -> str:
+def infeasible(table: CostTable, budget: Budget, clash: Sequence[str] = (), others: Sequence[Candidate] = ()) -> str:
     """One line: the limits that bind and the nearest composition that would fit, exact.
 
     Lifting one limit may be enough (all such ways are named). Otherwise every composition breaks exactly one limit of
     each unit, and the pair of limits whose relative excess is least is named.
+
+    Args:
+        table: Of blocks and costs.
+        budget: That nothing fits.
+        clash: Limits that cannot be kept together.
+        others: Candidates beside the table's.
     """
-    single = [fix for name in budget.limits() if (fix := _nearest(table, budget, [name]))]
+
+    def nearest(names: Sequence[str]) -> _Fix | None:
+        return _nearest(table, budget, names, others)
+
+    single = [fix for name in budget.limits() if (fix := nearest([name]))]
     by_unit = [[name for name in budget.limits() if name.endswith(unit)] for unit in ("params", "macs")]
-    fixes = single or [min(fix for names in product(*by_unit) if (fix := _nearest(table, budget, names)))]
+    fixes = single or [min(fix for names in product(*by_unit) if (fix := nearest(names)))]
     ways = " or ".join(" ".join(f"budget.{name}={value}" for name, value in fix.limits.items()) for fix in fixes)
     nearest, told = fixes[0].candidate, f"{' and '.join(clash)} clash; " if len(clash) > 1 else ""
     return (
@@ -139,22 +190,28 @@ class _Fix:
     limits: dict[str, int] = field(compare=False)
 
 
-def _nearest(table: CostTable, budget: Budget, names: Sequence[str]) -> _Fix | None:
+def _nearest(table: CostTable, budget: Budget, names: Sequence[str], others: Sequence[Candidate]) -> _Fix | None:
     """The composition nearest to the named limits (at most one per unit) among those that fit all other limits."""
-    limits = budget.limits()
+    limits, rest = budget.limits(), budget.without(names)
     weights, at_limits = [0.0, 0.0], 0.0
     for name in names:
         sign = 1 if name.startswith("max") else -1
         scale = 1 if len(names) == 1 else max(limits[name], 1)
         weights[name.endswith("macs")] = sign / scale
         at_limits += sign * limits[name] / scale
-    low, high = (np.array(side, np.int64) for side in budget.without(names).bounds())
+    low, high = (np.array(side, np.int64) for side in rest.bounds())
     found = best_paths(Programme(table.costs.combined([-weight for weight in weights]), table.costs, low, high))
-    if not found:
+    candidates = [table.candidate(solution.path, solution.costs) for solution in found]
+    candidates += [other for other in others if rest.admits(other.num_params, other.macs)]
+
+    def excess(candidate: Candidate) -> float:
+        return weights[0] * candidate.num_params + weights[1] * candidate.macs - at_limits
+
+    if not candidates:
         return None
-    candidate = table.candidate(found[0].path, found[0].costs)
-    values = {name: candidate.num_params if name.endswith("params") else candidate.macs for name in names}
-    return _Fix(-found[0].value - at_limits, candidate, values)
+    nearest = min(candidates, key=excess)
+    values = {name: nearest.num_params if name.endswith("params") else nearest.macs for name in names}
+    return _Fix(excess(nearest), nearest, values)
 
 
 def joined(blocks: Sequence[BlockSpec]) -> tuple[BlockSpec, ...]:
@@ -165,3 +222,10 @@ def joined(blocks: Sequence[BlockSpec]) -> tuple[BlockSpec, ...]:
             block = BlockSpec(block.network, (result.pop().nodes[0], block.nodes[1]))
         result.append(block)
     return tuple(result)
+
+
+def split(block: BlockSpec, cuts: Mapping[str, Sequence[int]]) -> list[BlockSpec]:
+    """A block as the blocks that the cuts of its network make of it; whole where these are not given."""
+    start, stop = block.nodes
+    inside = [cut for cut in cuts.get(block.network, ()) if start < cut < stop]
+    return [BlockSpec(block.network, pair) for pair in pairwise([start, *inside, stop])]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,11 +31,13 @@ class Question:
         table: Of blocks and costs.
         budget: On parameters and MACs.
         limits: On the networks and equivalence sets that a composition takes its blocks from.
+        others: Candidates of one network each that are no paths of the table (``single_network_candidates``).
     """
 
     table: CostTable
     budget: Budget
     limits: tuple[Limit, ...]
+    others: tuple[Candidate, ...] = ()
 
     def programme(self, value: PathCosts | None = None) -> Programme:
         """The programme that maximises ``value``; without one, every admitted composition is as good."""
@@ -69,7 +71,17 @@ class Question:
         """The admitted whole and truncated networks."""
         programme, stages = self.programme(), self.table.costs.num_stages
         paths = [(i,) * m for m in range(1, stages + 1) for i in range(self.table.costs.num_items)]
-        return [self.candidate(path) for path in paths if programme.admits(path)]
+        return [*(self.candidate(path) for path in paths if programme.admits(path)), *self.admitted_others()]
+
+    def admitted_others(self, programme: Programme | None = None) -> list[Candidate]:
+        """Of the candidates that are no paths of the table, those that keep the limits of a programme, or its own."""
+        programme = programme or self.programme()
+        items = {block.network: i for i, block in enumerate(self.table.blocks[0])}
+        return [
+            other
+            for other in self.others
+            if programme.keeps([items[block.network] for block in other.blocks], (other.num_params, other.macs))
+        ]
 
     def candidate(self, path: Sequence[int]) -> Candidate:
         """The composition of a path."""
@@ -90,9 +102,20 @@ class Listing:
 
 
 def ask(
-    table: CostTable, partition: Partition, budget: Budget, settings: CompositionSettings | None = None
+    table: CostTable,
+    partition: Partition,
+    budget: Budget,
+    settings: CompositionSettings | None = None,
+    others: Iterable[Candidate] = (),
 ) -> Question:
     """The question that a budget, the partition's equivalence sets and the user's wishes put.
+
+    Args:
+        table: Of blocks and costs.
+        partition: That they come from.
+        budget: On parameters and MACs.
+        settings: The wishes.
+        others: Candidates that are no paths of the table.
 
     Raises:
         UserError: A network named in the settings that the zoo lacks.
@@ -124,7 +147,7 @@ def ask(
     if settings.max_blocks is not None:
         key = f"composition.max_blocks={settings.max_blocks}"
         limits.append(Limit(key, np.ones(shape, int), high=settings.max_blocks))
-    return Question(table, budget, (*limits, *_one_of_each_set(table, partition)))
+    return Question(table, budget, (*limits, *_one_of_each_set(table, partition)), tuple(others))
 
 
 def _one_of_each_set(table: CostTable, partition: Partition) -> list[Limit]:
@@ -171,6 +194,8 @@ def list_admitted(question: Question, max_assemblies: int | None) -> Listing:
             return Listing(None, MAX_LISTED)
         if max_assemblies is None or num_assemblies <= max_assemblies:
             found.append(paths)
+    others = question.admitted_others()
+    count += len(others)
     if not count:
         raise UserError(_nothing_fits(question))
     if max_assemblies is not None and num_assemblies > max_assemblies:
@@ -180,13 +205,15 @@ def list_admitted(question: Question, max_assemblies: int | None) -> Listing:
         for paths in found
         for path, costs in zip(paths.items.tolist(), paths.costs.T.tolist(), strict=True)
     ]
-    return Listing(candidates, count)
+    return Listing(candidates + others, count)
 
 
 def promising(
     question: Question, value: PathCosts, max_assemblies: int, min_difference: int = 1, *, front: bool = False
 ) -> tuple[list[Candidate], list[float]]:
     """The assemblies of greatest additive value, with all admitted whole and truncated networks, and their values.
+
+    Of what is no path of the table nothing is predicted (``-inf``).
 
     Args:
         question: Which are admitted.
@@ -196,6 +223,7 @@ def promising(
         front: Also those that no other beats in value and all costs together.
     """
     programme, unmixed = question.programme(value), question.unmixed()
+    others = set(question.others)
     found: dict[tuple[int, ...], None] = {}
     wanted = max_assemblies + len(unmixed)
     if front:
@@ -205,9 +233,12 @@ def promising(
     found.update((path, None) for path in of_best[:max_assemblies])
     assemblies = [path for path in found if len(set(path)) > 1]
     names = {block: i for row in question.table.blocks for i, block in enumerate(row)}
-    paths = [tuple(names[block] for block in candidate.blocks) for candidate in unmixed] + assemblies
+    predicted = [
+        -math.inf if candidate in others else programme.value_of([names[block] for block in candidate.blocks])
+        for candidate in unmixed
+    ]
     candidates = [*unmixed, *(question.candidate(path) for path in assemblies)]
-    return candidates, [programme.value_of(path) for path in paths]
+    return candidates, [*predicted, *map(programme.value_of, assemblies)]
 
 
 def undominated_candidates(scored: Sequence[ScoredCandidate], proxy: Proxy) -> list[ScoredCandidate]:
@@ -221,11 +252,11 @@ def undominated_candidates(scored: Sequence[ScoredCandidate], proxy: Proxy) -> l
 def _nothing_fits(question: Question) -> str:
     """One line: which limits clash, and the nearest composition where the budget is to blame."""
     names = ("budget.min_params", "budget.min_macs", "budget.max_params", "budget.max_macs")
-    clash = clashing_limits(question.programme(), names)
+    clash = clashing_limits(question.programme(), names, lambda limits: bool(question.admitted_others(limits)))
     values = {f"budget.{name}": value for name, value in question.budget.limits().items()}
     told = [f"{name}={values[name]}" if name in values else name for name in dict.fromkeys(clash)]
     if not question.limits:
-        return infeasible(question.table, question.budget, told)
+        return infeasible(question.table, question.budget, told, question.others)
     if told == ["partition.mode"]:
         return (
             f"no composition within {question.budget} takes its blocks from different equivalence sets: widen the "
@@ -240,6 +271,7 @@ def _nearest_limit(question: Question, name: str) -> str | None:
     """The value of one limit of the budget, exact, at which something keeps all the others; None if nothing does."""
     unit, sign = int(name.endswith("macs")), -1 if name.startswith("max") else 1
     value = PathCosts(*(sign * part[unit : unit + 1].astype(float) for part in question.table.costs.parts()))
-    others = Question(question.table, question.budget.without([name]), question.limits)
-    found = best_paths(others.programme(value))
-    return f"budget.{name}={found[0].costs[unit]}" if found else None
+    rest = replace(question, budget=question.budget.without([name]))
+    found = [solution.costs[unit] for solution in best_paths(rest.programme(value))]
+    found += [(other.num_params, other.macs)[unit] for other in rest.admitted_others()]
+    return f"budget.{name}={sign * max(sign * cost for cost in found)}" if found else None

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from figures.diagram import Diagram, Part, listed_classes
-from reassembly.network import ending_costs, seam_costs
+from reassembly.network import cut_costs, ending_costs, seam_costs
 from zoo.blueprint import AdapterSpec, BlockSpec, ReassemblyBlueprint
 from zoo.chain import Chain
 from zoo.description import ChainDescription
 
-INITIALISATIONS = {"closed_form": "initialised in closed form", "random": "random at first"}
+INITIALISATIONS = {
+    "closed_form": "initialised in closed form",
+    "random": "random at first",
+    "identity": "the identity at first",
+}
 
 
 def composed_diagram(
@@ -31,8 +35,12 @@ def composed_diagram(
     last, size = blueprint.blocks[-1], blueprint.head.size
     costs = ending_costs(last, chains[last.network], size)
     at_end = last.nodes[1] == len(chains[last.network]) - 1
+    reads = ""
+    if blueprint.head.inputs == "all_cuts":
+        costs = sum((cut_costs(block, chains[block.network], size) for block in blueprint.blocks[:-1]), costs)
+        reads = ", with the means behind every block"
     neck = "norm and pooling of its network" if at_end else "mean over the grid"
-    parts.append(Part("head", "head", f"{neck}, linear to {size:,}", costs.num_params, costs.macs))
+    parts.append(Part("head", "head", f"{neck}{reads}, linear to {size:,}", costs.num_params, costs.macs))
     image = chains[blueprint.blocks[0].network].signal(0)
     classes = listed_classes(blueprint.head.classes, size)
     used = len({block.network for block in blueprint.blocks})

@@ -1,49 +1,121 @@
-"""Short tuning decides between the candidates of best score."""
+"""Which candidates short tuning decides between, and how.
+
+Two scores that fail in different places fill most of the seats; the best truncated and the best whole network have one
+each, so that composing has to beat them where it counts.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from reassembly.assembly import ScoredCandidate
+from reassembly.assembly import Candidate, ScoredCandidate
+from reassembly.proxies import find_proxy
+from reassembly.settings import KINDS, SelectionSettings
 
 log = logging.getLogger(__name__)
 
 
-def decide(
-    scored: Sequence[ScoredCandidate], num_finalists: int, tune: Callable[[ScoredCandidate, int], float]
+def choose_finalists(
+    scored: Sequence[ScoredCandidate], num_finalists: int, settings: SelectionSettings
 ) -> list[ScoredCandidate]:
-    """Successive halving: tunes the best ones shortly, keeps the better half, doubles the epochs, until one is left.
+    """Fills the seats, in their order.
 
-    Differs from resumed halving: each rung tunes anew with a schedule of its own length, so that a rung's accuracy is
-    that of a finished short run.
+    A network with adapters of its own begins as what the same network without them is: where both are candidates, the
+    one with adapters, which has more to train, stands for both.
 
     Args:
-        scored: All candidates, best first; ties in tuning go to the earlier one.
-        num_finalists: How many are tuned.
+        scored: All candidates, best first by the search's proxy.
+        num_finalists: How many seats there are.
+        settings: Whose they are.
+
+    Returns:
+        The finalists; fewer where too few candidates differ enough.
+    """
+    adapted = {entry.candidate.blocks for entry in scored if entry.candidate.is_adapted}
+    pool = [entry for entry in scored if entry.candidate.is_adapted or entry.candidate.blocks not in adapted]
+    chosen: list[ScoredCandidate] = []
+    orders = {seat: _order(pool, seat) for seat in (*settings.seats, "")}
+    for seat in [*settings.seats, *[""] * num_finalists][:num_finalists]:
+        free = (
+            entry
+            for entry in orders[seat]
+            if entry not in chosen
+            and all(_difference(entry.candidate, other.candidate) >= settings.min_difference for other in chosen)
+        )
+        if (entry := next(free, None)) is not None:
+            chosen.append(entry)
+    return chosen
+
+
+def _order(pool: Sequence[ScoredCandidate], seat: str) -> list[ScoredCandidate]:
+    """The candidates for a seat, best first; for one without a name in the order of the pool."""
+    if not seat or seat in KINDS:
+        return [entry for entry in pool if not seat or entry.candidate.kind == seat]
+    sign = 1 if find_proxy(seat).higher_is_better else -1
+    known = [entry for entry in pool if math.isfinite(entry.scores.get(seat, math.nan))]
+    return sorted(known, key=lambda entry: -sign * entry.scores[seat])
+
+
+def _difference(one: Candidate, other: Candidate) -> int:
+    """In how many stages two candidates take blocks of different networks; where one has ended, the other differs."""
+    shared = zip(one.blocks, other.blocks, strict=False)
+    same = sum(mine.network == theirs.network for mine, theirs in shared)
+    return max(len(one.blocks), len(other.blocks)) - same
+
+
+def decide(
+    finalists: Sequence[ScoredCandidate], num_epochs: Sequence[int], tune: Callable[[ScoredCandidate, int], float]
+) -> list[ScoredCandidate]:
+    """Successive halving: tunes all shortly, keeps the better half, tunes these for longer, and so on.
+
+    Differs from resumed halving: each rung tunes anew with a schedule of its own length, so that a rung's accuracy is
+    that of a finished short run. (Measured: what a long schedule shows after its first epoch decides worse.)
+
+    Args:
+        finalists: Ties in tuning go to the earlier one.
+        num_epochs: Of every rung.
         tune: Tunes a candidate for some epochs and returns its accuracy on the validation split.
 
     Returns:
-        All candidates: the finalists by their last accuracy, which joins their scores as ``short_tuning``, those that
-        came furthest first, then the others as they were.
+        The finalists by their last accuracy, which joins their scores as ``short_tuning``, those that came furthest
+        first.
     """
-    rung, epochs = list(scored[:num_finalists]), 1
-    accuracies: dict[str, float] = {}
-    while True:
-        for entry in rung:
-            accuracies[entry.candidate.composition] = tune(entry, epochs)
-        rung = sorted(rung, key=lambda entry: -accuracies[entry.candidate.composition])
-        log.info("finalists after %d epochs: %s", epochs, [f"{accuracies[e.candidate.composition]:.3f}" for e in rung])
-        if len(rung) <= 2:
+    rung, out = list(finalists), []
+    accuracies: dict[Candidate, float] = {}
+    for number, epochs in enumerate(num_epochs):
+        if number and len(rung) == 1:
             break
-        rung, epochs = rung[: -(-len(rung) // 2)], 2 * epochs
-    left = [entry for entry in scored[:num_finalists] if entry not in rung]
-    others = sorted(left, key=lambda entry: -accuracies[entry.candidate.composition])
+        if number:
+            half = -(-len(rung) // 2)
+            rung, out = rung[:half], [*rung[half:], *out]
+        for entry in rung:
+            accuracies[entry.candidate] = tune(entry, epochs)
+        rung = sorted(rung, key=lambda entry: -accuracies[entry.candidate])
+        told = [f"{accuracies[entry.candidate]:.3f}" for entry in rung]
+        log.info("finalists after %d epoch%s: %s", epochs, "s" if epochs > 1 else "", ", ".join(told))
     return [
-        *(
-            replace(entry, scores={**entry.scores, "short_tuning": accuracies[entry.candidate.composition]})
-            for entry in [*rung, *others]
-        ),
-        *scored[num_finalists:],
+        replace(entry, scores={**entry.scores, "short_tuning": accuracies[entry.candidate]}) for entry in [*rung, *out]
     ]
+
+
+def decided(
+    scored: Sequence[ScoredCandidate],
+    num_finalists: int,
+    settings: SelectionSettings,
+    tune: Callable[[ScoredCandidate, int], float],
+) -> list[ScoredCandidate]:
+    """All candidates: the finalists as ``decide`` orders them, then the others as they were."""
+    finalists = choose_finalists(scored, num_finalists, settings)
+    ordered = decide(finalists, settings.num_epochs, tune)
+    taken = {entry.candidate for entry in ordered}
+    return [*ordered, *(entry for entry in scored if entry.candidate not in taken)]
+
+
+def best_of_each_kind(scored: Sequence[ScoredCandidate]) -> Iterator[tuple[str, ScoredCandidate]]:
+    """The first candidate of each kind, by the kind."""
+    for kind in KINDS:
+        if entry := next((entry for entry in scored if entry.candidate.kind == kind), None):
+            yield kind, entry

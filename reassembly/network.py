@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from reassembly.cuts import Beside, Packed, Unpacked
 from tuning.heads import HeadRows, replace_head
 from tuning.network import TunableNetwork
 from tuning.reference import Reference
@@ -19,7 +21,6 @@ from zoo.blueprint import (
     AdapterSpec,
     BlockSpec,
     Bundle,
-    HeadSpec,
     ReassemblyBlueprint,
     check_digest,
     check_tensors,
@@ -44,9 +45,10 @@ class AssembledNetwork(TunableNetwork):
     Freeze-Tuning trains adapters and head.
 
     Attributes:
-        blueprint: What was built.
+        blueprint: What was built; its ``head.inputs`` says what the head reads.
         blocks: Own copies of the chains' blocks.
         adapters: One between each two blocks; identity where a block continues the one before it.
+        pools: Mean pooling behind every block but the last, for a head that reads all cuts.
         neck: The last network's own way from its last block to its classifier, or mean pooling.
         head: New linear classifier.
         origins: Of the parameters of the networks that the blocks come from, by network and original name.
@@ -57,6 +59,7 @@ class AssembledNetwork(TunableNetwork):
         blueprint: ReassemblyBlueprint,
         blocks: Sequence[nn.Module],
         adapters: Sequence[nn.Module],
+        pools: Sequence[MeanPool],
         neck: nn.Module,
         head: nn.Linear,
         origins: Mapping[str, Mapping[str, Origin]],
@@ -66,15 +69,55 @@ class AssembledNetwork(TunableNetwork):
         self._origins = origins
         self.blocks = nn.ModuleList(blocks)
         self.adapters = nn.ModuleList(adapters)
+        self.pools = tuple(pools)  # without parameters: no part of the state
         self.neck = neck
         self.head = head
 
     def stages(self) -> list[nn.Module]:
-        """First block, then adapter and block in turn, then the neck."""
+        """First block, then adapter and block in turn, then the neck; where the head reads all cuts, pooling beside."""
         stages = [self.blocks[0]]
         for adapter, block in zip(self.adapters, self.blocks[1:], strict=True):
             stages += [adapter, block]
-        return [*stages, self.neck]
+        stages.append(self.neck)
+        if not self._reads_all_cuts:
+            return stages
+        pools = {2 * k: pool for k, pool in enumerate(self.pools)}
+        return [Beside(stage, pools.get(k), is_last=k == len(stages) - 1) for k, stage in enumerate(stages)]
+
+    def frozen_prefix(self, mode: str) -> tuple[nn.Sequential, nn.Sequential]:
+        """As of any network; what is pooled before the border between the two crosses it in one tensor."""
+        prefix, rest = super().frozen_prefix(mode)
+        if not self._reads_all_cuts or not len(prefix) or not len(rest):
+            return prefix, rest
+        signal = self.pools[(len(prefix) - 1) // 2].signal  # only adapters are trained: the border is before one
+        return nn.Sequential(*prefix, Packed()), nn.Sequential(Unpacked(signal.shape(1)[1:]), *rest)
+
+    @property
+    def _reads_all_cuts(self) -> bool:
+        return self.blueprint.head.inputs == "all_cuts"
+
+    @property
+    def head_inputs(self) -> str:
+        """What the blueprint says that the head reads."""
+        return self.blueprint.head.inputs
+
+    def read(self, inputs: Literal["last", "all_cuts"], head: nn.Linear | None = None) -> None:
+        """Lets the head read the last features, or those behind all blocks; without one given it begins at zero."""
+        if head is None:
+            sizes = [pool.signal.channels for pool in self.pools] if inputs == "all_cuts" else []
+            old = self.head
+            head = skip_init(nn.Linear, sum(sizes) + self._num_last, old.out_features, dtype=old.weight.dtype)
+            head = head.to(old.weight.device).requires_grad_(old.weight.requires_grad).train(old.training)
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
+        self.head = head
+        self.blueprint = replace(self.blueprint, head=replace(self.blueprint.head, inputs=inputs))
+
+    @property
+    def _num_last(self) -> int:
+        """Features behind the last block."""
+        inner = sum(pool.signal.channels for pool in self.pools) if self._reads_all_cuts else 0
+        return self.head.in_features - inner
 
     def trainable_modules(self, mode: str) -> list[nn.Module]:
         """Freeze-Tuning trains adapters and head; the other modes as everywhere."""
@@ -131,12 +174,15 @@ def assemble(
         adapters.append(_adapter(before, spec, block, chains, generator))
     blocks = [copy.deepcopy(chains[block.network].block(*block.nodes)) for block in blueprint.blocks]
     neck, num_features = _neck(blueprint.blocks[-1], chains)
+    pools = [MeanPool(chains[block.network].signal(block.nodes[1])) for block in blueprint.blocks[:-1]]
+    if blueprint.head.inputs == "all_cuts":
+        num_features += sum(pool.signal.channels for pool in pools)
     head = skip_init(nn.Linear, num_features, blueprint.head.size)
     with torch.no_grad():
         head.weight.normal_(0, 1 / math.sqrt(num_features), generator=generator)
         head.bias.zero_()
     origins = {name: chains[name].origins for name in {block.network for block in blueprint.blocks}}
-    return AssembledNetwork(blueprint, blocks, adapters, neck, head, origins).eval()
+    return AssembledNetwork(blueprint, blocks, adapters, pools, neck, head, origins).eval()
 
 
 def check_blueprint(blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain], *, check_digests: bool = True) -> None:
@@ -163,6 +209,8 @@ def assembled_costs(blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain])
         total += chains[block.network].block_costs(*block.nodes)
     for before, spec, block in zip(blueprint.blocks, blueprint.adapters, blueprint.blocks[1:], strict=False):
         total += seam_costs(before, spec, block, chains)
+        if blueprint.head.inputs == "all_cuts":
+            total += cut_costs(before, chains[before.network], blueprint.head.size)
     return total
 
 
@@ -180,6 +228,12 @@ def ending_costs(last: BlockSpec, chain: Chain, num_classes: int) -> Costs:
     num_features = chain.neck_dim if at_end else chain.signal(last.nodes[1]).channels
     head = Costs(num_params=(num_features + 1) * num_classes, macs=num_features * num_classes)
     return head + chain.neck_costs if at_end else head
+
+
+def cut_costs(block: BlockSpec, chain: Chain, num_classes: int) -> Costs:
+    """Exact costs of the columns of a head on all cuts that read the features behind a block that is not the last."""
+    size = chain.signal(block.nodes[1]).channels * num_classes
+    return Costs(num_params=size, macs=size)
 
 
 def boundary(before: BlockSpec, block: BlockSpec, chains: Mapping[str, Chain]) -> tuple[Signal, Signal]:
@@ -268,7 +322,8 @@ def rebuild(bundle: Bundle, zoo: Zoo) -> AssembledNetwork:
 def use_rows(network: AssembledNetwork, rows: HeadRows, *, seed: int) -> None:
     """Gives a network, in place, the head and the classes of other data; rows made anew are drawn from ``seed``."""
     replace_head(network, rows, torch.Generator().manual_seed(seed))
-    network.blueprint = replace(network.blueprint, head=HeadSpec(classes=rows.classes))
+    head = replace(network.blueprint.head, classes=rows.classes, num_classes=None)
+    network.blueprint = replace(network.blueprint, head=head)
 
 
 def _is_new(name: str) -> bool:
@@ -281,7 +336,8 @@ def _adapter(
     if spec.kind == "none":
         return nn.Identity()
     source, target = boundary(before, block, chains)
-    return Adapter(source, target, kind=spec.kind, kernel_size=largest_kernel_size(spec), generator=generator)
+    kernel_size, is_own = largest_kernel_size(spec), spec.initialisation == "identity"
+    return Adapter(source, target, kind=spec.kind, kernel_size=kernel_size, generator=generator, is_residual=is_own)
 
 
 def _neck(last: BlockSpec, chains: Mapping[str, Chain]) -> tuple[nn.Module, int]:

@@ -12,27 +12,32 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 from torch import Tensor
 
 from datamodules import ImageDataModule
-from reassembly.assembly import Candidate, CostTable, ScoredCandidate, cost_table, joined, partition_blocks
+from reassembly.assembly import (
+    Candidate,
+    ScoredCandidate,
+)
 from reassembly.candidates import MAX_LISTED, Question, ask, list_admitted, promising, undominated_candidates
+from reassembly.costing import Costing
 from reassembly.features import NetworkFeatures, extract_features, feature_indices
-from reassembly.finalists import decide
-from reassembly.network import AssembledNetwork, ending_costs, seam_costs
+from reassembly.finalists import decided
+from reassembly.network import AssembledNetwork
 from reassembly.partition import Partition, find_partition
 from reassembly.prefix_tree import ScoringData
 from reassembly.programme.highs import solve_milp
 from reassembly.proxies import Proxy, find_proxy
 from reassembly.scoring import Scorer
 from reassembly.seams import Prediction, seam_values, with_predictions
-from reassembly.settings import SearchSettings
+from reassembly.settings import ProxySettings, SearchSettings
 from reassembly.shortlist import seam_shortlist
 from reassembly.similarity import similarity_matrix
 from reassembly.stitch import assemble_stitched
 from reassembly.telling import all_or, tell_partition, tell_pick
-from zoo.blueprint import BlockSpec, HeadSpec, Provenance, ReassemblyBlueprint
+from zoo.blueprint import AdapterSpec, HeadSpec, Provenance, ReassemblyBlueprint
 from zoo.chain.batches import Batches, Rows
 from zoo.chain_cache import ChainCache
 from zoo.checkpoints import shorten
@@ -120,8 +125,10 @@ class Search:
         descriptions = {network.description.name: network.description for network in networks}
         tell_partition(partition)
         with self.timed("assembly"):
-            table = self._costs(partition, descriptions)
-            question = ask(table, partition, self.settings.budget, self.settings.composition)
+            costing = self._costing(descriptions)
+            table = costing.table(partition)
+            others = costing.others(table)
+            question = ask(table, partition, self.settings.budget, self.settings.composition, others)
             listing = list_admitted(question, self.settings.proxy.max_scored if self._proxy.needs else None)
         predicted = None
         if (candidates := listing.candidates) is None:
@@ -144,8 +151,11 @@ class Search:
         if self.settings.finalists > 1:
             assert tune is not None
             with self.timed("finalists"):
-                scored = decide(
-                    scored, self.settings.finalists, lambda entry, n: tune(self.blueprint(entry, descriptions), n)
+                scored = decided(
+                    scored,
+                    self.settings.finalists,
+                    self.settings.selection,
+                    lambda entry, n: tune(self.blueprint(entry, descriptions), n),
                 )
         pick = scored[0]
         tell_pick(scored, "short_tuning" if self.settings.finalists > 1 else scorer)
@@ -187,13 +197,21 @@ class Search:
         self, pick: ScoredCandidate, descriptions: Mapping[str, ChainDescription], judge: str | None = None
     ) -> ReassemblyBlueprint:
         """The recipe of a candidate, which was picked by the search's proxy or by ``judge``."""
-        blocks = joined(pick.candidate.blocks)
+        inputs = self._costing(descriptions).head_inputs(pick.candidate)
+        seam, own = self.settings.adapter.spec(), self.settings.adapter.own_spec()
+        blocks = pick.candidate.pieces if inputs == "last" else pick.candidate.blocks
+        adapters = [
+            AdapterSpec(kind="none")
+            if block.continues(before) and not pick.candidate.is_adapted
+            else (own if pick.candidate.is_adapted else seam)
+            for before, block in pairwise(blocks)
+        ]
         proxy = judge or self.settings.proxy.name
         score = pick.scores[proxy]  # -inf of a network without what the proxy counts
         return ReassemblyBlueprint(
             blocks=blocks,
-            adapters=(self.settings.adapter.spec(),) * (len(blocks) - 1),
-            head=HeadSpec(classes=self.data.class_names),
+            adapters=tuple(adapters),
+            head=HeadSpec(classes=self.data.class_names, inputs=inputs),
             networks={name: descriptions[name].digest for name in dict.fromkeys(block.network for block in blocks)},
             provenance=(
                 Provenance(
@@ -225,10 +243,8 @@ class Search:
         with self.timed("features"):
             networks = self._extract() if name is None else [self._extract_one(self.zoo.entry(name))]
         descriptions = {network.description.name: network.description for network in networks}
-        candidates = [
-            Candidate((BlockSpec(name, (0, len(description) - 1)),), "network", *self._whole_costs(description))
-            for name, description in descriptions.items()
-        ]
+        costing = self._costing(descriptions)
+        candidates = [costing.whole(description) for description in descriptions.values()]
         if judge == "home_accuracy":
             best = ScoredCandidate(candidates[0], {judge: self.zoo[name].accuracy.given})
         else:
@@ -289,11 +305,6 @@ class Search:
     def _data_key(self) -> list[str | None]:
         return [self.data.digest, module_digest(type(self.data).__module__)]
 
-    def _whole_costs(self, description: ChainDescription) -> tuple[int, int]:
-        block = BlockSpec(description.name, (0, len(description) - 1))
-        costs = description.block_costs(*block.nodes) + ending_costs(block, description, self.data.num_classes)
-        return costs.num_params, costs.macs
-
     def _similarity(self, networks: Sequence[NetworkFeatures]) -> Tensor:
         measure, options = self.settings.similarity.measure, self.settings.similarity.options()
 
@@ -324,21 +335,23 @@ class Search:
         }
         return from_plain(Partition, self.store.fetch("partition", inputs, compute).values, "partition")
 
-    def _costs(self, partition: Partition, descriptions: Mapping[str, ChainDescription]) -> CostTable:
-        spec = self.settings.adapter.spec()
-        return cost_table(
-            partition_blocks(dict(zip(partition.networks, partition.cuts, strict=True))),
-            lambda block: descriptions[block.network].block_costs(*block.nodes),
-            lambda before, block: seam_costs(before, spec, block, descriptions),
-            lambda block: ending_costs(block, descriptions[block.network], self.data.num_classes),
-        )
+    def _costing(self, descriptions: Mapping[str, ChainDescription]) -> Costing:
+        return Costing(self.settings, descriptions, self.data.num_classes)
 
     @cached_property
     def _proxy(self) -> Proxy:
         return find_proxy(self.settings.proxy.name)
 
+    def _scoring(self, judge: str | None = None) -> ProxySettings:
+        """How candidates are scored; where a search picks by its own proxy, also by those that finalists need."""
+        proxy = self.settings.proxy
+        if judge not in (None, proxy.name):
+            return replace(proxy, name=judge)
+        seats = self.settings.selection.proxies(self.settings.finalists)
+        return replace(proxy, also=tuple(dict.fromkeys((*proxy.also, *seats))))
+
     def _make_scorer(self, judge: str) -> Scorer:
-        settings = replace(self.settings.proxy, name=judge)
+        settings = self._scoring(judge)
         data = ScoringData(
             lambda name: self._images(self.zoo[name].input, settings.num_images)[0],
             self._images(next(iter(self.zoo.values())).input, settings.num_images)[1],
@@ -359,8 +372,15 @@ class Search:
             "adapter": [self.settings.adapter.spec(), self.seed],
         }
         scorer = self._scorer(settings.name)
-        few = seam_shortlist(question.table.blocks, networks, similarity, self.settings)
-        value = seam_values(question.table.blocks, question.origins(), scorer.path_scores, self.store, inputs, few)
+        cuts = {column[0].network: [b.nodes[0] for b in column] for column in zip(*question.table.blocks, strict=True)}
+        value = seam_values(
+            question.table.blocks,
+            question.origins(),
+            lambda paths: scorer.path_scores(paths, cuts),
+            self.store,
+            inputs,
+            seam_shortlist(question.table.blocks, networks, similarity, self.settings),
+        )
         if (exact := solve_milp(question.programme(value), time_limit=10)) is not None:
             log.info("the programme's optimum is %.4g; HiGHS leaves a gap of %.2g", exact.value, exact.gap)
         return promising(
@@ -370,8 +390,7 @@ class Search:
     def _score(
         self, candidates: Sequence[Candidate], networks: Sequence[NetworkFeatures], judge: str | None = None
     ) -> list[ScoredCandidate]:
-        settings, spec = self.settings.proxy, self.settings.adapter.spec()
-        settings = replace(settings, name=judge or settings.name)
+        settings, spec = self._scoring(judge), self.settings.adapter.spec()
 
         def compute() -> StageResult:
             return StageResult(values=to_plain(self._scorer(settings.name).scores(candidates)))
@@ -396,5 +415,5 @@ def _digest(candidates: Iterable[Candidate]) -> str:
     """Names the candidates with their costs; there may be a million."""
     sha256 = hashlib.sha256()
     for candidate in candidates:
-        sha256.update(f"{candidate.composition} {candidate.num_params} {candidate.macs}\n".encode())
+        sha256.update(f"{candidate.blocks} {candidate.is_adapted} {candidate.num_params} {candidate.macs}\n".encode())
     return sha256.hexdigest()

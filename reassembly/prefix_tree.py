@@ -1,8 +1,9 @@
 """The walk over many candidates in which what two of them have in common runs once.
 
-Candidates that begin with the same blocks share a path from the root of a tree. It is walked depth-first, so that the
-features of one path, for one draw of its adapters, are held at a time; scores are those of networks built and run one
-by one, bit for bit.
+Candidates that begin with the same blocks share a path from the root of a tree. Those of one network, wherever they
+end, share one path of single nodes: one run of the network serves all of them. The tree is walked depth-first, so that
+the features of one path, for one draw of its adapters, are held at a time; scores are those of networks built and run
+one by one, bit for bit.
 """
 
 from __future__ import annotations
@@ -52,17 +53,24 @@ class ScoringData:
 
 @dataclass(frozen=True)
 class PathOutput:
-    """What has come out of a path of blocks, for one draw of its adapters."""
+    """What has come out of a path of blocks, for one draw of its adapters.
+
+    Attributes:
+        features: (n, ...).
+        code_kernel: See ``Evidence``.
+        pooled: Behind every block so far, by network and end, (n, d) each; only for proxies ``on_all_cuts``.
+    """
 
     features: Tensor
     code_kernel: Tensor | None = None
+    pooled: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
 
 
 @dataclass
 class _Node:
-    """A block at its place in the tree; where ``candidate`` is set, it ends here."""
+    """A block at its place in the tree, and the candidates that end here, all of the same function."""
 
-    candidate: Candidate | None = None
+    candidates: list[Candidate] = field(default_factory=list)
     children: dict[BlockSpec, _Node] = field(default_factory=dict)
 
 
@@ -97,14 +105,16 @@ class PrefixTree:
         self.data, self.home, self.settings, self.adapter, self.seed = data, home, settings, adapter, seed
         self.proxies = [find_proxy(name) for name in dict.fromkeys((settings.name, *settings.also))]
         self.needs = frozenset().union(*(proxy.needs for proxy in self.proxies))
+        self.has_cuts = any(proxy.on_all_cuts for proxy in self.proxies)
         self.root, self.candidates = _Node(), list(candidates)
         for candidate in self.candidates:
             node = self.root
-            for block in candidate.blocks:
+            for block in walked_blocks(candidate):
                 node = node.children.setdefault(block, _Node())
-            node.candidate = candidate
+            node.candidates.append(candidate)
         self.blocks = home.blocks
-        self.blocks.want(block for candidate in self.candidates for block in candidate.blocks)
+        assemblies = (candidate for candidate in self.candidates if not is_of_one_piece(candidate))
+        self.blocks.want(block for candidate in assemblies for block in candidate.blocks)
 
     def scores(self) -> Iterator[ScoredCandidate]:
         """Yields every candidate with its scores, in the order of the walk."""
@@ -131,8 +141,10 @@ class PrefixTree:
         self, node: _Node, block: BlockSpec, stage: int, output: PathOutput, draw: int | None
     ) -> Iterator[tuple[Candidate, dict[str, float]]]:
         """The scores of the candidates below a node, once for each draw; none is made before the first adapter."""
-        if node.candidate is not None:
-            yield node.candidate, self.score(node.candidate, output)
+        scores: dict[str, float] = {}
+        for candidate in node.candidates:  # what only looks at costs tells them apart
+            scores = {**scores, **self.score(candidate, output if not scores else None)}
+            yield candidate, scores
         for following, child in node.children.items():
             draws = [draw]
             if draw is None and not following.continues(block):
@@ -147,6 +159,11 @@ class PrefixTree:
 
     def advance(self, output: PathOutput, before: BlockSpec, block: BlockSpec, stage: int, draw: int | None):
         """The output behind the next block and, where it does not continue the one before, the adapter between."""
+        if self.has_cuts:
+            pooled = run_in_batches(
+                MeanPool(self.blocks.signals(before)[1]), output.features, batch_size=self.settings.batch_size
+            )
+            output = replace(output, pooled={**output.pooled, (before.network, before.nodes[1]): pooled})
         if not block.continues(before):
             output = self.apply(self.make_adapter(before, block, stage, draw, output.features), output)
         return self.apply(self.blocks.block(block), output)
@@ -172,30 +189,39 @@ class PrefixTree:
         """Runs a module in batches; the activation codes of the first batch are added to the path's kernel."""
         inputs, batch_size = output.features, self.settings.batch_size
         if "codes" not in self.needs:
-            return PathOutput(run_in_batches(module, inputs, batch_size=batch_size))
+            return replace(output, features=run_in_batches(module, inputs, batch_size=batch_size))
         first, rest = inputs[:batch_size], inputs[batch_size:]
         with CodeRecorder(output.code_kernel) as recorder:
             features = [run_in_batches(module, first, batch_size=batch_size)]
         if len(rest):
             features.append(run_in_batches(module, rest, batch_size=batch_size))
-        return PathOutput(torch.cat(features), recorder.kernel)
+        return replace(output, features=torch.cat(features), code_kernel=recorder.kernel)
 
     @torch.no_grad()
     def score(self, candidate: Candidate, output: PathOutput | None) -> dict[str, float]:
         """The scores of a candidate by every proxy; ``output`` is what comes out of its last block.
 
-        A candidate whose features are not finite gets the worst scores there are, and so does a score that is NaN.
-        What is no whole network has no score by a proxy that needs outputs.
+        Without an output only those that need nothing. A candidate whose features are not finite gets the worst scores
+        there are, and so does a score that is NaN. What is no whole network has no score by a proxy that needs outputs.
         """
-        has_outputs = "outputs" in self.needs and self._is_whole(candidate)
-        proxies = [proxy for proxy in self.proxies if has_outputs or "outputs" not in proxy.needs]
+        has_outputs = output is not None and "outputs" in self.needs and self._is_whole(candidate)
+        proxies = [
+            proxy
+            for proxy in self.proxies
+            if (has_outputs or "outputs" not in proxy.needs) and (output is not None or not proxy.needs)
+        ]
         worst = {proxy.name: -math.inf if proxy.higher_is_better else math.inf for proxy in proxies}
         evidence = Evidence(candidate, self.data.labels, self.data.num_classes, self.seed)
         if output is not None:
+            last = walked_blocks(candidate)[-1]
             if has_outputs:
-                evidence = replace(evidence, outputs=self._outputs(candidate.blocks[-1].network, output))
-            output = self.apply(self.blocks.neck(candidate.blocks[-1]), output)
-            if not torch.isfinite(output.features).all():
+                evidence = replace(evidence, outputs=self._outputs(last.network, output))
+            output = self.apply(self.blocks.neck(last), output)
+            if self.has_cuts:
+                inner = [output.pooled[block.network, block.nodes[1]] for block in candidate.blocks[:-1]]
+                evidence = replace(evidence, cut_features=torch.cat([*inner, output.features], 1))
+            behind = output.features if evidence.cut_features is None else evidence.cut_features
+            if not torch.isfinite(behind).all():
                 log.warning("%s: its features are not finite; it is scored as the worst", candidate.composition)
                 return worst
             evidence = replace(evidence, features=output.features, code_kernel=output.code_kernel)
@@ -207,7 +233,8 @@ class PrefixTree:
 
     def _is_whole(self, candidate: Candidate) -> bool:
         """Whether it is a network of the zoo up to its own classifier."""
-        return is_of_one_piece(candidate) and not isinstance(self.blocks.neck(candidate.blocks[-1]), MeanPool)
+        last = walked_blocks(candidate)[-1]
+        return is_of_one_piece(candidate) and not isinstance(self.blocks.neck(last), MeanPool)
 
     def _outputs(self, network: str, output: PathOutput) -> Tensor | None:
         """What a network's own classifier gives, (n, Z); None where it has none that was learnt."""
@@ -231,8 +258,16 @@ class PrefixTree:
                 return
 
 
+def walked_blocks(candidate: Candidate) -> tuple[BlockSpec, ...]:
+    """The path of a candidate in the tree: its blocks or, of one network, its nodes."""
+    if not is_of_one_piece(candidate):
+        return candidate.blocks
+    name, end = candidate.blocks[-1].network, candidate.blocks[-1].nodes[1]
+    return tuple(BlockSpec(name, (node, node + 1)) for node in range(candidate.blocks[0].nodes[0], end))
+
+
 def is_of_one_piece(candidate: Candidate) -> bool:
-    """Whether its blocks continue one another, so that it has no adapter."""
+    """Whether its blocks continue one another, so that nothing is to be adapted."""
     return all(block.continues(before) for before, block in pairwise(candidate.blocks))
 
 

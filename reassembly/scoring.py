@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from reassembly.assembly import Candidate, ScoredCandidate
+from reassembly.assembly import Candidate, ScoredCandidate, split
 from reassembly.block_cache import BlockCache
 from reassembly.home_features import HomeFeatures
 from reassembly.prefix_tree import PrefixTree, ScoringData
-from reassembly.proxies import find_proxy
+from reassembly.proxies import Proxy, find_proxy
 from reassembly.settings import ProxySettings
 from zoo.blueprint import AdapterSpec, BlockSpec
 from zoo.chain import Chain
@@ -45,39 +45,85 @@ class Scorer:
         """The candidates in the order of the proxy, best first.
 
         Those that deserved no second draw (``settings.max_redrawn``) come after all others. Ties go to fewer MACs, then
-        fewer parameters.
+        fewer parameters. Proxies that are scored behind adapters of their own kind have a walk to themselves.
         """
-        candidates, limit = list(candidates), self.settings.max_redrawn
-        several = self.settings.adapters == "random" and self.settings.num_draws > 1 and bool(self.proxy.needs)
-        if limit is None or not several or sum(c.kind == "assembly" for c in candidates) <= limit:
-            return self._walk(candidates)
-        once = self._walk(candidates, num_draws=1)
-        assemblies = [entry for entry in once if entry.candidate.kind == "assembly"]
-        known = {entry.candidate: entry.scores for entry in assemblies[:limit]}
-        final = self._walk(known, known=known)
-        final += [entry for entry in once if entry.candidate.kind != "assembly"]
-        return sorted(final, key=self._order) + assemblies[limit:]
+        candidates = list(candidates)
+        found, *others = [walk.scores(candidates) for walk in self._walks()]
+        more = {entry.candidate: entry.scores for entry in (entry for entries in others for entry in entries)}
+        return [replace(entry, scores={**entry.scores, **more.get(entry.candidate, {})}) for entry in found]
 
-    def path_scores(self, paths: Iterable[tuple[BlockSpec, ...]]) -> dict[tuple[BlockSpec, ...], float]:
-        """The scores of paths of blocks by one draw of their adapters; higher is better, whatever the proxy."""
-        scored = self._walk((Candidate(path, "assembly", 0, 0) for path in paths), also=(), num_draws=1)
-        return {entry.candidate.blocks: self.worth(entry) for entry in scored}
+    def path_scores(
+        self, paths: Iterable[tuple[BlockSpec, ...]], cuts: Mapping[str, Sequence[int]] | None = None
+    ) -> dict[tuple[BlockSpec, ...], float]:
+        """The scores of paths of blocks by one draw of their adapters; higher is better, whatever the proxy.
+
+        Args:
+            paths: Blocks in series.
+            cuts: By network, where its blocks begin and end: a run of several is scored as these.
+        """
+        cuts, walk = cuts or {}, next(iter(self._walks()))
+        blocks = {tuple(piece for block in path for piece in split(block, cuts)): path for path in paths}
+        scored = walk.run([Candidate(pieces, "assembly", 0, 0) for pieces in blocks], also=(), num_draws=1)
+        return {blocks[entry.candidate.blocks]: self.worth(entry) for entry in scored}
 
     def worth(self, entry: ScoredCandidate) -> float:
         """A candidate's score, turned so that higher is better."""
-        score = entry.scores[self.proxy.name]
-        return score if self.proxy.higher_is_better else -score
+        return _worth(self.proxy, entry)
 
-    def _walk(
+    def _walks(self) -> Iterator[_Walk]:
+        """One for the proxies that are scored behind adapters as the leading one is, another for the others."""
+        settings = self.settings
+        proxies = [find_proxy(name) for name in dict.fromkeys((settings.name, *settings.also))]
+        alike = [p for p in proxies if p.on_all_cuts == self.proxy.on_all_cuts or not p.needs]
+        for group in (alike, [proxy for proxy in proxies if proxy not in alike]):
+            if group:
+                leading, *also = (proxy.name for proxy in group)
+                own, adapter = replace(settings, name=leading, also=tuple(also)), self.adapter
+                if group[0].on_all_cuts:
+                    own, adapter = replace(own, adapters="closed_form"), replace(adapter, kernel_size=1)
+                yield _Walk(own, adapter, group[0], self.home, self.data, self.seed)
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """Scores behind one kind of adapters; attributes as ``Scorer``'s, of these proxies alone."""
+
+    settings: ProxySettings
+    adapter: AdapterSpec
+    proxy: Proxy
+    home: HomeFeatures
+    data: ScoringData
+    seed: int
+
+    def scores(self, candidates: Sequence[Candidate]) -> list[ScoredCandidate]:
+        """The candidates in the order of the leading proxy."""
+        limit = self.settings.max_redrawn
+        several = self.settings.adapters == "random" and self.settings.num_draws > 1 and bool(self.proxy.needs)
+        if limit is None or not several or sum(c.kind == "assembly" for c in candidates) <= limit:
+            return self.run(candidates)
+        once = self.run(candidates, num_draws=1)
+        assemblies = [entry for entry in once if entry.candidate.kind == "assembly"]
+        known = {entry.candidate: entry.scores for entry in assemblies[:limit]}
+        final = self.run(known, known=known)
+        final += [entry for entry in once if entry.candidate.kind != "assembly"]
+        return sorted(final, key=self._order) + assemblies[limit:]
+
+    def run(
         self, candidates: Iterable[Candidate], *, known: Scores | None = None, **changes: Any
     ) -> list[ScoredCandidate]:
+        """One walk over the tree of these candidates, with other settings for it."""
         settings = replace(self.settings, **changes)
         tree = PrefixTree(candidates, self.data, self.home, settings, self.adapter, self.seed, known)
         return sorted(tree.scores(), key=self._order)
 
     def _order(self, entry: ScoredCandidate) -> tuple:
         c = entry.candidate
-        return -self.worth(entry), c.macs, c.num_params, c.composition
+        return -_worth(self.proxy, entry), c.macs, c.num_params, c.composition
+
+
+def _worth(proxy: Proxy, entry: ScoredCandidate) -> float:
+    score = entry.scores[proxy.name]
+    return score if proxy.higher_is_better else -score
 
 
 Scores = Mapping[Candidate, Mapping[str, float]]

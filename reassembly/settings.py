@@ -8,6 +8,7 @@ from typing import Annotated
 
 from reassembly.proxies import PROXIES
 from reassembly.similarity import SIMILARITIES
+from tuning.settings import MODES
 from zoo.blueprint import AdapterSpec
 from zoo.errors import UserError
 from zoo.limits import MAX_INTEGER, above, at_least, check, one_of, require
@@ -221,6 +222,44 @@ class CompositionSettings:
             )
 
 
+KINDS = ("network", "truncated", "assembly")
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """Which candidates go on to short tuning, and how it decides between them (``finalists`` says how many).
+
+    Attributes:
+        seats: Filled one after the other by the best candidate that has none yet: by the proxy of that name, or of the
+            kind of that name (``network``, ``truncated``, ``assembly``) by the search's proxy. Where there are more
+            finalists than seats, the search's proxy fills the rest.
+        min_difference: Any two finalists take blocks of different networks in so many stages at least.
+        num_epochs: Of every rung; the better half of each goes on to the next.
+
+    Raises:
+        UserError: A value that is not allowed.
+    """
+
+    seats: tuple[str, ...] = (
+        *("ridge_cuts", "ridge", "truncated", "network"),
+        *("ridge_cuts", "ridge", "ridge_cuts", "ridge", "ridge_cuts"),
+    )
+    min_difference: Annotated[int, at_least(0)] = 1
+    num_epochs: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self) -> None:
+        check(self, "selection")
+        for seat in self.seats:
+            require("selection.seats", seat, one_of(*KINDS, *PROXIES), default="[ridge_cuts,ridge,truncated,network]")
+        for number in self.num_epochs or (0,):
+            require("selection.num_epochs", number, at_least(1), default="[1,2]")
+
+    def proxies(self, num_finalists: int) -> tuple[str, ...]:
+        """The proxies that so many finalists are chosen by, beside the search's own."""
+        seats = self.seats[:num_finalists] if num_finalists > 1 else ()
+        return tuple(dict.fromkeys(seat for seat in seats if seat not in KINDS))
+
+
 @dataclass(frozen=True)
 class AdapterSettings:
     """The adapters of the composed network.
@@ -248,13 +287,35 @@ class AdapterSettings:
         values = {"kind": self.kind, "kernel_size": self.kernel_size, "initialisation": self.initialisation}
         return from_plain(AdapterSpec, values, "adapter")
 
+    def own_spec(self) -> AdapterSpec:
+        """That of the adapters that a network gets at its own cuts: the identity at first."""
+        kernel_size = 3 if self.kind == "linear" and self.kernel_size != 1 else 1
+        return AdapterSpec("linear", kernel_size, "identity")
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """What the new head reads.
+
+    Attributes:
+        inputs: ``last`` (the features behind the last block), ``all_cuts`` (those behind every block), or ``auto``:
+            where the wider head, too, fits the budget, tuning takes it if leave-one-out says that it is better.
+    """
+
+    inputs: Annotated[str, one_of("last", "all_cuts", "auto")] = "last"
+
+    def __post_init__(self) -> None:
+        check(self, "head")
+
 
 @dataclass(frozen=True)
 class SearchSettings:
     """Everything the search depends on beside zoo, data and seed.
 
     Attributes:
+        tuning_mode: Of the tuning that follows; for ``freeze`` networks with adapters of their own are candidates.
         finalists: Candidates that short tuning decides between; 1 takes the best score.
+        selection: How they are chosen and decided between.
     """
 
     similarity: SimilaritySettings = field(default_factory=SimilaritySettings)
@@ -263,7 +324,10 @@ class SearchSettings:
     proxy: ProxySettings = field(default_factory=ProxySettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     composition: CompositionSettings = field(default_factory=CompositionSettings)
+    head: HeadSettings = field(default_factory=HeadSettings)
     finalists: Annotated[int, at_least(1)] = 1
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+    tuning_mode: Annotated[str, one_of(*MODES)] = "full"
 
     def __post_init__(self) -> None:
         check(self)

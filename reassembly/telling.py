@@ -6,9 +6,8 @@ import logging
 import math
 from collections.abc import Sequence
 
-from reassembly.assembly import ScoredCandidate, joined
+from reassembly.assembly import ScoredCandidate
 from reassembly.partition import Partition
-from zoo.blueprint import composition
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ def tell_pick(scored: Sequence[ScoredCandidate], judge: str) -> None:
     pick = scored[0]
     name = judge.replace("_", " ")
     costs = f"{pick.candidate.num_params:,} parameters, {pick.candidate.macs:,} MACs"
-    log.info("picked %s: %s %.4g, %s", composition(joined(pick.candidate.blocks)), name, pick.scores[judge], costs)
+    log.info("picked %s: %s %.4g, %s", pick.candidate.composition, name, pick.scores[judge], costs)
     for kind, words in (("network", "whole network"), ("truncated", "truncated network"), ("assembly", "assembly")):
         others = (
             entry
@@ -35,7 +34,7 @@ def tell_pick(scored: Sequence[ScoredCandidate], judge: str) -> None:
             if entry.candidate.kind == kind and math.isfinite(entry.scores.get(judge, math.nan))
         )
         if kind != pick.candidate.kind and (best := next(others, None)):
-            told = composition(joined(best.candidate.blocks))
+            told = best.candidate.composition
             log.info("  the best %s that fits: %s, %s %.4g", words, told, name, best.scores[judge])
 
 

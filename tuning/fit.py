@@ -14,16 +14,16 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from tuning.all_cuts import refit_on_all_cuts, refits_on_all_cuts
 from tuning.averaging import mean_state
 from tuning.checkpoints import BEST, LAST, Checkpoints
 from tuning.curves import Curves, Row, log_row
 from tuning.data import IndexedData, TuningData, TuningInputs, check_data, prepare_inputs
-from tuning.distributed import broadcast, start_processes, take_from_main
-from tuning.evaluation import Evaluation
+from tuning.distributed import start_processes, take_from_main
+from tuning.evaluation import Candidate, Evaluation
 from tuning.feature_matching import check_warmup, match_features
 from tuning.first_epoch import FirstEpoch
 from tuning.heads import NUM_CALIBRATION_IMAGES, join_rows
-from tuning.losses import LeaveOneOutHead
 from tuning.module import TuningModule
 from tuning.network import TunableNetwork
 from tuning.norm_stats import choose_norm_stats, has_norm_stats, measure_norm_stats
@@ -31,12 +31,10 @@ from tuning.optimizers import check_optimizer
 from tuning.outcomes import Outcomes, OutcomesCollector
 from tuning.parameter_groups import ParameterGroup, parameter_groups, table
 from tuning.reference import Reference, bytes_to_keep, teacher_outputs
-from tuning.ridge import NotFiniteError, RidgeFit, calibrate, fit_ridge
 from tuning.settings import OptimizerSettings, Recipe, ScheduleSettings, TrainerSettings, TuningSettings
+from tuning.solving import leave_one_out_head, solve_head
 from tuning.stopping import StopEarly
 from tuning.trainer import build_trainer, quiet
-from zoo.chain.batches import Rows
-from zoo.chain.modes import eval_mode
 from zoo.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -53,8 +51,8 @@ class TuningResult:
     """What tuning gave.
 
     Attributes:
-        choice: ``start``, ``tuned`` (the best epoch), ``refitted`` (the last, with a head solved anew) or ``averaged``
-            (the mean of the kept epochs).
+        choice: ``start``, ``tuned`` (the best epoch), ``refitted`` (the last, with a head solved anew), ``averaged``
+            (the mean of the kept epochs), or ``all_cuts`` (the best of these, with a head on the features of all cuts).
         val_accuracies: Of every candidate, by the same names.
         val_losses: Mean cross-entropy of every candidate.
         test_accuracy: Of the choice, measured once; None where the test split was left out.
@@ -145,6 +143,12 @@ def tune(
     resumed = checkpoints.resumable() if resume else None
     clock = _Clock()
     rows = list(learnt_rows) if tuning.head.initialisation == "auto" else []
+    asked = network.head_inputs
+    is_complete = data.num_images("train") <= (tuning.head.max_images or data.num_images("train"))
+    is_kept = bool(rows) or (learnt and tuning.head.initialisation != "ridge")
+    widens = refits_on_all_cuts(network, tuning, learnt=is_kept, is_complete=is_complete)
+    if asked == "auto" or widens:
+        network.read("last", network.head if asked == "auto" else None)
     kept = [tensor.detach().clone() for tensor in (network.head.weight[rows], network.head.bias[rows])]
     with quiet(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)  # Lightning's loaders draw their workers' seeds from it
@@ -160,7 +164,7 @@ def tune(
             if tuning.warmup != "none":
                 assert home is not None, "tuning.warmup needs the tail's own network"
                 match_features(network, inputs, data, home, recipe, checkpoints.directory, device)
-            solved = _solve_head(network, inputs, device) if _solves_start(tuning, learnt=learnt) else None
+            solved = solve_head(network, inputs, device) if _solves_start(tuning, learnt=learnt) else None
             if solved and rows:
                 few = inputs.features("train", device, NUM_CALIBRATION_IMAGES)
                 join_rows(network.head, rows, *kept, few, inputs.labels["train"][: len(few)])
@@ -181,7 +185,7 @@ def tune(
                 checkpoints.norm_stats = norm_stats
                 head = None
                 if loss == "loo":
-                    head = _leave_one_out_head(*(solved or _solve_head(network, inputs, device)))
+                    head = leave_one_out_head(*(solved or solve_head(network, inputs, device)))
                 network.freeze(tuning.mode, norm_stats=norm_stats)
                 features = partial(inputs.features, "train", device)
                 taught = teacher_outputs(teacher, data, tuning, device) if teacher is not None else None
@@ -200,19 +204,32 @@ def tune(
                 candidates.append(evaluation.candidate("tuned", inputs))
                 if tuning.head.refit == "always" or (tuning.head.refit == "auto" and inputs.complete):
                     _restore(network, checkpoints.state(LAST))
-                    _solve_head(network, inputs, device)
+                    solve_head(network, inputs, device)
                     candidates.append(evaluation.candidate("refitted", inputs))
                 if tuning.checkpoints.average:
                     _restore(network, mean_state(map(checkpoints.state, checkpoints.kept)))
                     if norm_stats == "adaptive":
                         measure_norm_stats(network, tuning.mode, inputs, device)
                     if loss == "loo":  # whose head is never trained, but solved
-                        _solve_head(network, inputs, device)
+                        solve_head(network, inputs, device)
                     candidates.append(evaluation.candidate("averaged", inputs))
         chosen = candidates[-1]
         if tuning.guard:
-            chosen = min(candidates, key=lambda candidate: (-candidate.val_accuracy, candidate.val_loss))
+            chosen = min(candidates, key=_rank)
         _restore(network, chosen.state)
+        if widens:
+            with clock("all cuts"):
+                head, solve = network.head, partial(solve_head, device=device)
+                wide_inputs = partial(prepare_inputs, network, data, tuning, device, reserved_bytes=reserved)
+                is_asked = asked == "all_cuts"
+                wide = refit_on_all_cuts(network, inputs, wide_inputs, solve, evaluation, is_asked=is_asked)
+                if wide is not None:
+                    candidates.append(wide)
+                if wide is not None and (is_asked or not tuning.guard or _rank(wide) < _rank(chosen)):
+                    chosen = wide
+                else:
+                    network.read("last", head)
+                    _restore(network, chosen.state)
         test_accuracy = test_loss = outcomes = None
         if test:
             with clock("test"):
@@ -238,6 +255,11 @@ def tune(
         seconds=clock.seconds,
         parameter_groups=[group.record() for group in groups],
     )
+
+
+def _rank(candidate: Candidate) -> tuple[float, float]:
+    """By which the best on validation comes first."""
+    return -candidate.val_accuracy, candidate.val_loss
 
 
 def _fit(
@@ -292,49 +314,6 @@ def _solves_start(tuning: TuningSettings, *, learnt: bool) -> bool:
     if learnt and rule == "ridge":
         log.info("tuning.head.initialisation=ridge: the learnt head is solved anew")
     return rule == "ridge" or (rule == "auto" and not learnt)
-
-
-def _solve_head(
-    network: TunableNetwork, inputs: TuningInputs, device: torch.device
-) -> tuple[Rows, Tensor, RidgeFit, float]:
-    """Solves the network's head on the training images without augmentation, whatever their number.
-
-    Returns:
-        Features (in memory where they fit), labels, fit and temperature.
-    """
-    features, labels = inputs.feature_rows("train", device, network.head.in_features), inputs.labels["train"]
-    try:
-        fit = fit_ridge(features, labels, network.head.out_features)
-    except NotFiniteError as error:
-        place = _first_not_finite(network, inputs, device)
-        raise UserError(f"{place} gives values that are not finite") from error
-    fit, temperature = broadcast((fit, calibrate(fit.leave_one_out(features, labels), labels)))
-    fit.copy_to(network.head, temperature=temperature)
-    left_out = "" if inputs.complete else f" of {inputs.num_train:,} training images (tuning.head.max_images)"
-    log.info("head solved on %s%s", f"{len(labels):,}", left_out or " images")
-    return features, labels, fit, temperature
-
-
-def _leave_one_out_head(features: Rows, labels: Tensor, fit: RidgeFit, temperature: float) -> LeaveOneOutHead:
-    if not isinstance(features, Tensor):  # its bank holds them anyway
-        features = torch.cat(list(features))
-    return LeaveOneOutHead(features, labels, fit, temperature)
-
-
-@torch.no_grad()
-def _first_not_finite(network: TunableNetwork, inputs: TuningInputs, device: torch.device) -> str:
-    """Names the first stage whose outputs are not finite while its inputs are."""
-    names = {module: name for name, module in network.named_modules()}
-    with eval_mode(inputs.body):
-        for batch in inputs.batches("train"):
-            found, x = "what goes into the trained part", batch.to(device)
-            for stage in inputs.body:
-                if not torch.isfinite(x).all():
-                    return found
-                found, x = f"{names.get(stage) or type(stage).__name__} of the network", stage(x)
-            if not torch.isfinite(x).all():
-                return found
-    return "the network"
 
 
 def _resolve_loss(network: TunableNetwork, inputs: TuningInputs, tuning: TuningSettings) -> str:

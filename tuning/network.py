@@ -31,6 +31,15 @@ class TunableNetwork(nn.Module, ABC):
     _mode: str = "full"
     _norm_stats: str = "adaptive"
 
+    @property
+    def head_inputs(self) -> str:
+        """What the head is to read: ``last`` (what ``stages`` give), ``all_cuts``, or ``auto``: to be decided."""
+        return "last"
+
+    def read(self, inputs: str, head: nn.Linear | None = None) -> None:
+        """Lets the head read ``last`` or ``all_cuts``; without one given it is new, all zero."""
+        raise NotImplementedError(f"{type(self).__name__} has no cuts to read")
+
     @abstractmethod
     def stages(self) -> Sequence[nn.Module]:
         """The modules that run one after the other from the images to the pooled features (N, d), without the head."""

@@ -60,6 +60,16 @@ class RidgeFit:
             yield scores
 
 
+def leave_one_out_loss(fit: RidgeFit, features: Rows, labels: Tensor, temperature: float) -> float:
+    """Mean cross-entropy of the leave-one-out predictions of a fit, times ``temperature``, on what it was fitted to."""
+    total, start = 0.0, 0
+    for scores in fit.leave_one_out(features, labels):
+        own = labels[start : start + len(scores)].to(scores.device)
+        total += float(nn.functional.cross_entropy(temperature * scores, own, reduction="sum"))
+        start += len(scores)
+    return total / len(labels)
+
+
 @dataclass(frozen=True)
 class RidgePath:
     """The solutions of all penalties, in the basis in which they are diagonal.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -103,12 +103,15 @@ def _difference(one: tuple[int, ...], other: tuple[int, ...]) -> int:
     return max(len(one), len(other)) - sum(a == b for a, b in zip(one, other, strict=False))
 
 
-def clashing_limits(programme: Programme, names: Sequence[str]) -> tuple[str, ...]:
+def clashing_limits(
+    programme: Programme, names: Sequence[str], is_kept: Callable[[Programme], bool] = lambda programme: False
+) -> tuple[str, ...]:
     """The smallest set of limits that no path keeps; empty where the programme has a solution.
 
     Args:
         programme: Its costs' limits come first, in order: C lower ones, C upper ones; then those on counts.
         names: Of the 2 C limits on costs.
+        is_kept: Whether something beside the paths keeps the limits of a programme.
     """
     num_costs = len(programme.low)
     sides = [("low", c) for c in range(num_costs)] + [("high", c) for c in range(num_costs)]
@@ -124,6 +127,7 @@ def clashing_limits(programme: Programme, names: Sequence[str]) -> tuple[str, ..
                 if isinstance(side, tuple):
                     (low if side[0] == "low" else high)[side[1]] = getattr(programme, side[0])[side[1]]
             limits = tuple(side for _, side in chosen if isinstance(side, Limit))
-            if not best_paths(replace(finite, low=low, high=high, limits=limits)):
+            asked = replace(finite, low=low, high=high, limits=limits)
+            if not is_kept(asked) and not best_paths(asked):
                 return tuple(name for name, _ in chosen)
     return ()

@@ -47,12 +47,13 @@ class Programme:
 
     def admits(self, path: Sequence[int]) -> bool:
         """Whether a path keeps all limits, in integers, and its value is finite."""
-        costs = self.costs.total(path)
+        return self.keeps(path, self.costs.total(path)) and bool(np.isfinite(self.value_of(path)))
+
+    def keeps(self, path: Sequence[int], costs: Sequence[int]) -> bool:
+        """Whether something that takes these items keeps all limits at other costs (C,) than those of the path."""
         counts = [sum(int(limit.weights[k, i]) for k, i in enumerate(path)) for limit in self.limits]
-        return (
-            bool(((self.low <= costs) & (costs <= self.high)).all())
-            and all(limit.low <= n <= limit.high for limit, n in zip(self.limits, counts, strict=True))
-            and bool(np.isfinite(self.value_of(path)))
+        return bool(((self.low <= costs) & (costs <= self.high)).all()) and all(
+            limit.low <= n <= limit.high for limit, n in zip(self.limits, counts, strict=True)
         )
 
     def value_of(self, path: Sequence[int]) -> float:

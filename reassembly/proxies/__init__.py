@@ -14,6 +14,7 @@ PROXIES: Registry[Proxy] = Registry(
     leep="reassembly.proxies.leep:LEEP",
     nleep="reassembly.proxies.nleep:NLEEP",
     naswot="reassembly.proxies.naswot:NASWOT",
+    ridge_cuts="reassembly.proxies.ridge_cuts:RIDGE_CUTS",
     params="reassembly.proxies.controls:PARAMS",
     macs="reassembly.proxies.controls:MACS",
     random="reassembly.proxies.controls:RANDOM",

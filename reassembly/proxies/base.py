@@ -22,6 +22,8 @@ class Evidence:
         num_classes: C.
         seed: Of the search.
         features: (n, d) float32, pooled as the head would get them; only for proxies that need ``features``.
+        cut_features: (n, D) float32, pooled behind every block, the last ones as ``features``; only for proxies
+            ``on_all_cuts``.
         code_kernel: (b, b) float64, how many activation units agree between two images of the first batch, summed over
             the path; only for proxies that need ``codes``.
         outputs: (n, Z) float32, what the network's own classifier gives; only for proxies that need ``outputs``, and
@@ -35,6 +37,7 @@ class Evidence:
     features: Tensor | None = None
     code_kernel: Tensor | None = None
     outputs: Tensor | None = None
+    cut_features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Proxy:
         higher_is_better: Which end of the scores is picked.
         needs: Of ``features``, ``codes`` and ``outputs``; what nobody needs is not computed. Who needs outputs scores
             whole networks only.
+        on_all_cuts: It looks at the features behind every block, and is scored behind 1x1 adapters in closed form,
+            whatever adapters the others are scored behind: random ones tell it nothing.
     """
 
     name: str
@@ -59,3 +64,4 @@ class Proxy:
     needs: frozenset[Literal["features", "codes", "outputs"]] = field(default_factory=frozenset)
     label: str = ""
     is_control: bool = False
+    on_all_cuts: bool = False

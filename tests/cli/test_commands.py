@@ -26,6 +26,7 @@ SMALL = [
     "~zoo.networks.mobilenetv3_rotation",
     "~zoo.networks.convnext_odd",
     "partition=k2",
+    "finalists=1",
     "proxy.num_draws=1",
     "proxy.num_images=100",
     "similarity.num_probe_images=100",

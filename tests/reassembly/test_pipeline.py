@@ -15,6 +15,7 @@ import torch
 from datamodules import Digits
 from reassembly.assembly import joined
 from reassembly.features import node_features
+from reassembly.finalists import choose_finalists
 from reassembly.network import assemble
 from reassembly.pipeline import Search
 from reassembly.proxies import PROXIES, Proxy
@@ -28,6 +29,7 @@ from reassembly.settings import (
     PartitionSettings,
     ProxySettings,
     SearchSettings,
+    SelectionSettings,
     SimilaritySettings,
 )
 from zoo import chain_cache
@@ -169,18 +171,22 @@ def test_a_network_that_gives_nan_is_named_with_its_node(zoo, data) -> None:
 
 
 def test_finalists_are_decided_by_short_tuning(zoo, data, root) -> None:
-    settings = replace(SETTINGS, finalists=4)
-    plain = search(zoo, data, root).run().candidates[:4]
+    rule = SelectionSettings(seats=("ridge", "truncated", "params"))  # params: no scores are needed beside the others'
+    settings = replace(SETTINGS, finalists=4, selection=rule)
+    plain = choose_finalists(search(zoo, data, root).run().candidates, 4, rule)
+    assert len(plain) == 4
+    assert plain[1].candidate.kind == "truncated"
     epochs: list[tuple[str, int]] = []
 
     def tune(blueprint, num_epochs: int) -> float:
         epochs.append((blueprint.composition, num_epochs))
-        return 0.5 if blueprint.blocks == joined(plain[2].candidate.blocks) else 0.1
+        return 0.5 if blueprint.blocks == plain[2].candidate.pieces else 0.1
 
     found = search(zoo, data, root, settings).run(tune)
     assert [num_epochs for _, num_epochs in epochs] == [1, 1, 1, 1, 2, 2]
     assert found.candidates[0].candidate == plain[2].candidate
     assert found.candidates[0].scores["short_tuning"] == 0.5
+    assert "short_tuning" not in found.candidates[4].scores
     assert {entry.candidate for entry in found.candidates[:4]} == {entry.candidate for entry in plain}
 
 
@@ -203,8 +209,10 @@ def test_permutation_mode_takes_one_block_of_every_set(zoo, data, root) -> None:
         )
         for k in range(2)
     }
+    stages = {(block.network, block.nodes[0]): number for block, number in sets.items()}
     for entry in found.candidates:
-        assert len({sets[block] for block in entry.candidate.blocks}) == len(entry.candidate.blocks)
+        numbers = [stages[block.network, block.nodes[0]] for block in entry.candidate.blocks]
+        assert len(set(numbers)) == len(numbers)
 
 
 def test_the_baseline_is_the_named_network_or_the_best_whole_one(zoo, data, root, caplog) -> None:
@@ -275,12 +283,20 @@ def test_of_too_many_the_programme_chooses_and_another_budget_asks_no_network_ag
     few = search(zoo, data, root, settings).run()
     kinds = [entry.candidate.kind for entry in few.candidates]
     assert kinds.count("assembly") == 2
-    assert few.num_fitting == 3 + 3 + 6
+    num_nodes = sum(len(description) - 1 for description in few.descriptions.values())
+    assert few.num_fitting == num_nodes + 6
     assert "seams" in few.seconds
     # with K = 2 every assembly has one adapter, and the prediction is its score
     assert few.prediction.regret == 0
+    borders = {
+        (name, cut) for name, cuts in zip(few.partition.networks, few.partition.cuts, strict=True) for cut in cuts
+    }
     for entry in few.candidates:
-        assert entry.predicted == pytest.approx(entry.scores["ridge"])
+        last = entry.candidate.blocks[-1]
+        if (last.network, last.nodes[1]) in borders:
+            assert entry.predicted == pytest.approx(entry.scores["ridge"])
+        else:  # no path of the programme
+            assert entry.predicted is None
     scores = {entry.candidate.blocks: entry.scores["ridge"] for entry in every.candidates}
     assert all(e.scores["ridge"] == scores.get(e.candidate.blocks, e.scores["ridge"]) for e in few.candidates)
 

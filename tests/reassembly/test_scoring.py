@@ -13,21 +13,25 @@ import torch
 from scipy.stats import kendalltau
 from torch import nn
 
-from reassembly.assembly import Candidate, cost_table, partition_blocks
+from reassembly.assembly import Candidate, cost_table, joined, partition_blocks, single_network_candidates
 from reassembly.block_cache import BlockCache
 from reassembly.candidates import Question, list_admitted, promising
 from reassembly.home_features import HomeFeatures
-from reassembly.network import assemble, assembled_costs
-from reassembly.prefix_tree import PathOutput, PrefixTree, ScoringData, adapter_seed
+from reassembly.network import MeanPool, assemble, assembled_costs, ending_costs, seam_costs
+from reassembly.prefix_tree import PathOutput, PrefixTree, ScoringData, adapter_seed, walked_blocks
 from reassembly.proxies import PROXIES, Evidence, Proxy
 from reassembly.proxies.naswot import CodeRecorder
+from reassembly.proxies.ridge import ridge_score
 from reassembly.report import write_candidates_csv
-from reassembly.scoring import score_candidates
+from reassembly.scoring import Scorer, score_candidates
 from reassembly.seams import Prediction, additive_values, measure_prediction, predict, seam_paths
 from reassembly.settings import Budget, ProxySettings
+from reassembly.stitch import stitch
+from tuning.ridge import calibrate, fit_ridge
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.chain import Chain
 from zoo.chain.costs import Costs, count
+from zoo.chain.signals import pool
 from zoo.digests import digest
 from zoo.stitching.adapters import adapter_costs
 
@@ -196,10 +200,11 @@ def test_a_shared_prefix_runs_once_and_networks_keep_their_modes(chains, data, c
     after = {name: (digest(c.network), [m.training for m in c.network.modules()]) for name, c in chains.items()}
     chains["plain"].network.eval()
     assert after == before
-    blocks = 3 + (3 + 6 * 2) + (3 + 6 * 2 + 18 * 2)  # one output before the first adapter of a path, two behind it
+    nodes = sum(len(chain) - 1 for chain in chains.values())  # whole and truncated networks share one run of each
+    blocks = 3 + (3 + 6 * 2) + (6 + 18) * 2  # one output before the first adapter of a path, two behind it
     adapters = 6 * 2 + (6 + 12) * 2
-    necks = blocks  # a candidate ends behind every block of this tree
-    assert len(runs) == blocks + adapters + necks
+    necks = 9 + 6 * 2 + (6 + 18) * 2  # of whole and truncated networks and of assemblies
+    assert len(runs) == nodes + blocks + adapters + necks
 
 
 def test_only_the_best_by_the_first_draw_are_drawn_again(chains, data, candidates):
@@ -314,10 +319,10 @@ def test_a_candidate_with_features_that_are_not_finite_is_last(chains, data, can
 
     def apply(self, module, output):
         out = original(self, module, output)
-        bad = module is self.blocks.neck(broken.blocks[-1]) and output.features.shape == broken_shape
+        bad = module is self.blocks.neck(end) and output.features.shape == broken_shape
         return PathOutput(out.features * math.nan) if bad else out
 
-    end = broken.blocks[-1]
+    end = walked_blocks(broken)[-1]
     broken_shape = chains[end.network].signal(end.nodes[1]).shape(NUM_IMAGES)
     monkeypatch.setattr(PrefixTree, "apply", apply)
     with caplog.at_level(logging.WARNING):
@@ -369,3 +374,69 @@ def test_the_table_of_candidates_is_written_as_csv(chains, data, candidates, tmp
     assert [row["picked"] for row in rows] == ["0", "1", "0", "0"]
     assert [float(row["score_ridge"]) for row in rows] == [entry.scores["ridge"] for entry in scored]
     assert rows[0]["composition"] == scored[0].candidate.composition
+
+
+def test_ridge_on_all_cuts_scores_networks_in_closed_form_built_one_by_one(chains, data, candidates):
+    settings = ProxySettings(name="ridge_cuts", also=("ridge", "params"), num_draws=2)
+    scored = {entry.candidate: entry for entry in score(candidates, chains, data, settings, AdapterSpec(kernel_size=3))}
+    plain = {e.candidate: e.scores for e in score(candidates, chains, data, ProxySettings(num_draws=2))}
+    assert set(scored) == set(candidates)
+    assert list(scored) == sorted(scored, key=lambda c: (-scored[c].scores["ridge_cuts"], c.macs, c.num_params))
+    for candidate in candidates[::5]:
+        spec = AdapterSpec("linear", 1, "closed_form")
+        network = stitch(assemble(blueprint_of(candidate, chains, spec), chains), chains, data.images_for)
+        x, pooled = data.images_for(candidate.blocks[0].network), []
+        with torch.no_grad():
+            for k, block in enumerate(candidate.blocks):
+                x = network.blocks[k](x if k == 0 else network.adapters[k - 1](x))
+                last = k == len(candidate.blocks) - 1
+                pooled.append(network.neck(x) if last else pool(x, chains[block.network].signal(block.nodes[1])))
+        fit = fit_ridge(torch.cat(pooled, 1), data.labels, NUM_CLASSES)
+        (left_out,) = fit.leave_one_out(torch.cat(pooled, 1), data.labels)
+        loss = nn.functional.cross_entropy(calibrate(left_out, data.labels) * left_out, data.labels)
+        assert scored[candidate].scores["ridge_cuts"] == pytest.approx(-float(loss), rel=1e-4)
+        assert scored[candidate].scores["ridge"] == plain[candidate]["ridge"]  # whatever leads
+
+
+def test_paths_of_several_blocks_are_scored_with_the_cuts_of_their_networks(chains, data, candidates):
+    cuts = {name: even_cuts(chain) for name, chain in chains.items()}
+    whole = [c for c in candidates if c.kind == "network"]
+    scorer = Scorer(chains, data, ProxySettings(name="ridge_cuts"))
+    found = scorer.path_scores([joined(c.blocks) for c in whole], cuts)
+    exact = {e.candidate: e.scores["ridge_cuts"] for e in scorer.scores(whole)}
+    assert [found[joined(c.blocks)] for c in whole] == [exact[c] for c in whole]
+    assert scorer.path_scores([joined(c.blocks) for c in whole]) != found
+
+
+def test_truncations_at_every_node_run_their_network_once_and_score_as_built(chains, data, question, monkeypatch):
+    def ending(block):
+        return ending_costs(block, chains[block.network], NUM_CLASSES)
+
+    def run_costs(block):
+        return chains[block.network].block_costs(*block.nodes)
+
+    def own_costs(before, block):
+        return seam_costs(before, AdapterSpec("linear", 3, "identity"), block, chains)
+
+    others = list(single_network_candidates(question.table, run_costs, ending, own_costs))
+    ends = {(c.blocks[0].network, c.blocks[-1].nodes[1]) for c in [*question.unmixed(), *others]}
+    assert ends == {(name, cut) for name, chain in chains.items() for cut in range(1, len(chain))}
+    runs = []
+    original = PrefixTree.apply
+    monkeypatch.setattr(PrefixTree, "apply", lambda self, *given: runs.append(given[0]) or original(self, *given))
+    settings = ProxySettings(also=("params",))
+    scored = {entry.candidate: entry for entry in score([*question.unmixed(), *others], chains, data, settings)}
+    assert sum(not isinstance(module, MeanPool) for module in runs) == len(ends) + len(chains)  # nodes and own necks
+    for candidate in others:
+        pieces = candidate.pieces
+        specs = (AdapterSpec("linear", 3, "identity"),) * (len(pieces) - 1)
+        names = {block.network: digest(chains[block.network].network) for block in pieces}
+        network = assemble(ReassemblyBlueprint(pieces, specs, HeadSpec(num_classes=NUM_CLASSES), names), chains)
+        costs = count(network, torch.zeros(1, *SIZES[pieces[0].network]))
+        assert (costs.num_params, costs.macs) == (candidate.num_params, candidate.macs)
+        assert candidate.is_adapted == (len(pieces) > 1)
+        with torch.no_grad():
+            features = network.forward_features(data.images_for(pieces[0].network))
+        scores = scored[candidate].scores
+        assert scores["ridge"] == pytest.approx(ridge_score(features, data.labels, NUM_CLASSES), abs=1e-9)
+        assert scores["params"] == candidate.num_params

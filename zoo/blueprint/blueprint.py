@@ -54,26 +54,37 @@ class AdapterSpec:
             directly continues the one before it in the same network).
         kernel_size: 1, 3, or ``auto``: the better of the two by cross-validation over images. A signal without a grid
             has no neighbours: there 3 means 1.
-        initialisation: ``closed_form`` (ridge regression onto what the block received at home) or ``random``.
+        initialisation: ``closed_form`` (ridge regression onto what the block received at home), ``random``, or, between
+            blocks that continue each other, ``identity``: x plus a convolution of x whose weights begin at zero.
     """
 
     kind: Literal["linear", "paper", "none"] = "linear"
     kernel_size: Literal[1, 3, "auto"] = "auto"
-    initialisation: Literal["closed_form", "random"] = "closed_form"
+    initialisation: Literal["closed_form", "random", "identity"] = "closed_form"
 
     def __post_init__(self) -> None:
         if self.kind == "paper" and self.kernel_size == 3:
             raise UserError("kernel_size 3 does not exist for kind paper: use 1, or kind linear")
-        if self.kernel_size == "auto" and self.initialisation == "random":
-            raise UserError("kernel_size auto needs initialisation closed_form: give kernel_size 1 or 3 for random")
+        if self.kernel_size == "auto" and self.initialisation != "closed_form":
+            raise UserError(
+                f"kernel_size auto needs initialisation closed_form: give kernel_size 1 or 3 for {self.initialisation}"
+            )
+        if self.kind != "linear" and self.initialisation == "identity":
+            raise UserError(f"initialisation identity does not exist for kind {self.kind}: use kind linear")
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """The classifier's classes: their names, or only their number."""
+    """The classifier: its classes by names, or only their number, and what it reads.
+
+    Attributes:
+        inputs: ``last``: the features behind the last block; ``all_cuts``: those and the mean features behind every
+            other block, one after the other; ``auto``: tuning decides, until then it is ``last``.
+    """
 
     classes: tuple[str, ...] | None = None
     num_classes: int | None = None
+    inputs: Literal["last", "all_cuts", "auto"] = "last"
 
     def __post_init__(self) -> None:
         if (self.classes is None) == (self.num_classes is None):
@@ -157,12 +168,22 @@ class ReassemblyBlueprint:
                     f"adapters[{k}].kind: none, but {block.network!r} from node {block.nodes[0]} does not continue "
                     f"{before.network!r} up to node {before.nodes[1]}: use linear or paper"
                 )
+            if adapter.initialisation == "identity" and not block.continues(before):
+                raise UserError(
+                    f"adapters[{k}].initialisation: identity, but {block.network!r} from node {block.nodes[0]} does "
+                    f"not continue {before.network!r} up to node {before.nodes[1]}: use closed_form or random"
+                )
         check_networks({block.network for block in self.blocks}, self.networks)
 
     @property
     def composition(self) -> str:
-        """For the reader, as ``composition`` gives it."""
-        return composition(self.blocks)
+        """For the reader, as ``composition`` gives it; blocks with nothing between them are told as one."""
+        told = [self.blocks[0]]
+        for adapter, block in zip(self.adapters, self.blocks[1:], strict=True):
+            if adapter.kind == "none":
+                block = BlockSpec(block.network, (told.pop().nodes[0], block.nodes[1]))
+            told.append(block)
+        return composition(told)
 
 
 def composition(blocks: Sequence[BlockSpec]) -> str:
@@ -197,6 +218,8 @@ def to_text(blueprint: Any) -> str:
     plain = records.to_plain(blueprint)
     if not plain.get("provenance"):
         plain.pop("provenance", None)
+    if isinstance(head := plain.get("head"), dict) and head.get("inputs") == "last":
+        head.pop("inputs")  # as earlier versions wrote it
     return dump_yaml({"format": FORMAT, "method": plain.pop("method"), **plain})
 
 

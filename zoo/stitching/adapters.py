@@ -39,6 +39,8 @@ class Adapter(nn.Module):
         kind: ``linear`` or ``paper``.
         kernel_size: 1 or 3 (``linear`` only); where one side has no grid there are no neighbours, and 3 means 1.
         generator: of the initial weights, on the CPU; without one, a fresh generator with seed 0.
+        is_residual: what comes in is added to what the adapter makes of it, and the weights begin at zero, so that the
+            initial function is the identity, bit for bit; only ``linear``, from a signal to the same.
 
     Raises:
         UserError: unknown kind or kernel size.
@@ -52,8 +54,12 @@ class Adapter(nn.Module):
         kind: Kind = "linear",
         kernel_size: int = 1,
         generator: torch.Generator | None = None,
+        is_residual: bool = False,
     ) -> None:
         super().__init__()
+        if is_residual and (kind != "linear" or source != target):
+            raise ValueError(f"no residual adapter of kind {kind}, {source} -> {target}")
+        self.is_residual = is_residual
         self.source, self.target, self.kind = source, target, kind
         self.kernel_size = usable_kernel_size(source, target, kind, kernel_size)
         self.norm = nn.BatchNorm2d(source.channels) if kind == "paper" else nn.Identity()
@@ -68,7 +74,14 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw random weights that keep the variance of what comes in; zero bias; small prefix tokens."""
+        """Draw random weights that keep the variance of what comes in; zero bias; small prefix tokens.
+
+        Of a residual adapter all of them are zero.
+        """
+        if self.is_residual:
+            for parameter in self.parameters():
+                parameter.zero_()
+            return
         deviation = 1 / math.sqrt(self.projection.weight[0].numel())
         if self.kind == "paper":
             deviation *= nn.init.calculate_gain("leaky_relu", NEGATIVE_SLOPE)
@@ -78,6 +91,8 @@ class Adapter(nn.Module):
             self.prefix.normal_(0, 0.02, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.is_residual:
+            return x + from_grid(self.projection(to_grid(x, self.source)), self.target, self.prefix)
         x = self.norm(resize(to_grid(x, self.source), native_grid(self.target)))
         return from_grid(self.activation(self.projection(x)), self.target, self.prefix)
 

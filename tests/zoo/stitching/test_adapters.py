@@ -273,3 +273,17 @@ def test_features_that_are_not_finite_are_refused(place, name):
     features[place][1, 1, 0, 1] = float("nan")
     with pytest.raises(UserError, match=f"the {name} features are not finite"):
         closed_form_adapter(signal, signal, *features)
+
+
+@pytest.mark.parametrize("signal", SIGNALS, ids=str)
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_a_residual_adapter_is_the_identity_bit_for_bit_until_it_is_trained(signal, kernel_size):
+    adapter = Adapter(signal, signal, kernel_size=kernel_size, is_residual=True)
+    x = torch.randn(signal.shape(3), generator=torch.Generator().manual_seed(0)) * 1e3
+    assert torch.equal(adapter(x), x)
+    costs = count(adapter, torch.zeros(signal.shape(1)))
+    assert (costs.num_params, costs.macs) == tuple(vars(adapter_costs(signal, signal, "linear", kernel_size)).values())
+    adapter(x).square().sum().backward()
+    assert all(bool((parameter.grad != 0).any()) for parameter in adapter.parameters())
+    with pytest.raises(ValueError, match="residual"):
+        Adapter(signal, signal, kind="paper", is_residual=True)

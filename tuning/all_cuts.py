@@ -1,0 +1,75 @@
+"""A head on all cuts: refitted when everything else is tuned, where leave-one-out says that it is better.
+
+What is tuned is tuned under a head on the last features. (Measured: training all weights with the wider head gains
+nothing over refitting it at the end; ``docs/tuning.md``.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from torch import Tensor
+
+from tuning.data import TuningInputs
+from tuning.distributed import broadcast
+from tuning.evaluation import Candidate, Evaluation
+from tuning.network import TunableNetwork
+from tuning.ridge import RidgeFit, leave_one_out_loss
+from tuning.settings import TuningSettings
+from zoo.chain.batches import Rows
+
+log = logging.getLogger(__name__)
+
+NAME = "all_cuts"
+
+
+def refits_on_all_cuts(network: TunableNetwork, tuning: TuningSettings, *, learnt: bool, is_complete: bool) -> bool:
+    """Whether a head on all cuts is to be tried at the end.
+
+    Args:
+        network: As it begins.
+        tuning: Its settings.
+        learnt: Whether (some rows of) the head are learnt and kept: it then goes on as it is.
+        is_complete: Whether closed forms take all training images.
+    """
+    rule, head = network.head_inputs, tuning.head
+    is_allowed = head.refit == "always" or (head.refit == "auto" and is_complete)
+    is_drawn = rule == NAME and head.initialisation == "random"  # and trained as it is
+    return rule != "last" and is_allowed and not learnt and not is_drawn
+
+
+def refit_on_all_cuts(
+    network: TunableNetwork,
+    inputs: TuningInputs,
+    wide_inputs: Callable[[], TuningInputs],
+    solve: Callable[[TunableNetwork, TuningInputs], tuple[Rows, Tensor, RidgeFit, float]],
+    evaluation: Evaluation,
+    *,
+    is_asked: bool,
+) -> Candidate | None:
+    """Solves a head on all cuts; None, and the network reads its last features, where these are better.
+
+    Args:
+        network: In place; where None is returned, its head is one that was solved for the comparison.
+        inputs: The data as its trained part sees it, up to the last features.
+        wide_inputs: The same up to the features of all cuts, once the network reads them.
+        solve: Writes a closed-form head into the network.
+        evaluation: Measures it.
+        is_asked: Take it whatever leave-one-out says.
+    """
+
+    def loss(of: TuningInputs) -> float:
+        features, labels, fit, temperature = solve(network, of)
+        return leave_one_out_loss(fit, features, labels, temperature)
+
+    last, head = (None if is_asked else loss(inputs)), network.head
+    network.read(NAME)
+    wider = wide_inputs()
+    wide = loss(wider)
+    if last is not None:
+        log.info("head: leave-one-out loss %.4f on the last features, %.4f on those of all cuts", last, wide)
+        if not broadcast(wide < last):
+            network.read("last", head)
+            return None
+    return evaluation.candidate(NAME, wider)
