@@ -99,7 +99,10 @@ def main() -> None:
         for seed in range(arguments.seeds):
             found.setdefault(scenario.name, []).append(measure(scenario, seed, Store(arguments.cache)))
             print(scenario.name, seed, found[scenario.name][-1], flush=True)
-    note = f"`python -m benchmarks.statistics`: see its docstring; {arguments.seeds} seeds, ridge {RIDGE:g}."
+    note = (
+        "`python -m benchmarks.statistics`, no image of the target's classes, whole sources at the image: test accuracy "
+        f"in percent; bytes of all owners' sums together. {arguments.seeds} seeds, ridge {RIDGE:g}."
+    )
     write_text(
         arguments.results / "statistics.md",
         "\n".join(["# Heads from sums in the place of images", "", note, "", *table(found)]),
