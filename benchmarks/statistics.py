@@ -100,8 +100,8 @@ def main() -> None:
             found.setdefault(scenario.name, []).append(measure(scenario, seed, Store(arguments.cache)))
             print(scenario.name, seed, found[scenario.name][-1], flush=True)
     note = (
-        "`python -m benchmarks.statistics`, no image of the target's classes, whole sources at the image: test accuracy "
-        f"in percent; bytes of all owners' sums together. {arguments.seeds} seeds, ridge {RIDGE:g}."
+        "`python -m benchmarks.statistics`, no image of the target's classes, whole sources at the image: test "
+        f"accuracy in percent; bytes of all owners' sums together. {arguments.seeds} seeds, ridge {RIDGE:g}."
     )
     write_text(
         arguments.results / "statistics.md",
