@@ -275,10 +275,10 @@ def table(rows: Rows, picks: dict[str, dict[str, str]]) -> str:
     lines += [
         "",
         "The head of the same tuned networks, test accuracy in %: as chosen by tuning, solved anew on the last",
-        "features, solved on all cuts, solved on whichever has the lower leave-one-out loss, and the better of tuned and",
-        "all cuts on validation.",
+        "features, solved on all cuts, solved on whichever has the lower leave-one-out loss, and the better of tuned",
+        "and all cuts on validation.",
         "",
-        "| data, mode, kind | networks | tuned | last | all cuts | by leave-one-out | by validation | all cuts less last |",
+        "| data, mode, kind | networks | tuned | last | all cuts | by loss | by validation | all cuts less last |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for key, values in sorted(head.items()):
