@@ -79,7 +79,7 @@ class InsertionSettings:
 
     name: Annotated[str, one_of("search", "tolerance", "fixed")] = "tolerance"
     position: Annotated[int | None, at_least(0)] = None
-    tolerance: Annotated[float, at_least(1, 1e6)] = 1.25
+    tolerance: Annotated[float, at_least(1, 1e6)] = 1.1
     num_epochs: Annotated[int, at_least(1)] = 4
     learning_rate: Annotated[float, above(0, 1000)] = 2e-3
     batch_size: Annotated[int, at_least(1)] = 64
