@@ -65,6 +65,12 @@ def check(config: Config) -> None:
         _check_parent(config)
     _check_optimizer(config)
     _check_machine(config)
+    if config.device != "cpu":
+        from zoo.devices import find_device  # with torch
+
+        if config.method.name == "cloning":
+            raise UserError(f"device={config.device}: method=cloning computes on the CPU so far; type device=cpu")
+        find_device(config.device)
     _check_zoo(config)
 
 
@@ -103,6 +109,10 @@ def _require_effect(config: Config, overrides: Sequence[str], command: str) -> N
 
 def _check_machine(config: Config) -> None:
     """Refuses a device, precision or strategy that this machine or the installed Lightning does not have."""
+    if config.trainer.extra:
+        from tuning.trainer import check_extra  # with Lightning
+
+        check_extra(config.trainer)
     if _runs_everywhere(config.trainer):
         return
     import pytorch_lightning as pl

@@ -205,8 +205,23 @@ def _save_bundle(job: Job, bundle: Bundle, classes: Sequence[str]) -> list[Path]
     )
     write_bundle(directory, replace(bundle, interface=interface_to_plain(interface)))
     files = [directory / name for name in (BLUEPRINT_FILE, INTERFACE_FILE, WEIGHTS_FILE)]
-    job.tracker.artifact("bundle", "model", files)
+    recipe = bundle.blueprint
+    inputs = {**_zoo_inputs(recipe.networks), "blueprint": content_key(to_text(replace(recipe, provenance=())))}
+    if recipe.provenance and (parent := recipe.provenance[-1].parent):
+        inputs["bundle"] = parent
+    job.tracker.artifact("bundle", bundle.digest, files, inputs=inputs, composition=recipe.composition)
     return files
+
+
+def log_blueprint(job: Job, blueprint: Any, paths: Sequence[Path]) -> None:
+    """Hands a copy of what a search found to the tracker, named by the recipe whoever found it."""
+    digest = content_key(to_text(replace(blueprint, provenance=())))
+    inputs, composition = _zoo_inputs(blueprint.networks), blueprint.composition
+    job.tracker.artifact("blueprint", digest, paths, inputs=inputs, composition=composition, data=job.data.digest)
+
+
+def _zoo_inputs(networks: Mapping[str, str]) -> dict[str, str]:
+    return {f"weights-{name}": digest for name, digest in networks.items()}
 
 
 def _draw(job: Job, diagram: Diagram) -> list[Path]:

@@ -20,6 +20,7 @@ from launch.schema import Config
 from launch.teacher import teacher_digest
 from launch.zoos import configured_zoo
 from zoo.blueprint import BLUEPRINT_FILE, WEIGHTS_FILE
+from zoo.devices import find_device
 from zoo.digests import file_sha256
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
@@ -29,9 +30,19 @@ from zoo.storage.sources import module_digest
 from zoo.weights import weights_sha256
 
 # Where a job is computed and logged, and how its directory is treated, changes no result.
-ELSEWHERE = ("output_dir", "runs_dir", "cache", "logger", "trainer", "resume", "skip_completed", "complete_bundle")
-_OF_TRAINER = ("precision", "accumulate_batches")  # but these do
-_OF_DEVICE = frozenset({"trainer.precision"})
+ELSEWHERE = (
+    "device",
+    "output_dir",
+    "runs_dir",
+    "cache",
+    "logger",
+    "trainer",
+    "resume",
+    "skip_completed",
+    "complete_bundle",
+)
+_OF_TRAINER = ("precision", "accumulate_batches", "sync_batchnorm", "tf32", "extra")  # but these do
+_OF_DEVICE = frozenset({"trainer.precision", "device"})
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,7 @@ def read_inputs(config: Config, command: str) -> Inputs:
         "command": command,
         **{key: _told(value) for key, value in _flat(result_settings(config))},
         **{f"trainer.{key}": _told(getattr(config.trainer, key)) for key in _OF_TRAINER},
+        **({"device": find_device(config.device).type} if config.device != "cpu" else {}),
         "data": data.digest,
         **{f"weights of {name}": digest for name, entry in zoo.items() if (digest := _weights_digest(entry))},
         **{f"code of {name}": digest for name in _modules(config, zoo) if (digest := module_digest(name))},

@@ -42,6 +42,7 @@ from launch.run_directory import (
 from launch.schema import Config
 from launch.sweep import is_multirun, sweep_name
 from tuning.tracking import Tracker, tracking
+from zoo.devices import Placement, find_device
 from zoo.errors import UserError
 from zoo.registry import Zoo
 from zoo.storage.files import read_json, write_bytes, write_json, write_yaml
@@ -96,6 +97,11 @@ class Job:
         """The blueprint or bundle of ``blueprint=...``."""
         return self.inputs.blueprint
 
+    @property
+    def placement(self) -> Placement:
+        """Where the search computes."""
+        return Placement(find_device(self.config.device), self.config.precision)
+
     @cached_property
     def teacher(self) -> Reference | None:
         """The network of ``tuning.teacher=...``."""
@@ -124,7 +130,8 @@ class Job:
                 "settings": asdict(replace(self.config, resume=None)),
             }
             write_json(self.run_dir / RESULT, content)
-            self.tracker.summary(metrics)
+            costs = ("composition", "num_parameters", "macs", "num_bytes")
+            self.tracker.summary({**metrics, **{name: result[name] for name in costs if name in result}})
             told = [_told(key, value) for key, value in metrics.items() if key not in ("value", *untold)]
             if told:
                 log.info("%s", ", ".join(told))
@@ -205,6 +212,10 @@ def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[
                 job_type=command,
                 group=config.logger.group or sweep_name(),
                 config=asdict(config),
+                entity=config.logger.entity,
+                name=config.logger.run_name,
+                tags=config.logger.tags,
+                notes=config.logger.notes,
                 resume=config.resume is not None,
             ) as tracker:
                 yield Job(config, directory, run_dir, inputs, tracker, store, is_main, open_result)

@@ -11,16 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.components import Start, finish_training, inherited_rows, tuning_options
+from launch.components import Start, finish_training, inherited_rows, log_blueprint, tuning_options
 from launch.job import Job
 from launch.run_directory import FINALISTS, remove
 from reassembly.assembly import ScoredCandidate
 from reassembly.diagram import composed_diagram
 from reassembly.finalists import best_of_each_kind
 from reassembly.network import home_reference, rebuild, to_bundle, use_rows
-from reassembly.pipeline import Search
+from reassembly.pipeline import Search, SearchResult
 from reassembly.proxies import PROXIES
-from reassembly.result import SearchResult
 from reassembly.settings import SearchSettings
 from zoo.blueprint import Bundle, HeadSpec, ReassemblyBlueprint, read_blueprint, read_bundle, to_text
 from zoo.chain.costs import count
@@ -100,7 +99,7 @@ def _build_search(job: Job) -> Search:
         selection=config.selection,
         tuning_mode=config.tuning.mode,
     )
-    return Search(job.zoo, job.data, settings, store=job.store, seed=config.seed)
+    return Search(job.zoo, job.data, settings, store=job.store, seed=config.seed, placement=job.placement)
 
 
 def _short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, int], float]:
@@ -187,7 +186,7 @@ def _report(job: Job, search: Search, found: SearchResult) -> list[Path]:
     files = kept_report(job.store, inputs, job.run_dir, write, "reassembly")
     job.tracker.table("candidates", files.table)
     job.tracker.figures(files.figures)
-    job.tracker.artifact("blueprint", "blueprint", [files.blueprint, files.table])
+    log_blueprint(job, found.blueprint, [files.blueprint, files.table])
     return list(files.all)
 
 

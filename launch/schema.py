@@ -136,6 +136,8 @@ class Config:
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logger: LoggerSettings = field(default_factory=LoggerSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
+    device: str = "cpu"
+    precision: Annotated[str, one_of("float32", "bfloat16")] = "float32"
     seed: Annotated[int, SEED] = 0
     finalists: Annotated[int, at_least(1)] = 9
     selection: SelectionSettings = field(default_factory=SelectionSettings)
@@ -157,7 +159,7 @@ class Config:
 
 
 _OF_REASSEMBLY = frozenset(
-    {"similarity", "partition", "proxy", "adapter", "composition", "head", "finalists", "selection"}
+    {"similarity", "partition", "budget", "proxy", "adapter", "composition", "head", "finalists", "selection"}
 )
 _OF_CLONING = frozenset({"task", "localisation", "insertion", "correction"})
 

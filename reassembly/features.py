@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from zoo.chain import Chain
@@ -33,7 +34,12 @@ class NetworkFeatures:
 
 
 def extract_features(
-    entry: ZooEntry, chains: Mapping[str, Chain], images: Callable[[], Rows], data_key: str, store: Store
+    entry: ZooEntry,
+    chains: Mapping[str, Chain],
+    images: Callable[[], Rows],
+    data_key: str,
+    store: Store,
+    precision: torch.dtype | None = None,
 ) -> NetworkFeatures:
     """Runs the probe images through one network, or reads what an earlier search stored.
 
@@ -43,12 +49,14 @@ def extract_features(
         images: Gives the probe images as the network takes them, (n, C, H, W) float32.
         data_key: Names the images.
         store: Of stage results.
+        precision: Of the passes, see ``run_in_batches``.
     """
 
     def compute() -> StageResult:
         chain = chains[entry.name]
-        features = {str(cut): tensor for cut, tensor in enumerate(node_features(chain, images()), start=1)}
-        return StageResult(features, to_plain(describe(chain)))
+        features = node_features(chain, images(), precision=precision)
+        tensors = {str(cut): tensor.cpu() for cut, tensor in enumerate(features, start=1)}
+        return StageResult(tensors, to_plain(describe(chain)))
 
     inputs = {"network": identity(entry), "data": data_key}
     stored = store.fetch("features", inputs, compute)
@@ -60,7 +68,9 @@ def extract_features(
     )
 
 
-def node_features(chain: Chain, images: Tensor, batch_size: int = 32) -> tuple[Tensor, ...]:
+def node_features(
+    chain: Chain, images: Rows, batch_size: int = 32, precision: torch.dtype | None = None
+) -> tuple[Tensor, ...]:
     """The pooled outputs of stem and body nodes: L - 1 tensors (n, d) float32, without prefix tokens.
 
     Raises:
@@ -68,11 +78,11 @@ def node_features(chain: Chain, images: Tensor, batch_size: int = 32) -> tuple[T
     """
 
     def reader(cut: int) -> Callable[[Tensor], Tensor]:
-        return lambda x: pool(x, chain.signal(cut)).float()
+        return lambda x: pool(x.float(), chain.signal(cut))
 
     cuts = range(1, len(chain))
     taps = Taps([chain.block(cut - 1, cut) for cut in cuts], map(reader, cuts))
-    features = run_in_batches(taps, images, batch_size=batch_size)
+    features = run_in_batches(taps, images, batch_size=batch_size, precision=precision)
     return tuple(require_finite(tensor, chain, cut) for cut, tensor in zip(cuts, features, strict=True))
 
 

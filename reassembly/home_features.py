@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from reassembly.block_cache import BlockCache, ByteLimitedCache
@@ -21,10 +22,19 @@ class HomeFeatures:
         images_for: Name of a network -> the probe images as it takes them.
         kind: Of the adapters.
         batch_size: Images per forward pass.
+        precision: Of the passes, see ``run_in_batches``.
     """
 
-    def __init__(self, blocks: BlockCache, images_for: Callable[[str], Tensor], kind: Kind, batch_size: int) -> None:
+    def __init__(
+        self,
+        blocks: BlockCache,
+        images_for: Callable[[str], Tensor],
+        kind: Kind,
+        batch_size: int,
+        precision: torch.dtype | None = None,
+    ) -> None:
         self.blocks, self.images_for, self.kind, self.batch_size = blocks, images_for, kind, batch_size
+        self.precision = precision
         self._statistics: dict[BlockSpec, InputStatistics] = {}
         self._features = ByteLimitedCache()
 
@@ -37,7 +47,8 @@ class HomeFeatures:
             found = {start: InputStatisticsAccumulator(chain.signal(start), self.kind) for start in starts}
             pieces = [chain.block(*nodes) for nodes in zip([0, *starts], starts, strict=False)]
             taps = Taps(pieces, [found[start].add for start in starts])
-            for _ in map_batches(taps, self.images_for(block.network), batch_size=self.batch_size):
+            images = self.images_for(block.network)
+            for _ in map_batches(taps, images, batch_size=self.batch_size, precision=self.precision):
                 pass
             for start, accumulator in found.items():
                 require_finite(accumulator.compute().deviation, chain, start)
@@ -49,7 +60,8 @@ class HomeFeatures:
         if block in self._features:
             return self._features[block]
         chain, start = self.blocks.chains[block.network], block.nodes[0]
-        features = run_in_batches(chain.block(0, start), self.images_for(block.network), batch_size=self.batch_size)
+        images = self.images_for(block.network)
+        features = run_in_batches(chain.block(0, start), images, batch_size=self.batch_size, precision=self.precision)
         require_finite(features, chain, start)
         self._features.put(block, features, features.nbytes)
         return features

@@ -37,6 +37,7 @@ class InputStatisticsAccumulator:
 
     def add(self, features: Tensor) -> None:
         """Adds a batch, n first."""
+        features = features.float()
         values = to_grid(features, self.signal)
         if self.kind == "paper":
             values = torch.where(values < 0, values / NEGATIVE_SLOPE, values)

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
@@ -28,21 +28,22 @@ from reassembly.finalists import decided
 from reassembly.network import AssembledNetwork
 from reassembly.partition import Partition, find_partition
 from reassembly.prefix_tree import ScoringData
+from reassembly.probe_images import ProbeImages
 from reassembly.programme.highs import solve_milp
 from reassembly.proxies import Proxy, find_proxy
-from reassembly.result import SearchResult
 from reassembly.scoring import Scorer
-from reassembly.seams import seam_values, with_predictions
+from reassembly.seams import Prediction, seam_values, with_predictions
 from reassembly.settings import ProxySettings, SearchSettings
 from reassembly.shortlist import seam_shortlist
 from reassembly.similarity import similarity_matrix
 from reassembly.stitch import assemble_stitched
 from reassembly.telling import all_or, tell_partition, tell_pick
 from zoo.blueprint import AdapterSpec, HeadSpec, Provenance, ReassemblyBlueprint
-from zoo.chain.batches import Batches, Rows
+from zoo.chain.batches import Rows
 from zoo.chain_cache import ChainCache
 from zoo.checkpoints import shorten
 from zoo.description import ChainDescription
+from zoo.devices import CPU, Placement
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.progress import progress
@@ -54,24 +55,72 @@ from zoo.storage.store import StageResult, Store, content_key
 
 log = logging.getLogger(__name__)
 
-MAX_PROBE_BYTES = 2**30
-"""Of the probe images of one network in memory."""
-PROBE_BATCH_SIZE = 64
 
 Tune = Callable[[ReassemblyBlueprint, int], float]
 """Tunes the network of a blueprint for some epochs and returns its accuracy on the validation split."""
 
 
-class Search:
-    """One search over a zoo for a task; ``run`` is the whole of it."""
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
 
-    def __init__(self, zoo: Zoo, data: ImageDataModule, settings: SearchSettings, *, store: Store, seed: int) -> None:
+    Attributes:
+        blueprint: The pick.
+        candidates: All that fit the budget and were scored, best first; the first one is the pick.
+        num_fitting: How many compositions fit the budget, scored or not; at ``MAX_LISTED`` counting ends.
+        prediction: How well the additive prediction foretold the scores, where both are known.
+        front: Under ``budget.pareto``, the candidates that no other one beats in parameters, MACs and score together,
+            cheapest first, each with its blueprint.
+        partition: Of every network of the zoo.
+        similarity: (M, M) float64, of the nodes in the order of ``descriptions``, stem and body of each.
+        descriptions: Of every network of the zoo.
+        left_out: Networks of the zoo that the search went on without, and why.
+        seconds: Wall time of every stage.
+        reused: Stages that an earlier run had stored.
+    """
+
+    blueprint: ReassemblyBlueprint
+    candidates: tuple[ScoredCandidate, ...]
+    num_fitting: int
+    prediction: Prediction | None
+    front: tuple[tuple[ScoredCandidate, ReassemblyBlueprint], ...]
+    partition: Partition
+    similarity: Tensor
+    descriptions: Mapping[str, ChainDescription]
+    left_out: Mapping[str, str]
+    seconds: Mapping[str, float]
+    reused: tuple[str, ...]
+
+
+class Search:
+    """One search over a zoo for a task; ``run`` is the whole of it. What it computes is on the device of its inputs.
+
+    Args:
+        zoo: Where blocks come from.
+        data: The task; its training images are looked at.
+        settings: Of the search.
+        store: Of stage results.
+        seed: Of the partition's starts and of random adapters.
+        placement: Device and precision of forward passes.
+    """
+
+    def __init__(
+        self,
+        zoo: Zoo,
+        data: ImageDataModule,
+        settings: SearchSettings,
+        *,
+        store: Store,
+        seed: int,
+        placement: Placement = CPU,
+    ) -> None:
         self.zoo, self.data, self.settings, self.store, self.seed = zoo, data, settings, store, seed
-        self.chains = ChainCache(zoo)
+        self.placement = placement
+        self.chains = ChainCache(zoo, device=placement.device)
         self.timed = StageTimer()
         self.seconds = self.timed.seconds
         self._scorer = lru_cache(maxsize=1)(self._make_scorer)
-        self._images = lru_cache(maxsize=1)(lambda spec, limit: data.images("train", spec, limit=limit))
+        self.images = ProbeImages(data, placement.device)
 
     def run(self, tune: Tune | None = None) -> SearchResult:
         """Searches.
@@ -144,15 +193,8 @@ class Search:
         )
 
     def images_for(self, name: str) -> Rows:
-        """The probe images as the network of that name takes them; always images of the training split.
-
-        They are in memory while they take ``MAX_PROBE_BYTES`` there, else read anew in each pass.
-        """
-        spec, limit = self.zoo[name].input, self.settings.similarity.num_probe_images
-        count = min(limit, self.data.num_images("train"))
-        if count * spec.example().nbytes <= MAX_PROBE_BYTES:
-            return self._images(spec, limit)[0]
-        return Batches(count, lambda: self.data.image_batches("train", spec, limit, batch_size=PROBE_BATCH_SIZE))
+        """The probe images as the network of that name takes them."""
+        return self.images.rows(self.zoo[name].input, self.settings.similarity.num_probe_images)
 
     def build(self, blueprint: ReassemblyBlueprint) -> AssembledNetwork:
         """Assembles a blueprint and initialises its adapters, in eval mode.
@@ -160,7 +202,7 @@ class Search:
         Raises:
             UserError: A network the zoo lacks or whose weights are not the blueprint's.
         """
-        return assemble_stitched(blueprint, self.chains, self.images_for, seed=self.seed)
+        return assemble_stitched(blueprint, self.chains, self.images_for, seed=self.seed).cpu()
 
     def blueprint(
         self, pick: ScoredCandidate, descriptions: Mapping[str, ChainDescription], judge: str | None = None
@@ -268,8 +310,10 @@ class Search:
         return networks
 
     def _extract_one(self, entry: ZooEntry) -> NetworkFeatures:
-        key = content_key(*self._data_key(), self.settings.similarity.num_probe_images)
-        return extract_features(entry, self.chains, lambda: self.images_for(entry.name), key, self.store)
+        key = content_key(*self._data_key(), self.settings.similarity.num_probe_images, *self.placement.key)
+        return extract_features(
+            entry, self.chains, lambda: self.images_for(entry.name), key, self.store, self.placement.dtype
+        )
 
     def _data_key(self) -> list[str | None]:
         return [self.data.digest, module_digest(type(self.data).__module__)]
@@ -278,7 +322,8 @@ class Search:
         measure, options = self.settings.similarity.measure, self.settings.similarity.options()
 
         def compute() -> StageResult:
-            features = [tensor for network in networks for tensor in network.features]
+            device = self.placement.float64_device
+            features = [tensor.to(device) for network in networks for tensor in network.features]
             nodes = [
                 (network.description.name, node) for network in networks for node in network.description.nodes[:-1]
             ]
@@ -322,10 +367,11 @@ class Search:
     def _make_scorer(self, judge: str) -> Scorer:
         settings = self._scoring(judge)
         data = ScoringData(
-            lambda name: self._images(self.zoo[name].input, settings.num_images)[0],
-            self._images(next(iter(self.zoo.values())).input, settings.num_images)[1],
+            lambda name: self.images.labelled(self.zoo[name].input, settings.num_images)[0],
+            self.images.labelled(next(iter(self.zoo.values())).input, settings.num_images)[1],
             self.data.num_classes,
             {name: tuple(entry.weights.skip) for name, entry in self.zoo.items() if entry.weights is not None},
+            self.placement.dtype,
         )
         return Scorer(self.chains, data, settings, self.settings.adapter.spec(), self.seed)
 

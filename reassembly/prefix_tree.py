@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from statistics import fmean
 
@@ -43,12 +44,14 @@ class ScoringData:
         labels: (n,) int64, of the probe images.
         num_classes: How many there are.
         not_loaded: By name of a network, beginnings of the names of parameters that its weights leave out.
+        precision: Of the passes, see ``run_in_batches``.
     """
 
     images_for: Callable[[str], Tensor]
     labels: Tensor
     num_classes: int
     not_loaded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    precision: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -188,13 +191,14 @@ class PrefixTree:
     def apply(self, module: nn.Module, output: PathOutput) -> PathOutput:
         """Runs a module in batches; the activation codes of the first batch are added to the path's kernel."""
         inputs, batch_size = output.features, self.settings.batch_size
+        run = partial(run_in_batches, batch_size=batch_size, precision=self.data.precision)
         if "codes" not in self.needs:
-            return replace(output, features=run_in_batches(module, inputs, batch_size=batch_size))
+            return replace(output, features=run(module, inputs))
         first, rest = inputs[:batch_size], inputs[batch_size:]
         with CodeRecorder(output.code_kernel) as recorder:
-            features = [run_in_batches(module, first, batch_size=batch_size)]
+            features = [run(module, first)]
         if len(rest):
-            features.append(run_in_batches(module, rest, batch_size=batch_size))
+            features.append(run(module, rest))
         return replace(output, features=torch.cat(features), code_kernel=recorder.kernel)
 
     @torch.no_grad()
@@ -244,7 +248,9 @@ class PrefixTree:
         if any(name.startswith(skipped) for name, _ in classifier.named_parameters()) and skipped:
             log.warning("%s has no classifier that was learnt: its weights leave out %s", network, ", ".join(skipped))
             return None
-        outputs = run_in_batches(classifier, output.features, batch_size=self.settings.batch_size)
+        outputs = run_in_batches(
+            classifier, output.features, batch_size=self.settings.batch_size, precision=self.data.precision
+        )
         if outputs.ndim == 2 and outputs.shape[1] > 1 and torch.isfinite(outputs).all():
             return outputs
         log.warning("%s has no classifier: its outputs are of shape %s", network, tuple(outputs.shape))

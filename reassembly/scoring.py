@@ -39,7 +39,9 @@ class Scorer:
         self.settings, self.adapter = settings or ProxySettings(), adapter or AdapterSpec()
         self.data, self.seed = data, seed
         self.proxy = find_proxy(self.settings.name)
-        self.home = HomeFeatures(BlockCache(chains), data.images_for, self.adapter.kind, self.settings.batch_size)
+        self.home = HomeFeatures(
+            BlockCache(chains), data.images_for, self.adapter.kind, self.settings.batch_size, data.precision
+        )
 
     def scores(self, candidates: Iterable[Candidate]) -> list[ScoredCandidate]:
         """The candidates in the order of the proxy, best first.

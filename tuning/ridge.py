@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.chain.batches import Rows, batches_of
 from zoo.errors import UserError
-from zoo.ridge import Moments
+from zoo.ridge import Moments, to_float64
 
 RIDGES = tuple(10.0 ** (exponent / 2) for exponent in range(-2, 9))
 """The default grid of penalties, 0.1 to 10,000; features are standardised, so one grid serves every network."""
@@ -150,7 +150,7 @@ def fit_ridge(features: Rows, labels: Tensor, num_classes: int, ridges: float | 
     _check(features, labels, num_classes, ridges)
     moments, rows = None, []
     for batch, own in _with_labels(features, labels):
-        x = batch.detach().double()
+        x = batch.detach()
         if not torch.isfinite(x).all():
             raise NotFiniteError(
                 "ridge: features are not finite; lower the learning rate or check the network's weights"
@@ -187,7 +187,8 @@ def calibrate(scores: Tensor | Iterable[Tensor], labels: Tensor) -> float:
     factors = torch.logspace(0, 2, 81, dtype=torch.float64).tolist()
     losses, start = [0.0] * len(factors), 0
     for part in [scores] if isinstance(scores, Tensor) else scores:
-        part, own = part.double(), labels[start : start + len(part)].to(part.device)
+        part = to_float64(part)
+        own = labels[start : start + len(part)].to(part.device)
         start += len(part)
         num_classes = part.shape[1]
         smoothing = num_classes / max(num_classes - 1, 1) / (len(labels) + 2)  # torch's goes to all classes
@@ -200,6 +201,7 @@ def calibrate(scores: Tensor | Iterable[Tensor], labels: Tensor) -> float:
 def _with_labels(features: Rows, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     start = 0
     for batch in batches_of(features, _ROWS):
+        batch = to_float64(batch)
         yield batch, labels[start : start + len(batch)].to(batch.device)
         start += len(batch)
 

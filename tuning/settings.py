@@ -266,6 +266,11 @@ class TrainerSettings:
         log_every_num_steps: Steps after which the log says how training goes, beside the end of every epoch; 0 leaves
             it at that. Only these steps wait for the device.
         progress_bar: ``auto`` shows it in a terminal only; ``always`` or ``never``.
+        num_nodes: Machines, each with ``devices``; ``torchrun`` or SLURM starts the command on all of them.
+        sync_batchnorm: Statistics of normalisations that are trained are those of the whole batch of all devices.
+        benchmark: Let cuDNN try its algorithms for the sizes at hand.
+        tf32: Products of 32 bits on a GPU's tensor cores, with the mantissa of TF32.
+        extra: Whatever else Lightning's ``Trainer`` takes.
     """
 
     accelerator: Annotated[str, one_of("auto", "cpu", "gpu", "mps")] = "cpu"
@@ -277,9 +282,16 @@ class TrainerSettings:
     channels_last: bool = False
     log_every_num_steps: Annotated[int, at_least(0)] = 50
     progress_bar: Annotated[str, one_of("auto", "always", "never")] = "auto"
+    num_nodes: Annotated[int, at_least(1, 4096)] = 1
+    sync_batchnorm: bool = False
+    benchmark: bool = False
+    tf32: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(self, "trainer")
+        if self.num_nodes > 1 and self.strategy == "auto":
+            raise UserError(f"trainer.num_nodes={self.num_nodes} needs a strategy of many processes: trainer=ddp")
         if self.devices > 1 and self.strategy == "auto":
             raise UserError(f"trainer.devices={self.devices} needs a strategy that launches processes: trainer=ddp")
 

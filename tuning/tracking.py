@@ -6,6 +6,7 @@ Our files (``result.json``, ``metrics.csv``, ``candidates.csv``, figures) are co
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from zoo.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
+
+log = logging.getLogger(__name__)
 
 _IDENTITY = "wandb_run.json"
 
@@ -60,16 +63,39 @@ class Tracker:
 
             self._run.log({path.stem: wandb.Image(str(path)) for path in paths})
 
-    def artifact(self, name: str, kind: str, paths: Sequence[Path]) -> None:
-        """Logs files as one artifact of the run."""
+    def artifact(
+        self,
+        kind: str,
+        digest: str,
+        paths: Sequence[Path],
+        *,
+        inputs: Mapping[str, str] | None = None,
+        **metadata: Any,
+    ) -> None:
+        """Logs files as one artifact that is named by its content, so that later runs find what they go on from.
+
+        Args:
+            kind: Its type, and the beginning of its name, ``KIND-DIGEST``.
+            digest: Of its content.
+            paths: Its files.
+            inputs: What it was made of: name -> digest; kept in the metadata, which offline runs have, too.
+            metadata: What else is told of it.
+        """
         if self._run is None:
             return
         import wandb
 
-        artifact = wandb.Artifact(name, type=kind)
+        made_of = [f"{name}-{of[:12]}" for name, of in (inputs or {}).items()]
+        told = {**metadata, "digest": digest, "inputs": made_of}
+        artifact = wandb.Artifact(f"{kind}-{digest[:12]}", type=kind, metadata=told)
         for path in paths:
             artifact.add_file(str(path))
-        self._run.log_artifact(artifact)
+        for name in made_of if not self._run.offline else ():
+            try:
+                self._run.use_artifact(f"{name}:latest")
+            except Exception as error:  # noqa: BLE001 an input that no run has logged, or no network: the run goes on
+                log.debug("W&B has no artifact %s: %s", name, error)
+        self._run.log_artifact(artifact, aliases=["latest", self.run_dir.name])
 
 
 @contextmanager
@@ -81,6 +107,10 @@ def tracking(
     job_type: str,
     group: str | None,
     config: Mapping[str, Any],
+    entity: str | None = None,
+    name: str | None = None,
+    tags: Sequence[str] = (),
+    notes: str | None = None,
     resume: bool = False,
 ) -> Iterator[Tracker]:
     """Opens the job's tracker and closes it on the way out, with exit code 1 on failure.
@@ -90,6 +120,10 @@ def tracking(
         run_dir: the job's directory; W&B's own files go into ``run_dir/wandb``.
         group: W&B group, the name of the sweep for a multirun.
         config: the resolved configuration, given whole at the start since offline runs take it from there alone.
+        entity: W&B user or team.
+        name: Of the W&B run; that of the directory if not given.
+        tags: Of the W&B run.
+        notes: Of the W&B run.
         resume: continue the W&B run whose identity ``run_dir`` holds.
 
     Raises:
@@ -108,7 +142,10 @@ def tracking(
     known = earlier.get("id") if isinstance(earlier, dict) else None
     run = wandb.init(
         project=project,
-        name=run_dir.name,
+        entity=entity,
+        name=name or run_dir.name,
+        tags=list(tags) or None,
+        notes=notes,
         id=known,
         resume="allow" if known else None,
         job_type=job_type,
@@ -119,6 +156,8 @@ def tracking(
         settings=wandb.Settings(silent=True),
         reinit="finish_previous",
     )
+    run.define_metric("val/accuracy", summary="max")
+    run.define_metric("val/loss", summary="min")
     write_json(identity, {"id": run.id, "group": group})
     try:
         yield Tracker(run_dir, run, resume=resume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
@@ -13,11 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from tuning.checkpoints import CheckpointFiles
 from tuning.settings import TrainerSettings
 from tuning.throughput import ChannelsLast, LoaderWatch
+from zoo.errors import UserError
+from zoo.limits import shown
+from zoo.storage.records import neighbours
 
 UNACTIONABLE = (
     r".*does not have many workers",  # the data module decides on workers: none for images in memory
@@ -49,9 +54,16 @@ def build_trainer(
         callbacks: Its own and a caller's.
     """
     show_bar = settings.progress_bar == "always" or (settings.progress_bar == "auto" and _in_terminal())
+    check_extra(settings)
+    if settings.tf32:
+        torch.set_float32_matmul_precision("high")
     return pl.Trainer(
+        **settings.extra,
         accelerator=settings.accelerator,
         devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        sync_batchnorm=settings.sync_batchnorm,
+        benchmark=settings.benchmark or None,
         strategy=settings.strategy,
         precision=settings.precision,
         accumulate_grad_batches=settings.accumulate_batches,
@@ -69,6 +81,29 @@ def build_trainer(
         log_every_n_steps=1,
         use_distributed_sampler=False,
     )
+
+
+def check_extra(settings: TrainerSettings) -> None:
+    """Refuses what Lightning's ``Trainer`` does not take, or what is set elsewhere.
+
+    Raises:
+        UserError: The key, and its neighbours.
+    """
+    taken = inspect.signature(pl.Trainer).parameters.keys() - _OURS
+    for name, value in settings.extra.items():
+        if name in _OURS:
+            raise UserError(f"trainer.extra.{name}={shown(value)} is set by other keys: leave it out")
+        if name not in taken:
+            raise UserError(f"trainer.extra.{name}={shown(value)} is not taken: {neighbours(name, sorted(taken))}")
+
+
+_OURS = {
+    *("accelerator", "devices", "num_nodes", "strategy", "precision", "accumulate_grad_batches", "deterministic"),
+    *("sync_batchnorm", "benchmark", "max_epochs", "gradient_clip_val", "logger", "callbacks", "plugins"),
+    *("enable_checkpointing", "default_root_dir", "enable_progress_bar", "enable_model_summary"),
+    *("num_sanity_val_steps", "log_every_n_steps", "use_distributed_sampler"),
+}
+"""Arguments of Lightning's trainer that ``build_trainer`` gives."""
 
 
 class OwnSignals(pl.Callback):

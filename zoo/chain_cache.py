@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import torch
+
 from zoo.chain import Chain
 from zoo.loading import load_chain, load_network
 from zoo.registry import Zoo
@@ -20,10 +22,11 @@ class ChainCache(Mapping[str, Chain]):
     Args:
         zoo: Where they come from.
         max_params: What is kept, in parameters of all networks together.
+        device: Where the networks are.
     """
 
-    def __init__(self, zoo: Zoo, max_params: int = MAX_PARAMS) -> None:
-        self._zoo, self._max_params = zoo, max_params
+    def __init__(self, zoo: Zoo, max_params: int = MAX_PARAMS, device: torch.device | str = "cpu") -> None:
+        self._zoo, self._max_params, self._device = zoo, max_params, device
         self._loaded: dict[str, Chain] = {}
         self._sliced: dict[str, Chain] = {}
 
@@ -34,6 +37,7 @@ class ChainCache(Mapping[str, Chain]):
         elif chain is None:
             chain = load_chain(self._zoo[name])
             self._sliced[name] = chain.without_data()
+        chain.network.to(self._device)
         self._loaded[name] = chain
         while len(self._loaded) > 1 and sum(c.costs.num_params for c in self._loaded.values()) > self._max_params:
             del self._loaded[next(iter(self._loaded))]

@@ -128,6 +128,15 @@ class Moments:
         self.count = total
 
 
+NO_FLOAT64 = frozenset({"mps"})
+"""Kinds of devices that have no float64."""
+
+
+def to_float64(x: Tensor) -> Tensor:
+    """The numbers in float64, on their device, or on the CPU where their device has none."""
+    return (x.cpu() if x.device.type in NO_FLOAT64 else x).double()
+
+
 def damped_solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
     """(G + ridge I)^-1 R of symmetric G (..., p, p) without negative eigenvalues and R (..., p, q)."""
     damped = gram + ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

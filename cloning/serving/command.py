@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import importlib.util
 import logging
-import os
 import signal
 import socket
 import sys
@@ -69,7 +68,6 @@ def run(options: argparse.Namespace) -> str:
     if options.clones.exists() and not options.clones.is_dir():
         raise UserError(f"--clones={options.clones} is a file: give a folder of packed clones")
     options.clones.mkdir(parents=True, exist_ok=True)
-    os.listdir(options.clones)  # refused now if it cannot be read
 
     from cloning.serving.app import Server, create_app
     from cloning.shelf import Shelf
@@ -120,10 +118,7 @@ def _serve(app: object, listener: socket.socket, address: str, server: object) -
         timeout_graceful_shutdown=30,
         limit_concurrency=2048,
     )
-    running = Uvicorn(config)
-    running.run(sockets=[listener])
-    if not running.started:
-        raise UserError("the server could not start: the lines before say why")
+    Uvicorn(config).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -9,6 +9,6 @@ here a channel may go only if all that reads it reads zeros.
 """
 
 from cloning.slimming.slim import Slim, slim
-from cloning.slimming.units import NetworkUnits, find_units, gate_macs
+from cloning.slimming.units import NetworkUnits, find_units
 
-__all__ = ["NetworkUnits", "Slim", "find_units", "gate_macs", "slim"]
+__all__ = ["NetworkUnits", "Slim", "find_units", "slim"]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from reassembly.proxies.base import Evidence, Proxy
+from zoo.ridge import to_float64
 
 
 def leep_score(probabilities: Tensor, labels: Tensor, num_classes: int) -> float:
@@ -27,7 +28,7 @@ def leep_score(probabilities: Tensor, labels: Tensor, num_classes: int) -> float
     Returns:
         The score in nats per image, at most 0; higher is better.
     """
-    theta = probabilities.double()
+    theta = to_float64(probabilities)
     joint = one_hot(labels.long(), num_classes).to(theta).T @ theta / len(theta)  # (C, Z)
     conditional = joint / joint.sum(0).clamp_min(torch.finfo(theta.dtype).tiny)
     likelihoods = (theta * conditional[labels]).sum(1)
@@ -36,7 +37,7 @@ def leep_score(probabilities: Tensor, labels: Tensor, num_classes: int) -> float
 
 def as_probabilities(outputs: Tensor) -> Tensor:
     """Outputs of a classifier (n, Z) as distributions: those that are as they are, logits by softmax."""
-    outputs = outputs.double()
+    outputs = to_float64(outputs)
     if (outputs >= 0).all() and (outputs.sum(1) - 1).abs().max() < 1e-3:
         return outputs
     return outputs.softmax(1)

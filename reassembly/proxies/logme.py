@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from reassembly.proxies.base import Evidence, Proxy
+from zoo.ridge import to_float64
 
 MAX_ITERATIONS = 200
 TOLERANCE = 1e-6
@@ -27,7 +28,7 @@ def logme_score(features: Tensor, labels: Tensor, num_classes: int) -> float:
     Returns:
         The score; higher is better. It has the unit of nats per image and no fixed range.
     """
-    f = features.double()
+    f = to_float64(features)
     n, d = f.shape
     targets = one_hot(labels.long(), num_classes).to(f)  # (n, C)
     if n <= d:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reassembly.proxies.base import Evidence, Proxy
+from zoo.ridge import to_float64
 
 DIAGONAL = 1e-3
 
@@ -69,7 +70,9 @@ def code_kernel(outputs: Tensor) -> Tensor:
     """
     on = outputs.detach().flatten(1) > 0
     codes = on.float().mul_(2).sub_(1)
-    return (codes @ codes.T).double().add_(codes.shape[1]).div_(2)
+    with torch.autocast(codes.device.type, enabled=False):
+        products = codes @ codes.T
+    return to_float64(products).add_(codes.shape[1]).div_(2)
 
 
 def naswot_score(kernel: Tensor | None) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reassembly.proxies.base import Evidence, Proxy
 from reassembly.proxies.leep import leep_score
+from zoo.ridge import to_float64
 
 ENERGY = 0.8
 """Share of the features' variance that their principal components keep."""
@@ -39,7 +40,7 @@ def nleep_score(features: Tensor, labels: Tensor, num_classes: int, seed: int) -
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    reduced = principal_components(features, ENERGY).numpy()
+    reduced = principal_components(features, ENERGY).cpu().numpy()
     count = max(1, min(COMPONENTS_PER_CLASS * num_classes, len(reduced) // MIN_IMAGES_PER_COMPONENT))
     count = min(count, len(np.unique(reduced, axis=0)))
     mixture = GaussianMixture(count, random_state=seed % 2**32)
@@ -54,13 +55,13 @@ def principal_components(features: Tensor, energy: float) -> Tensor:
 
     Constant features have one coordinate, which is 0.
     """
-    x = features.double()
+    x = to_float64(features)
     x = x - x.mean(0)
     basis, scales, _ = torch.linalg.svd(x, full_matrices=False)
     variances = scales.square()
     total = variances.sum()
-    if total <= torch.finfo(torch.float32).eps ** 2 * features.double().square().sum():
-        return torch.zeros(len(x), 1, dtype=torch.float64)
+    if total <= torch.finfo(torch.float32).eps ** 2 * to_float64(features).square().sum():
+        return x.new_zeros(len(x), 1)
     rank = int((variances.cumsum(0) < energy * total * (1 - 1e-12)).sum()) + 1
     return (basis * scales)[:, :rank] / (total / x.numel()).sqrt()
 

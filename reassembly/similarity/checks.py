@@ -65,6 +65,8 @@ def not_finite(index: int) -> NodeError:
 
 def centre(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Features as float64 minus their mean over the images, their centred and their raw sum of squares."""
-    raw = features.double()
+    from zoo.ridge import to_float64  # with torch, which the settings do without
+
+    raw = to_float64(features)
     centred = raw - raw.mean(dim=0)
     return centred, centred.square().sum(), raw.square().sum()

@@ -195,6 +195,12 @@ CONTRADICTIONS = [
     ("train", ["tuning.loss=loo", "tuning.norm_stats=adaptive"], ["tuning.norm_stats=frozen"]),
     ("train", ["tuning=probe", "tuning.head.initialisation=random"], ["tuning.head.initialisation=random"]),
     ("train", ["trainer.devices=2"], ["trainer.devices=2", "trainer=ddp"]),
+    ("train", ["trainer.num_nodes=2"], ["trainer.num_nodes=2", "trainer=ddp"]),
+    ("train", ["+trainer.extra.nosuch=1"], ["trainer.extra.nosuch=1 is not taken"]),
+    ("train", ["+trainer.extra.max_epochs=1"], ["trainer.extra.max_epochs=1 is set by other keys"]),
+    ("search", ["device=gpu"], ["device=gpu", "auto, cpu, cuda, cuda:N, mps"]),
+    ("search", ["device=cuda:999"], ["device=cuda:999", "type device="]),
+    ("search", ["precision=float16"], ["precision=float16", "float32, bfloat16"]),
     (
         "train",
         ["tuning.teacher=nosuch"],

@@ -67,6 +67,7 @@ def run_in_batches(
     *,
     batch_size: int,
     device: torch.device | str | None = None,
+    precision: torch.dtype | None = None,
 ) -> Outputs:
     """The outputs of a module for all inputs, in eval mode and without gradient.
 
@@ -76,6 +77,7 @@ def run_in_batches(
         inputs: (n, ...); or batches one after the other, where all of them together would not fit in memory.
         batch_size: Rows of a tensor that run at once; batches that come one by one run as they come.
         device: Where to compute; a module is moved there and stays there. None: where module and inputs are.
+        precision: ``torch.bfloat16`` for products in it, by autocast; outputs are float32. None: as they are.
 
     Returns:
         (n, ...), or a tuple of such, on the device that the inputs came on.
@@ -86,7 +88,7 @@ def run_in_batches(
     collected: list[list[Tensor]] = []
     num_rows = 0
     outputs: Outputs = ()
-    for batch, outputs in map_batches(module, inputs, batch_size=batch_size, device=device):
+    for batch, outputs in map_batches(module, inputs, batch_size=batch_size, device=device, precision=precision):
         parts = outputs if isinstance(outputs, tuple) else (outputs,)
         if isinstance(inputs, (Tensor, Batches)):  # of known length: written in place, so that nothing is held twice
             shapes = [(len(inputs), *part.shape[1:]) for part in parts]
@@ -143,6 +145,7 @@ def map_batches(
     *,
     batch_size: int,
     device: torch.device | str | None = None,
+    precision: torch.dtype | None = None,
 ) -> Iterator[tuple[Tensor, Outputs]]:
     """As ``run_in_batches``, but one batch with its outputs (on the device) at a time: for what is not kept."""
     is_module = isinstance(module, nn.Module)
@@ -150,7 +153,18 @@ def map_batches(
         module.to(device)
     with eval_mode(module) if is_module else nullcontext():
         for batch in inputs.split(batch_size) if isinstance(inputs, Tensor) else inputs:
-            yield batch, module(batch if device is None else batch.to(device))
+            x = batch if device is None else batch.to(device)
+            if precision is None:
+                yield batch, module(x)
+                continue
+            with torch.autocast(x.device.type, precision):  # not beyond the yield, where the caller computes
+                outputs = module(x)
+            yield batch, tuple(map(_full, outputs)) if isinstance(outputs, tuple) else _full(outputs)
+
+
+def _full(outputs: Any) -> Any:
+    is_half = isinstance(outputs, Tensor) and outputs.dtype in (torch.bfloat16, torch.float16)
+    return outputs.float() if is_half else outputs
 
 
 class Taps(nn.Module):

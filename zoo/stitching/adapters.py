@@ -23,6 +23,7 @@ from zoo.chain import Costs
 from zoo.chain.batches import Rows, batches_of
 from zoo.chain.signals import Signal, to_grid
 from zoo.errors import UserError
+from zoo.ridge import to_float64
 from zoo.stitching.closed_form import MAX_COLUMNS, PatchMoments, choose
 
 Kind = Literal["linear", "paper"]
@@ -193,10 +194,10 @@ def closed_form_adapter(
         if kind == "paper":
             y = torch.where(y < 0, y / math.sqrt(NEGATIVE_SLOPE), y)
         moments.add(x, y)
-        prefix = prefix + home[:, : target.num_prefix_tokens].double().sum(0, keepdim=True)
+        prefix = prefix + to_float64(home[:, : target.num_prefix_tokens]).sum(0, keepdim=True)
     solution = choose(moments, sizes)
 
-    adapter = Adapter(source, target, kind=kind, kernel_size=solution.kernel_size).to(solution.weight.device)
+    adapter = Adapter(source, target, kind=kind, kernel_size=solution.kernel_size).to(incoming.device)
     if kind == "paper":
         adapter.norm = norm.train()
     adapter.projection.weight.copy_(solution.weight)
@@ -224,13 +225,13 @@ def _norm_of(source: Signal, inputs: Rows) -> nn.BatchNorm2d:
     """A norm in eval mode with the statistics of the incoming features on their own grid."""
     count, mean, squares = 0, 0.0, 0.0
     for batch in batches_of(inputs, _AT_ONCE):
-        values = to_grid(batch, source).double().transpose(0, 1).flatten(1)
+        values = to_float64(to_grid(batch, source)).transpose(0, 1).flatten(1)
         number = values.shape[1]
         count += number
         step = values.mean(1) - mean
         mean = mean + step * (number / count)
         squares = squares + values.var(1, unbiased=False) * number + step.square() * number * (1 - number / count)
-    norm = nn.BatchNorm2d(source.channels).to(mean.device).eval()
+    norm = nn.BatchNorm2d(source.channels).to(batch.device).eval()
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(squares / max(count - 1, 1))
     return norm

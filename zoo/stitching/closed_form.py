@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.ridge import Moments
+from zoo.ridge import Moments, to_float64
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Penalties, relative to the variance of a standardised incoming feature."""
@@ -63,7 +63,9 @@ class PatchMoments:
         """Add the next images: ``x`` (n, num_x, H, W), ``y`` (n, num_y, H, W)."""
         if not self.folds:
             num_columns = self.num_x * self.kernel_size**2
-            self.folds = [Moments.zeros(num_columns, self.num_y, x.device) for _ in range(self.num_folds)]
+            self.folds = [
+                Moments.zeros(num_columns, self.num_y, to_float64(x[:0]).device) for _ in range(self.num_folds)
+            ]
         fold_of_image = self.fold_of_image[self.num_seen : self.num_seen + len(x)]
         self.num_seen += len(x)
         for fold in range(self.num_folds):
@@ -124,4 +126,4 @@ def choose(moments: PatchMoments, kernel_sizes: Sequence[int], ridges: Sequence[
 
 
 def _rows(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).reshape(-1, x.shape[1]).double()
+    return to_float64(x.transpose(1, 2).reshape(-1, x.shape[1]))
