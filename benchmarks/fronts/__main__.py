@@ -16,6 +16,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from launch.errors import report as tell
@@ -35,18 +36,25 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("zoo", metavar="ZOO")
     parser.add_argument("dataset", metavar="DATASET")
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*")
-    parser.add_argument("--splits", type=int, default=5, help="seeds 0, 1, ...")
-    parser.add_argument("--budgets", type=int, default=6, help="from half the smallest network to above the largest")
-    parser.add_argument("--limits", type=int, nargs="+", help="these budgets instead, for one unit")
+    parser.add_argument("--splits", type=positive, default=5, help="seeds 0, 1, ...")
+    parser.add_argument("--budgets", type=positive, default=6, help="from half the smallest network on")
+    parser.add_argument("--limits", type=positive, nargs="+", help="these budgets instead, for one unit")
     parser.add_argument("--units", choices=("params", "macs"), nargs="+", default=["params", "macs"])
     parser.add_argument("--modes", choices=("probe", "freeze", "full"), nargs="+", default=["probe", "freeze", "full"])
     parser.add_argument("--contenders", choices=CONTENDERS, nargs="+", default=list(CONTENDERS), metavar="NAME")
-    parser.add_argument("--tuned", type=int, default=3, help="networks of each rival that validation decides between")
+    parser.add_argument("--tuned", type=positive, default=3, help="networks of each rival, validation decides")
     parser.add_argument("--without", nargs="+", default=[], metavar="NETWORK", help="leave these out of the zoo")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--jobs", type=positive, default=1, help="processes")
     parser.add_argument("--cache", default="runs/cache", help="where stages and rows are stored")
     parser.add_argument("--output", type=Path, help="without a suffix; default: benchmarks/results/fronts_ZOO_DATASET")
     return parser
+
+
+def positive(text: str) -> int:
+    """A number of the command line that is at least 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: allowed are whole numbers from 1 on")
+    return int(text)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -71,6 +79,8 @@ def compare(arguments: argparse.Namespace, command: str) -> None:
 
     if arguments.limits and len(arguments.units) != 1:
         raise UserError("--limits needs one unit: add --units params or --units macs")
+    if {"lora", "freeze"} <= {*arguments.contenders, *arguments.modes} and find_spec("peft") is None:
+        raise UserError("--contenders lora needs peft: pip install -e .[fronts], or name the other contenders")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     question = Question(
         arguments.zoo,

@@ -8,6 +8,7 @@ test image.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -144,7 +145,8 @@ def selected(task: Task, budget: Budget, mode: str, *, by: str) -> list[Recipe]:
     )
     candidates = [Candidate(recipe.blocks, "network", *_pair(task, recipe)) for recipe in fitting]
     scored = score_candidates(candidates, task.chains, data, ProxySettings(name=by, num_draws=1), seed=task.seed)
-    return [Recipe(scored[0].candidate.blocks)]
+    known = [entry for entry in scored if math.isfinite(entry.scores[by])]  # LEEP needs a classifier that was learnt
+    return [Recipe(entry.candidate.blocks) for entry in known[:1]]
 
 
 CONTENDERS: Mapping[str, Contender] = {

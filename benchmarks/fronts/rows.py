@@ -65,10 +65,11 @@ def hits(task: Task, recipe: Recipe, mode: str) -> Tensor:
     """Which test images the tuned network gets right, bool (n,), in the order of the split; for what is chosen only."""
 
     def compute() -> StageResult:
-        network = _restored(task, recipe, mode)
-        images, labels = task.data.images("test", task.zoo[recipe.blocks[0].network].input)
-        logits = run_in_batches(network, images, batch_size=64)
-        return StageResult({"hits": logits.argmax(1) == labels})
+        network, spec = _restored(task, recipe, mode), task.zoo[recipe.blocks[0].network].input
+        images = task.data.image_batches("test", spec, batch_size=64)
+        on_gpu = task.config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+        logits = run_in_batches(network, images, batch_size=64, device="cuda" if on_gpu else "cpu")
+        return StageResult({"hits": logits.argmax(1) == task.data.labels("test")})
 
     return task.store.fetch("fronts_test", _key(task, recipe, mode, None), compute).tensors["hits"]
 
