@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.fronts.contenders import CONTENDERS, RIVALS, best
-from benchmarks.fronts.recipes import costs
+from benchmarks.fronts.recipes import costs, with_head
 from benchmarks.fronts.rows import hits, tuned
 from benchmarks.fronts.statistics import Interval, area_between, bootstrap
 from benchmarks.fronts.task import Question, Task, open_task
@@ -92,11 +92,13 @@ def point(question: Question, place: Place) -> Point | None:
     """Runs one contender at one place, as far as its rows are not stored; None where it has nothing that fits."""
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     task = _task(question, place.seed)
-    recipes = CONTENDERS[place.contender](task, place.budget, place.mode)
+    found = CONTENDERS[place.contender](task, place.budget, place.mode)
+    recipes = [with_head(recipe, task, place.budget) for recipe in found]
     if not recipes:
         return None
     chosen = best(task, recipes, place.mode)
-    row, cost = tuned(task, chosen, place.mode), costs(chosen, task)
+    row = tuned(task, chosen, place.mode)
+    cost = costs(replace(chosen, head_inputs=row.head_inputs), task)
     return Point(
         place,
         str(chosen),

@@ -23,7 +23,7 @@ from reassembly.pipeline import Search
 from reassembly.prefix_tree import ScoringData
 from reassembly.scoring import score_candidates
 from reassembly.settings import Budget, ProxySettings
-from zoo.blueprint import AdapterSpec, BlockSpec
+from zoo.blueprint import BlockSpec
 from zoo.errors import UserError
 
 Contender = Callable[[Task, Budget, str], list[Recipe]]
@@ -33,11 +33,13 @@ def pick(task: Task, budget: Budget, mode: str) -> list[Recipe]:
     """What the project's own search picks under the budget, by its own rule; nothing where nothing fits."""
     if (known := task.picks.get((budget, mode))) is not None:
         return known
-    settings = replace(task.settings, budget=budget)
+    settings, longest = replace(task.settings, budget=budget, tuning_mode=mode), task.config.tuning.num_epochs
     search = Search(task.zoo, task.data, settings, store=task.store, seed=task.seed)
     search.chains = task.chains  # loaded and sliced once
     try:
-        found = search.run(lambda blueprint, epochs: tuned(task, Recipe.of(blueprint), mode, epochs).val_accuracy)
+        found = search.run(
+            lambda blueprint, epochs: tuned(task, Recipe.of(blueprint), mode, min(epochs, longest)).val_accuracy
+        )
     except UserError as error:
         if "no composition" in str(error):
             return task.picks.setdefault((budget, mode), [])
@@ -66,8 +68,7 @@ def with_identity_adapters(task: Task, budget: Budget, mode: str) -> list[Recipe
         ends = [0, *(cut for cut in cuts[block.network][1:-1] if cut < block.nodes[1]), block.nodes[1]]
         if len(ends) > 2:
             blocks = tuple(BlockSpec(block.network, pair) for pair in itertools.pairwise(ends))
-            spec = AdapterSpec(kernel_size=3)  # in closed form for its prefix tokens, the mean of those at home
-            found.append(Recipe(blocks, (spec,) * (len(blocks) - 1), identity=True))
+            found.append(Recipe(blocks, (task.settings.adapter.own_spec(),) * (len(blocks) - 1)))
     return _fitting(task, found, budget)[: task.num_tuned]
 
 
@@ -78,7 +79,7 @@ def self_stitched(task: Task, budget: Budget, mode: str) -> list[Recipe]:
         for before, spec, block in zip(recipe.blocks, recipe.adapters, recipe.blocks[1:], strict=False):
             for name, cut in ((before.network, before.nodes[1]), (block.network, block.nodes[0])):
                 end = len(task.descriptions[name]) - 1
-                if 0 < cut < end:
+                if before.network != block.network and 0 < cut < end:
                     found.append(Recipe((BlockSpec(name, (0, cut)), BlockSpec(name, (cut, end))), (spec,)))
     return _fitting(task, list(dict.fromkeys(found)), budget)
 

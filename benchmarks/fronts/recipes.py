@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import nn
 
 from benchmarks.fronts.task import Task
 from reassembly.network import AssembledNetwork, assemble, assembled_costs, largest_kernel_size
+from reassembly.settings import Budget
 from reassembly.stitch import stitch
 from tuning.network import TunableNetwork
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint, composition
 from zoo.chain import Costs
 from zoo.chain_cache import ChainCache
 from zoo.loading import build_network
-from zoo.stitching.adapters import Adapter
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Recipe:
     Attributes:
         blocks: In series.
         adapters: One between each two blocks.
-        identity: Whether adapters begin as the identity, which is for cuts inside one network.
+        head_inputs: What its head reads: ``last``, ``all_cuts``, or ``auto``: tuning decides.
         random_blocks: Indices of blocks whose weights are drawn anew, the neck with the last one.
         lora_rank: Of trained low-rank terms on all layers; 0 has none.
         teacher: Network of the zoo that is tuned first and then followed; None follows labels alone.
@@ -35,7 +36,7 @@ class Recipe:
 
     blocks: tuple[BlockSpec, ...]
     adapters: tuple[AdapterSpec, ...] = ()
-    identity: bool = False
+    head_inputs: str = "last"
     random_blocks: tuple[int, ...] = ()
     lora_rank: int = 0
     teacher: str | None = None
@@ -43,7 +44,7 @@ class Recipe:
     @classmethod
     def of(cls, blueprint: ReassemblyBlueprint) -> Recipe:
         """The recipe of a blueprint."""
-        return cls(blueprint.blocks, blueprint.adapters)
+        return cls(blueprint.blocks, blueprint.adapters, blueprint.head.inputs)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,11 +53,45 @@ class Recipe:
         return tuple(dict.fromkeys(names))
 
     def __str__(self) -> str:
-        marks = ["identity adapters"] if self.identity else []
+        kinds = dict.fromkeys(spec.initialisation for spec in self.adapters if spec.kind != "none")
+        marks = [f"{kind} adapters" for kind in kinds if kind != "closed_form"]
         marks += [f"blocks {list(self.random_blocks)} random"] if self.random_blocks else []
         marks += [f"LoRA rank {self.lora_rank}"] if self.lora_rank else []
         marks += [f"taught by {self.teacher}"] if self.teacher else []
-        return f"{composition(self.blocks)}{' (' + ', '.join(marks) + ')' if marks else ''}"
+        return f"{composition(joined_pieces(self))}{' (' + ', '.join(marks) + ')' if marks else ''}"
+
+
+def joined_pieces(recipe: Recipe) -> list[BlockSpec]:
+    """The blocks of a recipe, those with nothing between them as one."""
+    told = list(recipe.blocks[:1])
+    for adapter, block in zip(recipe.adapters, recipe.blocks[1:], strict=True):
+        if adapter.kind == "none":
+            block = BlockSpec(block.network, (told.pop().nodes[0], block.nodes[1]))
+        told.append(block)
+    return told
+
+
+def with_head(recipe: Recipe, task: Task, budget: Budget) -> Recipe:
+    """The recipe under the rule of ``head.inputs``, which is one for all: a head on all cuts needs room in the budget.
+
+    The cuts of a network of one piece are those of the partition.
+    """
+    rule = task.settings.head.inputs
+    if rule == "last" or recipe.lora_rank or recipe.head_inputs != "last":
+        return recipe
+    partition = task.catalogue.partition
+    cuts = dict(zip(partition.networks, partition.cuts, strict=True))
+    blocks, adapters = [], []
+    for index, block in enumerate(recipe.blocks):
+        inner = [cut for cut in cuts[block.network] if block.nodes[0] < cut < block.nodes[1]]
+        pieces = [BlockSpec(block.network, pair) for pair in pairwise([block.nodes[0], *inner, block.nodes[1]])]
+        adapters += [*recipe.adapters[index - 1 : index], *[AdapterSpec("none")] * (len(pieces) - 1)]
+        blocks += pieces
+    wide = replace(recipe, blocks=tuple(blocks), adapters=tuple(adapters), head_inputs="all_cuts")
+    cost = costs(wide, task)
+    if len(blocks) == 1 or not budget.admits(cost.num_params, cost.macs):
+        return recipe
+    return replace(wide, head_inputs=rule)
 
 
 def blueprint_of(recipe: Recipe, task: Task) -> ReassemblyBlueprint:
@@ -65,7 +100,7 @@ def blueprint_of(recipe: Recipe, task: Task) -> ReassemblyBlueprint:
     return ReassemblyBlueprint(
         recipe.blocks,
         recipe.adapters,
-        HeadSpec(classes=task.data.class_names),
+        HeadSpec(classes=task.data.class_names, inputs=recipe.head_inputs),
         {name: task.descriptions[name].digest for name in names},
     )
 
@@ -76,7 +111,9 @@ def costs(recipe: Recipe, task: Task) -> Costs:
 
 
 def random_adapters(spec: AdapterSpec) -> AdapterSpec:
-    """The same adapter with random weights."""
+    """The same adapter with random weights; where there is none, there is none."""
+    if spec.kind == "none":
+        return spec
     return replace(spec, kernel_size=largest_kernel_size(spec), initialisation="random")
 
 
@@ -87,10 +124,6 @@ def build(recipe: Recipe, task: Task) -> TunableNetwork:
     for index in recipe.random_blocks:
         _draw_anew(network, index, task.chains, task)
     network = stitch(network, task.chains, task.search.images_for, seed=task.seed)
-    if recipe.identity:
-        for adapter in network.adapters:
-            if isinstance(adapter, Adapter):
-                _make_identity(adapter)
     return LoRANetwork(network, recipe.lora_rank, task.seed) if recipe.lora_rank else network
 
 
@@ -102,13 +135,6 @@ def _draw_anew(network: AssembledNetwork, index: int, chains: ChainCache, task: 
     network.blocks[index] = copy.deepcopy(chain.block(*block.nodes))
     if index == len(network.blocks) - 1 and block.nodes[1] == len(chain) - 1:
         network.neck = copy.deepcopy(chain.neck())
-
-
-@torch.no_grad()
-def _make_identity(adapter: Adapter) -> None:
-    """What comes in goes out; prefix tokens keep what a closed form gave them."""
-    nn.init.dirac_(adapter.projection.weight)
-    adapter.projection.bias.zero_()
 
 
 class LoRANetwork(TunableNetwork):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from matplotlib.ticker import LogLocator
+
 from benchmarks.fronts.comparison import Front, Point, fronts
 from benchmarks.fronts.statistics import Interval
 from figures.style import FAINT, INK, ORIGINS, PICK, grid_of_panels, number, save
@@ -145,6 +147,8 @@ def draw(found: dict[tuple[str, str], dict[str, Front]], path: Path, sizes: dict
         for size in sizes.get(unit, []):
             axes.axvline(size, color=FAINT, linewidth=0.7, alpha=0.6, zorder=1)
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
         axes.xaxis.set_major_formatter(lambda value, _: number(value))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
         axes.set_xlabel(f"budget in {UNITS[unit]}; lines: whole networks")
@@ -154,5 +158,12 @@ def draw(found: dict[tuple[str, str], dict[str, Front]], path: Path, sizes: dict
     handles = {}
     for axes in panels:
         handles.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)})
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=min(len(panels), 2),
+        frameon=False,
+        fontsize=9,
+    )
     return save(figure, path)

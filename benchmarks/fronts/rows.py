@@ -38,6 +38,7 @@ class Row:
         val_accuracy: Of that, in [0, 1].
         val_loss: Likewise.
         num_trained: Parameters that the mode trains.
+        head_inputs: What its head reads in the end.
         seconds: Wall time of tuning.
     """
 
@@ -45,6 +46,7 @@ class Row:
     val_accuracy: float
     val_loss: float
     num_trained: int
+    head_inputs: str
     seconds: float
 
 
@@ -98,7 +100,7 @@ def _fetch(task: Task, recipe: Recipe, mode: str, num_epochs: int | None) -> Sta
             )
         accuracy, loss = result.val_accuracies[result.choice], result.val_losses[result.choice]
         seconds = round(time.perf_counter() - start, 2)
-        row = Row(result.choice, accuracy, loss, result.num_trained_parameters, seconds)
+        row = Row(result.choice, accuracy, loss, result.num_trained_parameters, network.head_inputs, seconds)
         state = {name: tensor.detach().clone() for name, tensor in network.trained_state().items()}
         return StageResult(state, to_plain(row))
 
@@ -121,8 +123,11 @@ def _key(task: Task, recipe: Recipe, mode: str, num_epochs: int | None) -> dict[
 def _restored(task: Task, recipe: Recipe, mode: str) -> TunableNetwork:
     """The tuned network, built anew, in eval mode."""
     network = build(recipe, task)
+    found = _fetch(task, recipe, mode, None)
+    if network.head_inputs != (inputs := from_plain(Row, found.values, "row").head_inputs):
+        network.read(inputs)
     network.freeze(mode, norm_stats="frozen")
-    state = _fetch(task, recipe, mode, None).tensors
+    state = found.tensors
     with torch.no_grad():
         for name, tensor in network.trained_state().items():
             tensor.copy_(state[name])

@@ -15,13 +15,13 @@ from benchmarks.fronts import __main__ as command
 from benchmarks.fronts import rows
 from benchmarks.fronts.comparison import Place, Point, budgets, fronts, with_rival
 from benchmarks.fronts.contenders import CONTENDERS
-from benchmarks.fronts.recipes import Recipe, build, costs, lora_rank
+from benchmarks.fronts.recipes import Recipe, build, costs, lora_rank, with_head
 from benchmarks.fronts.statistics import area_between, area_weights, bootstrap
 from benchmarks.fronts.task import Question, Task, open_task
 from benchmarks.fronts.truncation import features_behind_nodes
 from reassembly.network import assembled_costs
 from reassembly.settings import Budget
-from zoo.blueprint import AdapterSpec, BlockSpec
+from zoo.blueprint import BlockSpec
 from zoo.errors import UserError
 
 WORDS = [
@@ -116,11 +116,11 @@ def test_costs_are_those_of_the_network_that_is_built(task: Task) -> None:
 
 
 def test_identity_adapters_leave_a_network_as_it_is(task: Task) -> None:
-    spec = AdapterSpec(kernel_size=3)
+    spec = task.settings.adapter.own_spec()
     blocks = BlockSpec("resnet_digits", (0, 4)), BlockSpec("resnet_digits", (4, 6))
     images = task.data.images("train", task.zoo["resnet_digits"].input, 8)[0]
     plain = build(Recipe((BlockSpec("resnet_digits", (0, 6)),)), task)
-    adapted = build(Recipe(blocks, (spec,), identity=True), task)
+    adapted = build(Recipe(blocks, (spec,)), task)
     assert torch.allclose(plain.forward_features(images), adapted.forward_features(images), atol=1e-5)
 
 
@@ -195,3 +195,14 @@ def test_all_contenders_are_compared_and_the_same_command_tunes_nothing_again(
 def test_a_network_that_the_zoo_lacks_is_told() -> None:
     with pytest.raises(UserError, match="--without resnet: zoo embedded has no such network"):
         open_task(Question("embedded", ("dataset=digits",), ("resnet",)), seed=0)
+
+
+@pytest.mark.parametrize("limit", [200_000, 1_000_000])
+def test_the_head_reads_all_cuts_where_that_fits_the_budget(task: Task, limit: int) -> None:
+    recipe = Recipe((BlockSpec("resnet_digits", (0, 7)),))
+    found = with_head(recipe, task, Budget(max_params=costs(recipe, task).num_params + (limit > 500_000) * limit))
+    assert str(found) == str(recipe)
+    assert found.head_inputs == ("auto" if limit > 500_000 else "last")
+    wide = replace(found, head_inputs="all_cuts")
+    network = build(wide, task)
+    assert costs(wide, task).num_params == sum(parameter.numel() for parameter in network.parameters())
