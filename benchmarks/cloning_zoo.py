@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
+from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from launch.datasets import open_dataset
 from zoo.entries import InputSpec, ZooEntry
@@ -79,8 +81,7 @@ def trained_entry(
 
 
 def _train(entry: ZooEntry, words: Sequence[str], seed: int, epochs: int) -> dict[str, torch.Tensor]:
-    whole = open_dataset([*words, f"seed={seed}"], None)
-    data = CorrectionData(whole, classes=entry.classes, cloned=entry.classes, fraction=1.0, exemplars=0)
+    data = _restricted(words, entry.classes, seed)
     data.use_input(entry.input)
     network, loader = load_network(entry).train(), data.train_dataloader()
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
@@ -94,6 +95,15 @@ def _train(entry: ZooEntry, words: Sequence[str], seed: int, epochs: int) -> dic
             optimizer.step()
             schedule.step()
     return network.state_dict()
+
+
+def _restricted(words: Sequence[str], classes: Sequence[str], seed: int) -> ImageDataModule:
+    """A data set of some of its classes, by its own option where it has one, else with all classes equally often."""
+    whole = open_dataset([*words, f"seed={seed}"], None)
+    if "classes" in signature(type(whole)).parameters:
+        quoted = ",".join(f"'{name}'" for name in classes)
+        return open_dataset([*words, f"dataset.classes=[{quoted}]", f"seed={seed}"], None)
+    return CorrectionData(whole, classes=classes, cloned=classes, fraction=1.0, exemplars=0)
 
 
 def main() -> None:

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from benchmarks.common import embedded_zoo
 from datamodules import ClutteredMNIST, Digits, ImageDataModule
-from reassembly.pipeline import Search, SearchResult
+from reassembly.pipeline import Search
+from reassembly.result import SearchResult
 from reassembly.scoring import ScoredCandidate
 from reassembly.settings import Budget, PartitionSettings, SearchSettings
 from tuning.fit import TuningResult, tune

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import io
-import json
 import os
 import random
 import re
@@ -21,7 +20,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,12 @@ from PIL import Image
 
 from cloning.bundle import pack
 from cloning.clone import Clone
-from cloning.frozen import FrozenNetwork, FrozenNetworks
+from cloning.frozen import FrozenNetwork
 from cloning.gates import num_gates
 from cloning.network import ClonedNetwork
+from cloning.shelf import Shelf
 from zoo.registry import read_zoo
-from zoo.storage.files import write_json, write_text
+from zoo.storage.files import read_json, write_json, write_text
 from zoo.storage.records import to_plain
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -71,7 +73,8 @@ class Row:
     images_per_batch: float
 
 
-def made_up(number: int, networks: FrozenNetworks) -> ClonedNetwork:
+@cache
+def made_up(number: int, networks: Callable[[str], FrozenNetwork]) -> ClonedNetwork:
     """A clone that no other equals: its head is drawn, its modules are some of a handful."""
     draw = random.Random(number)
     target = networks(draw.choice(sorted(TARGETS)))
@@ -111,7 +114,9 @@ def ask(port: int, names: list[str], image: bytes, stop: float, seed: int, secon
     connection.close()
 
 
-def measure(num_clones: int, folder: Path, networks: FrozenNetworks, arguments: argparse.Namespace) -> Row:
+def measure(
+    num_clones: int, folder: Path, networks: Callable[[str], FrozenNetwork], arguments: argparse.Namespace
+) -> Row:
     """Starts a server for the files of a folder, and asks it."""
     files, whole = 0, 0
     for number in range(num_clones):
@@ -155,20 +160,23 @@ def measure(num_clones: int, folder: Path, networks: FrozenNetworks, arguments: 
 
 
 def main() -> None:
-    """Measures; writes ``benchmarks/results/serving.md`` and ``.json``."""
+    """Measures; writes ``benchmarks/results/serving.md`` and ``.json``, in which rows of other N stay."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clones", type=int, nargs="+", default=[1, 10, 100, 1000])
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--results", type=Path, default=PROJECT / "benchmarks" / "results")
     arguments = parser.parse_args()
-    networks, rows, load = FrozenNetworks(read_zoo(ZOO)), [], os.getloadavg()[0]
+    networks, load = Shelf(read_zoo(ZOO)).network, os.getloadavg()[0]
+    path = arguments.results / "serving.json"
+    rows = {row["num_clones"]: Row(**row) for row in (read_json(path)["rows"] if path.exists() else ())}
     with tempfile.TemporaryDirectory() as folder:
         for num_clones in sorted(arguments.clones):
-            rows.append(measure(num_clones, Path(folder), networks, arguments))
-            print(line(rows[-1]), flush=True)
+            rows[num_clones] = measure(num_clones, Path(folder), networks, arguments)
+            print(line(rows[num_clones]), flush=True)
+    rows = [rows[num_clones] for num_clones in sorted(rows)]
     content = {"clients": arguments.clients, "cores": os.cpu_count(), "load": load, "rows": to_plain(rows)}
-    write_json(arguments.results / "serving.json", json.loads(json.dumps(content)))
+    write_json(path, content)
     machine = f"{os.cpu_count()} cores shared with the clients, load {load:.1f} when it began"
     note = (
         "`python -m benchmarks.serving`: one process (`python -m cloning serve`) for N made-up clones on the embedded "

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from cloning.insertion import PositionResult
+from cloning.insertion import PositionResult, on_front
 from cloning.measures import Locality
 from figures.style import (
     CLONED,
@@ -70,6 +70,33 @@ def positions_figure(path: str | Path, rows: Sequence[PositionResult], chosen: M
     panels[1, 0].set_ylim(None, 1.005)
     handles, labels = panels[1, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    return save(figure, path)
+
+
+def front_figure(
+    path: str | Path, rows: Sequence[PositionResult], chosen: Sequence[PositionResult], networks: Sequence[str] = ()
+) -> Path:
+    """Validation loss against the MACs that a clone adds, a panel per source, the front as a line, the choice marked.
+
+    Args:
+        path: To write, see ``figures.style.save``.
+        rows: The table of shares and positions.
+        chosen: A row of it per source.
+        networks: Names in the order that decides their colours.
+    """
+    colours = network_colours([*networks, *(row.source for row in chosen)])
+    figure, panels = grid_of_panels(len(chosen), width=4.0, height=3.2, max_columns=3)
+    for axes, pick in zip(panels, chosen, strict=True):
+        mine = [row for row in rows if row.source == pick.source]
+        front = sorted((row for row in mine if on_front(row, mine)), key=lambda row: row.added_macs)
+        axes.plot([row.added_macs for row in front], [row.loss for row in front], color=colours[pick.source])
+        axes.scatter([row.added_macs for row in mine], [row.loss for row in mine], s=18, color=colours[pick.source])
+        axes.scatter([pick.added_macs], [pick.loss], s=130, facecolors="none", edgecolors=INK, linewidths=1.4)
+        tidy(axes)
+        axes.grid(color=FAINT, alpha=0.25, linewidth=0.6)
+        axes.set(xlabel="MACs that are added", ylabel="validation loss", xlim=(0, None), ylim=(0, None))
+        title = f"{written(pick.source, 34)}\nkeep {pick.keep:g} at R = {pick.position}"
+        axes.set_title(title, loc="left", fontsize=10)
     return save(figure, path)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cloning.gates import GateSite, gated, pack_gates
 from cloning.sites import find_sites
-from cloning.slimming import NetworkUnits, Slim, find_units, slim
+from cloning.slimming import NetworkUnits, Slim, find_units, gate_macs, slim
 from zoo.chain import Chain
 from zoo.chain.modes import eval_mode
 from zoo.chain_cache import MAX_PARAMS, ChainCache
@@ -80,6 +80,11 @@ class FrozenNetwork:
     def units(self) -> NetworkUnits:
         """Which of its units can only be cut together."""
         return find_units(self.chain, self.sites)
+
+    @cached_property
+    def gate_macs(self) -> Tensor:
+        """The MACs that each gate decides about, (n,) float64."""
+        return gate_macs(self.units, self.sites)
 
     def slim(self, gates: Tensor, start: int, device: torch.device | str = "cpu") -> Slim:
         """The network without its closed units, from a cut to what the classifier reads; shared by all who ask alike.
@@ -201,11 +206,10 @@ class FrozenNetworks:
     Args:
         zoo: Where they come from.
         max_params: What is kept of those not in use, as in ``ChainCache``.
-        device: Where they are.
     """
 
-    def __init__(self, zoo: Zoo, max_params: int = MAX_PARAMS, device: torch.device | str = "cpu") -> None:
-        self.zoo, self._chains = zoo, ChainCache(zoo, max_params, device)
+    def __init__(self, zoo: Zoo, max_params: int = MAX_PARAMS) -> None:
+        self.zoo, self._chains = zoo, ChainCache(zoo, max_params)
         self._in_use: WeakValueDictionary[str, FrozenNetwork] = WeakValueDictionary()
 
     def __call__(self, name: str) -> FrozenNetwork:

@@ -1,21 +1,28 @@
-"""Localisation: which gates of a source stay open, so that the masked source behaves as the source on some classes.
+"""Localisation: which gates of a source stay open, so that it behaves as ever on some classes, and on these only.
 
 Source: Partial Network Cloning (arXiv 2303.10597), Local(.); the article leaves its equations out, these are this
-project's reading. With m the gates, M_f(x; m) the masked source, G the local linear models of the source, and pi the
-proximities of the LIME neighbours x_k = b_k x:
+project's reading. With m the gates, c their shares of the MACs, M(x; m) the masked source, G the local linear models of
+the source M(x), pi the proximities of the LIME neighbours x_k = b_k x, cos the cosine of logits about their mean, and y
+images of other classes:
 
-    min_a  E[pi_k |M_f(x_k; m) - G(b_k)|^2] / Var(G)  +  10 r_t relu(mean m - keep)  +  0.03 mean m
+    min_a  E[pi_k (0.3 |M(x_k; m) - G(b_k)|^2 / Var(G) + 1 - cos(M(x_k; m), G(b_k)))]
+           + 2 E[relu(cos(M(y; m), M(y)))]  +  10 r_t relu(c m - keep)  +  0.03 mean m
     m = sigmoid(tau_t a)
 
-where the temperature tau_t rises from 1 to 5 and the weight r_t of the density from 0 to 1 over the first half. Without
-the rising temperature the soft gates fit well, but the cut to hard gates that follows leaves the module at chance.
+where the temperature tau_t rises from 1 to 5 and the weight r_t of the cost from 0 to 1 over the first stage. Smaller
+shares go on from there, one stage each. In the last two fifths of a stage the gates are rounded on the way forward, for
+it is hard gates that remain: soft ones may fit well where their cut is at chance.
+
+Differs from the paper: images of other classes are pushed away from the source. Without them a module of most families
+answers on all classes as its source does. Where there are none, images of the cloned classes with their pieces in
+disorder stand for them, and always come along.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +40,13 @@ from zoo.errors import UserError
 log = logging.getLogger(__name__)
 
 FINAL_TEMPERATURE = 5.0
+SQUARES_WEIGHT = 0.3
+CONTRAST_WEIGHT = 2.0
 DENSITY_WEIGHT = 10.0
 SPARSITY_WEIGHT = 0.03
+ROUNDED_FROM = 0.6
+KEEPS = (0.65, 0.5, 0.35)
+"""Shares that are tried where none is asked for, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +56,12 @@ class Localisation:
     Attributes:
         gates: (n,) float32 of 0 and 1, in the order of the sites.
         scores: (n,) float32, by which the gates were chosen; larger is more important.
+        keep: The share that was asked for.
     """
 
     gates: Tensor
     scores: Tensor
+    keep: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,9 @@ class SourceEvidence:
     labels: Tensor
     black: Tensor
     settings: LocalisationSettings
+    others: Tensor
+    shares: Tensor
+    keeps: Sequence[float]
 
 
 def localise(
@@ -71,8 +88,10 @@ def localise(
     *,
     black: Tensor,
     seed: int,
-) -> Localisation:
-    """Scores the gates of a source on images of the cloned classes and keeps the best.
+    others: Tensor | None = None,
+    macs: Tensor | None = None,
+) -> tuple[Localisation, ...]:
+    """Scores the gates of a source on images of the cloned classes and keeps the best, once for every share.
 
     Args:
         chain: The source; it is left as it was.
@@ -82,6 +101,11 @@ def localise(
         settings: Which localiser, and how many gates stay open.
         black: (C,) value of a black pixel after the preprocessing.
         seed: Of the neighbourhoods, the batches and the random control.
+        others: (m, C, H, W) of other classes, which the module need not know, preprocessed likewise.
+        macs: (n,) that each gate decides about; all the same if not given.
+
+    Returns:
+        One for ``settings.keep``, or for each of ``KEEPS``, largest first.
 
     Raises:
         UserError: The source has no gates, or there are no images.
@@ -96,43 +120,58 @@ def localise(
     if len(images) > settings.num_images:
         chosen = torch.randperm(len(images), generator=generator)[: settings.num_images]
         images, labels = images[chosen], labels[chosen]
+    shares = torch.ones(num_gates(sites)) if macs is None else macs.float()
+    shares = shares / shares.sum() if shares.sum() > 0 else torch.full_like(shares, 1 / len(shares))
+    keeps = (settings.keep,) if settings.keep is not None else KEEPS
+    others = images[:0] if others is None else others
     with eval_mode(chain.network):
-        evidence = SourceEvidence(chain.network, sites, images, labels, black, settings)
-        scores = LOCALISERS[settings.name](evidence, generator)
-    if not torch.isfinite(scores).all():
+        evidence = SourceEvidence(chain.network, sites, images, labels, black, settings, others, shares, keeps)
+        found = LOCALISERS[settings.name](evidence, generator)
+    if not all(torch.isfinite(scores).all() for scores in found):
         raise UserError(
             f"{chain.name!r}: the scores of its gates are not finite, since its outputs on images of the cloned "
             "classes hold NaN or infinity; repair its weights, or take another source"
         )
-    gates = hard_gates(scores, sites, settings)
-    if settings.name != "none" and gates.sum() > round(settings.keep * len(gates)):
-        log.warning(
-            "%s: localisation.min_per_layer=%d keeps %d of %d gates open, more than localisation.keep=%g",
-            *(chain.name, settings.min_per_layer, int(gates.sum()), len(gates), settings.keep),
-        )
-    return Localisation(gates, scores)
+    localised = []
+    for keep, scores in zip(keeps, found, strict=True):
+        gates = hard_gates(scores, sites, replace(settings, keep=keep), None if macs is None else shares)
+        num_asked = round(keep * len(gates)) if macs is None else (gates * shares).sum() <= keep + 1e-6 and len(gates)
+        if settings.name != "none" and settings.keep is not None and gates.sum() > num_asked:
+            log.warning(
+                "%s: localisation.min_per_layer=%d keeps %d of %d gates open, more than localisation.keep=%g",
+                *(chain.name, settings.min_per_layer, int(gates.sum()), len(gates), keep),
+            )
+        localised.append(Localisation(gates, scores, keep))
+    return tuple(localised)
 
 
-def hard_gates(scores: Tensor, sites: Sequence[GateSite], settings: LocalisationSettings) -> Tensor:
+def hard_gates(
+    scores: Tensor, sites: Sequence[GateSite], settings: LocalisationSettings, shares: Tensor | None = None
+) -> Tensor:
     """Opens the best gates of the whole network, and in every layer at least its own best few.
 
     Args:
         scores: (n,); ties go to the gate that comes first.
         sites: The layers.
-        settings: ``keep`` is the share of all gates that stays open, ``min_per_layer`` the least number in a layer;
-            ``none`` keeps everything.
+        settings: ``keep`` is the share that stays open, ``min_per_layer`` the least number in a layer; ``none`` keeps
+            everything.
+        shares: (n,) of all costs together, of each gate; all the same if not given.
 
     Returns:
         (n,) float32 of 0 and 1.
     """
     if settings.name == "none":
         return torch.ones(num_gates(sites))
+    keep = KEEPS[0] if settings.keep is None else settings.keep
     promoted = scores.double().clone()
     for part in split_gates(promoted, sites):
         part[part.argsort(descending=True, stable=True)[: settings.min_per_layer]] = torch.inf
-    num_kept = max(round(settings.keep * len(scores)), int(promoted.isinf().sum()))
+    order = promoted.argsort(descending=True, stable=True)
+    num_kept = round(keep * len(scores))
+    if shares is not None:
+        num_kept = int((shares[order].double().cumsum(0) <= keep + 1e-6).sum())
     gates = torch.zeros(len(scores))
-    gates[promoted.argsort(descending=True, stable=True)[:num_kept]] = 1
+    gates[order[: max(num_kept, int(promoted.isinf().sum()))]] = 1
     return gates
 
 
@@ -141,36 +180,68 @@ def module_loss(outputs: Tensor, wanted: Tensor, proximity: Tensor, variance: Te
     return (proximity * (outputs - wanted).square().sum(1)).mean() / variance
 
 
-def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> Tensor:
+def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[Tensor]:
     """The gates' logits after the optimisation of the module's docstring; ``direct`` takes the source itself for G."""
     network, sites, images, black = evidence.network, evidence.sites, evidence.images, evidence.black
-    settings = evidence.settings
+    settings, shares = evidence.settings, evidence.shares
     grid = (min(settings.patch_grid, images.shape[2]), min(settings.patch_grid, images.shape[3]))
     around = draw_neighbourhoods(len(images), settings.num_neighbours, grid, generator)
     wanted = _source_outputs(network, around, images, black)
     if settings.name == "lime":
         wanted = surrogate_outputs(around, fit_surrogates(around, wanted)).to(wanted)
-    wanted = wanted.flatten(0, 1).to(images.device)
-    proximity = around.proximity.flatten().to(wanted)
+    wanted, proximity = wanted.flatten(0, 1), around.proximity.flatten().to(wanted)
     variance = wanted.var(0, unbiased=False).sum().clamp_min(1e-12)
+    others = torch.cat([evidence.others, shuffled_pieces(images, generator)])
+    unwanted = run_in_batches(network, others, batch_size=BATCH_SIZE)
+    num_others = settings.batch_size * 3 // 8
+    num_neighbours = settings.batch_size - num_others
 
     logits = (2 + 0.01 * torch.randn(num_gates(sites), generator=generator)).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=settings.learning_rate)
-    for step in range(settings.num_steps):
-        progress = step / max(1, settings.num_steps - 1)
-        index = torch.randint(len(wanted), (settings.batch_size,), generator=generator)
-        gates = torch.sigmoid((1 + (FINAL_TEMPERATURE - 1) * progress) * logits)
-        with gated(network, sites, gates):
-            outputs = network(around.images(images, index, black))
-        density = gates.mean().to(outputs.device)
-        loss = (
-            module_loss(outputs, wanted[index], proximity[index], variance)
-            + DENSITY_WEIGHT * min(1.0, 2 * progress) * F.relu(density - settings.keep)
-            + SPARSITY_WEIGHT * density
-        )
-        (logits.grad,) = torch.autograd.grad(loss, logits)
-        optimizer.step()
-    return logits.detach()
+    found = []
+    for stage, keep in enumerate(evidence.keeps):
+        num_steps = settings.num_steps if stage == 0 else -(-settings.num_steps * 5 // 8)
+        for step in range(num_steps):
+            progress = step / max(1, num_steps - 1)
+            heat = progress if stage == 0 else 1.0
+            index = torch.randint(len(wanted), (num_neighbours,), generator=generator)
+            other = torch.randint(len(others), (num_others,), generator=generator)
+            soft = torch.sigmoid((1 + (FINAL_TEMPERATURE - 1) * heat) * logits)
+            gates = soft if progress < ROUNDED_FROM else soft.round() + soft - soft.detach()
+            with gated(network, sites, gates):
+                outputs = network(torch.cat([around.images(images, index, black), others[other]]))
+            inside, outside = outputs.split([num_neighbours, num_others])
+            distance = 1 - centred_cosine(inside, wanted[index])
+            loss = (
+                SQUARES_WEIGHT * module_loss(inside, wanted[index], proximity[index], variance)
+                + (proximity[index] * distance).mean()
+                + DENSITY_WEIGHT * min(1.0, 2 * heat) * F.relu((shares * soft).sum() - keep)
+                + SPARSITY_WEIGHT * soft.mean()
+            )
+            if num_others:
+                loss = loss + CONTRAST_WEIGHT * F.relu(centred_cosine(outside, unwanted[other])).mean()
+            (logits.grad,) = torch.autograd.grad(loss, logits)
+            optimizer.step()
+        found.append(logits.detach().clone())
+    return found
+
+
+def centred_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """(n,) cosines of the logits (n, C) of two networks about their means over the outputs."""
+    return F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True))
+
+
+def shuffled_pieces(images: Tensor, generator: torch.Generator, num_pieces: int = 4) -> Tensor:
+    """Images (n, C, H, W) with their 4 x 4 pieces in disorder: of no class, and not far from those they are made of."""
+    rows, columns = (min(num_pieces, side) for side in images.shape[2:])
+    height, width = images.shape[2] // rows, images.shape[3] // columns
+    found = images.clone()
+    pieces = images[..., : rows * height, : columns * width]
+    pieces = pieces.unflatten(3, (columns, width)).unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    order = torch.rand(len(images), rows * columns, generator=generator).argsort(1)
+    pieces = pieces[torch.arange(len(images))[:, None], order].unflatten(1, (rows, columns))
+    found[..., : rows * height, : columns * width] = pieces.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return found
 
 
 def _source_outputs(network: nn.Module, around: Neighbourhoods, images: Tensor, black: Tensor) -> Tensor:
@@ -204,8 +275,7 @@ def magnitude_scores(evidence: SourceEvidence, generator: torch.Generator) -> Te
     def measure(site: GateSite, total: Tensor) -> Callable[[Tensor], None]:
         def add(activation: Tensor) -> None:
             channels = activation.movedim(site.axis, -1).flatten(0, -2).abs().mean(0)
-            sums = channels.unflatten(0, (site.num_gates, site.group_size)).mean(1) * len(activation)
-            total.add_(sums.to(total.device))
+            total.add_(channels.unflatten(0, (site.num_gates, site.group_size)).mean(1) * len(activation))
 
         return add
 
@@ -229,12 +299,17 @@ def _scaled_by_layer(scores: Tensor, sites: Sequence[GateSite]) -> Tensor:
     return torch.cat([part / part.norm().clamp_min(1e-12) for part in parts])
 
 
-LOCALISERS: Mapping[str, Callable[[SourceEvidence, torch.Generator], Tensor]] = {
+def _for_all(score: Callable[[SourceEvidence, torch.Generator], Tensor]) -> Callable:
+    """Of scores that do not depend on the share: the same for each."""
+    return lambda evidence, generator: [score(evidence, generator)] * len(evidence.keeps)
+
+
+LOCALISERS: Mapping[str, Callable[[SourceEvidence, torch.Generator], list[Tensor]]] = {
     "lime": fitted_scores,
     "direct": fitted_scores,
-    "taylor": taylor_scores,
-    "magnitude": magnitude_scores,
-    "random": lambda evidence, generator: torch.rand(num_gates(evidence.sites), generator=generator),
-    "none": lambda evidence, generator: torch.ones(num_gates(evidence.sites)),
+    "taylor": _for_all(taylor_scores),
+    "magnitude": _for_all(magnitude_scores),
+    "random": _for_all(lambda evidence, generator: torch.rand(num_gates(evidence.sites), generator=generator)),
+    "none": _for_all(lambda evidence, generator: torch.ones(num_gates(evidence.sites))),
 }
-"""By name: a score per gate, (n,) float32, larger is more important."""
+"""By name: a score per gate for every share, (n,) float32, larger is more important."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -181,6 +182,43 @@ def added_costs(network: ClonedNetwork) -> tuple[Costs, ...]:
             costs += adapter_costs(adapter.source, adapter.target, adapter.kind, adapter.kernel_size)
         found.append(costs + Costs(columns, columns))
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds for one image on the network's device, the least of several runs.
+
+    Attributes:
+        target: Of the target alone.
+        cloned: Of the cloned network.
+        whole_sources: Of target and sources, each as a whole, one after the other.
+    """
+
+    target: float
+    cloned: float
+    whole_sources: float
+
+
+@torch.no_grad()
+def measure_latency(network: ClonedNetwork, num_runs: int = 7) -> Latency:
+    """What the slim modules save in time, on this machine and as it is loaded now."""
+    x, target = network.target.input.example(), network.target
+    images = {clone.source: clone.source.input.example() for clone in network.clones}
+
+    def least(run: Callable[[], object]) -> float:
+        run()
+        seconds = []
+        for _ in range(num_runs):
+            started = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - started)
+        return 1000 * min(seconds)
+
+    device = network.head.weight.device
+    x, images = x.to(device), {source: image.to(device) for source, image in images.items()}
+    alone = least(lambda: target.logits(x))
+    sources = sum(least(lambda source=source: source.logits(images[source])) for source in images)
+    return Latency(alone, least(lambda: network(x)), alone + sources)
 
 
 def require_restored(networks: Sequence[FrozenNetwork], digests: Mapping[str, str]) -> dict[str, str]:

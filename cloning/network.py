@@ -52,7 +52,7 @@ class ClonedNetwork(TunableNetwork):
         self.adapters = nn.ModuleList([nn.Identity() if adapter is None else adapter for adapter in adapters])
         self.copies = nn.ModuleList()
         weight, bias = self.initial_head()
-        self.head = skip_init(nn.Linear, *reversed(weight.shape), dtype=weight.dtype, device=weight.device)
+        self.head = skip_init(nn.Linear, *reversed(weight.shape), dtype=weight.dtype)
         self.head.weight.data.copy_(weight)
         self.head.bias.data.copy_(bias)
         self.freeze("freeze")

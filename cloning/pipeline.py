@@ -19,20 +19,19 @@ from cloning.clone import Clone
 from cloning.fitting import fit_adapter, with_fitted_adapters
 from cloning.frozen import FrozenNetwork, FrozenNetworks
 from cloning.gates import num_gates, pack_gates, unpack_gates
-from cloning.insertion import PositionResult, check_position, search_position
+from cloning.insertion import PositionResult, check_position, choose, search_position
 from cloning.localise import localise
 from cloning.measures import Accuracies, Locality, measure_accuracies, measure_locality
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
 from cloning.selection import NetworkProfile, Selection, Source, select
-from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
+from cloning.settings import AddedBudget, CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
 from cloning.statistics import Statistics, owner_sums, solve_from_statistics
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from zoo.blueprint import Provenance
 from zoo.conversion import convert
 from zoo.description import identity
-from zoo.devices import CPU, Placement
 from zoo.errors import UserError
 from zoo.registry import Zoo
 from zoo.storage.records import from_plain, to_plain
@@ -54,6 +53,7 @@ class CloningSettings:
     localisation: LocalisationSettings = field(default_factory=LocalisationSettings)
     insertion: InsertionSettings = field(default_factory=InsertionSettings)
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
+    budget: AddedBudget = field(default_factory=AddedBudget)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class CloningSearchResult:
     Attributes:
         blueprint: Target, modules and positions.
         selection: Who gives what.
-        positions: The table of all positions tried, source by source, deep to shallow.
+        positions: The table of all shares and positions tried, source by source, deep to shallow.
+        chosen: Its rows that were chosen, one per source.
         digests: Of target and sources.
         seconds: Wall time of every stage.
         reused: Stages that an earlier run had stored.
@@ -72,6 +73,7 @@ class CloningSearchResult:
     blueprint: CloningBlueprint
     selection: Selection
     positions: tuple[PositionResult, ...]
+    chosen: tuple[PositionResult, ...]
     digests: Mapping[str, str]
     seconds: Mapping[str, float]
     reused: tuple[str, ...]
@@ -80,19 +82,9 @@ class CloningSearchResult:
 class CloningSearch:
     """One search; ``run`` is the whole of it, ``build`` makes the network of its blueprint."""
 
-    def __init__(
-        self,
-        zoo: Zoo,
-        data: ImageDataModule,
-        settings: CloningSettings,
-        *,
-        store: Store,
-        seed: int,
-        placement: Placement = CPU,
-    ) -> None:
+    def __init__(self, zoo: Zoo, data: ImageDataModule, settings: CloningSettings, *, store: Store, seed: int) -> None:
         self.zoo, self.data, self.settings, self.store, self.seed = zoo, data, settings, store, seed
-        self.placement = placement
-        self.networks = FrozenNetworks(zoo, device=placement.device)
+        self.networks = FrozenNetworks(zoo)
         self.timed = StageTimer()
         self.seconds = self.timed.seconds
 
@@ -108,21 +100,30 @@ class CloningSearch:
             check_position(target, self.settings.insertion)
             self._correction([*selection.kept, *selection.cloned], selection.cloned, target)  # refuses missing images
             log.info("the target %s keeps %s", selection.target, ", ".join(selection.kept))
-        clones, rows = [], []
+        modules, tables = [], []
         for source in selection.sources:
             with self.timed("localisation"):
-                clone = Clone(self.networks(source.network), source.classes, self._localise(selection, source), 0)
+                network = self.networks(source.network)
+                found = self._localise(selection, source)
+                modules.append({keep: Clone(network, source.classes, gates, 0) for keep, gates in found.items()})
             with self.timed("insertion"):
-                position, tried = self._insert(selection, clone)
-            clones.append(Clone(clone.source, clone.classes, clone.gates, position))
-            _tell_insertion(clone, position, tried, self.settings.insertion)
-            rows += tried
+                tables.append(self._insert(selection, modules[-1]))
+        is_strict = self.settings.correction.name == "exemplars" and not self.settings.correction.exemplars
+        chosen = choose(tables, self.settings.insertion, self.settings.budget, is_strict=is_strict)
+        clones = []
+        for row, found, table in zip(chosen, modules, tables, strict=True):
+            module = found[row.keep]
+            clones.append(Clone(module.source, module.classes, module.gates, row.position))
+            _tell_insertion(module, row, table, self.settings.insertion)
+        _tell_added(clones, chosen, is_strict)
+        rows = [row for table in tables for row in table]
         with self.timed("blueprint"):
             blueprint = self._blueprint(selection, clones)
         return CloningSearchResult(
             blueprint=blueprint,
             selection=selection,
             positions=tuple(rows),
+            chosen=chosen,
             digests=dict(blueprint.networks),
             seconds=dict(self.seconds),
             reused=self.store.reused,
@@ -150,7 +151,7 @@ class CloningSearch:
                 "F_c is solved from the statistics of %s: %s bytes, no image of the target's classes",
                 *(", ".join(statistics.owners), f"{statistics.num_bytes:,}"),
             )
-        return network.cpu()
+        return network
 
     def statistics(self, network: ClonedNetwork) -> Statistics:
         """What the owners of target and sources ship for a cloned network: sums over images that stay with them.
@@ -175,10 +176,7 @@ class CloningSearch:
     def accuracies(self, network: ClonedNetwork, split: str = "test") -> Accuracies:
         """Accuracies on a split."""
         data = self.correction(describe(network))
-        try:
-            return measure_accuracies(network.to(self.placement.device), self._samples(data, split, network.target))
-        finally:
-            network.cpu()
+        return measure_accuracies(network, self._samples(data, split, network.target))
 
     def localities(self, network: ClonedNetwork, split: str = "test") -> tuple[Locality, ...]:
         """Conditional similarity of every module, on all classes of its source that the data has."""
@@ -186,7 +184,6 @@ class CloningSearch:
         for clone in network.clones:
             images, labels = self.data.images(split, clone.source.input, limit=MAX_IMAGES)
             names = [name for name in clone.source.classes if name in self.data.class_names]
-            images = images.to(self.placement.device)
             by_class = {name: images[labels == self.data.class_names.index(name)] for name in names}
             found.append(measure_locality(clone, by_class, seed=self.seed))
         return tuple(found)
@@ -212,23 +209,34 @@ class CloningSearch:
 
         return self.store.fetch("num_params", {"entry": identity(self.zoo[name])}, compute).values
 
-    def _localise(self, selection: Selection, source: Source) -> Tensor:
+    def _localise(self, selection: Selection, source: Source) -> dict[float, Tensor]:
+        """The gates of every share that is tried; the whole source is one of them unless a share is asked for."""
         network, target = self.networks(source.network), self.networks(selection.target)
-        data = self._correction(source.classes, source.classes, target)
+        data = self._correction((*selection.kept, *source.classes), source.classes, target)
         settings = self.settings.localisation
+        whole = torch.ones(num_gates(network.sites))
 
         def compute() -> StageResult:
-            samples = self._samples(data, "train", target)
-            index = [network.classes.index(name) for name in source.classes]
-            outputs = torch.tensor(index, device=samples.labels.device)[samples.labels]
+            samples, num_kept = self._samples(data, "train", target), len(selection.kept)
             images = convert(samples.images, target.input, network.input)
+            cloned = samples.labels >= num_kept
+            outputs = torch.tensor([network.classes.index(name) for name in source.classes])
             found = localise(
-                network.chain, network.sites, images, outputs, settings, black=network.black, seed=self.seed
+                network.chain,
+                network.sites,
+                images[cloned],
+                outputs[samples.labels[cloned] - num_kept],
+                settings,
+                black=network.black,
+                seed=self.seed,
+                others=images[~cloned],
+                macs=network.gate_macs,
             )
-            return StageResult(values=base64.b64encode(pack_gates(found.gates)).decode())
+            packed = [[module.keep, base64.b64encode(pack_gates(module.gates)).decode()] for module in found]
+            return StageResult(values=packed)
 
         if settings.name == "none":
-            return torch.ones(num_gates(network.sites))
+            return {1.0: whole}
         inputs = {
             "network": self._identity(network),
             "classes": source.classes,
@@ -238,35 +246,41 @@ class CloningSearch:
             "seed": self.seed,
         }
         packed = self.store.fetch("localisation", inputs, compute).values
-        return unpack_gates(base64.b64decode(packed), num_gates(network.sites))
+        found = {keep: unpack_gates(base64.b64decode(gates), len(whole)) for keep, gates in packed}
+        return found if settings.keep is not None else {1.0: whole, **found}
 
-    def _insert(self, selection: Selection, clone: Clone) -> tuple[int, list[PositionResult]]:
+    def _insert(self, selection: Selection, modules: Mapping[float, Clone]) -> list[PositionResult]:
         target = self.networks(selection.target)
+        clone = next(iter(modules.values()))
+        is_limited = self.settings.budget != AddedBudget()
         data = self._correction((*selection.kept, *clone.classes), clone.classes, target)
         settings = self.settings.insertion
 
         def compute() -> StageResult:
             train, val = self._samples(data, "train", target), self._samples(data, "val", target, limit=MAX_IMAGES)
-            position, rows = search_position(target, clone, selection.kept, train, val, settings, seed=self.seed)
-            return StageResult(values={"position": position, "rows": to_plain(rows)})
+            rows = search_position(
+                target, modules, selection.kept, train, val, settings, seed=self.seed, is_limited=is_limited
+            )
+            return StageResult(values=to_plain(rows))
 
         inputs = {
             "target": self._identity(target),
             "source": self._identity(clone.source),
-            "gates": pack_gates(clone.gates).hex(),
+            "gates": [[keep, pack_gates(module.gates).hex()] for keep, module in modules.items()],
+            "is_limited": is_limited,
             "data": self._data_key(data),
             "settings": settings,
             "seed": self.seed,
         }
         found = self.store.fetch("insertion", inputs, compute).values
-        return found["position"], [from_plain(PositionResult, row, "insertion") for row in found["rows"]]
+        return [from_plain(PositionResult, row, "insertion") for row in found]
 
     def _identity(self, network: FrozenNetwork) -> list[Any]:
         """What decides a network's outputs and their names, for content keys."""
         return [identity(self.zoo[network.name]), network.digest(), network.classes]
 
     def _data_key(self, data: CorrectionData) -> list[str | None]:
-        return [data.digest, module_digest(type(self.data).__module__), *self.placement.key]
+        return [data.digest, module_digest(type(self.data).__module__)]
 
     def _blueprint(self, selection: Selection, clones: Sequence[Clone]) -> CloningBlueprint:
         target = self.networks(selection.target)
@@ -298,27 +312,47 @@ class CloningSearch:
         return data
 
     def _samples(self, data: CorrectionData, split: str, target: FrozenNetwork, limit: int | None = None) -> Samples:
-        images, labels = data.images(split, target.input, limit=limit)
-        return Samples(images.to(self.placement.device), labels.to(self.placement.device))
+        return Samples(*data.images(split, target.input, limit=limit))
 
 
-def _tell_insertion(clone: Clone, position: int, tried: Sequence[PositionResult], settings: InsertionSettings) -> None:
+def _tell_insertion(
+    clone: Clone, row: PositionResult, tried: Sequence[PositionResult], settings: InsertionSettings
+) -> None:
     """Says what was inserted where, why there, and what is known afterwards."""
-    row = next(row for row in tried if row.position == position)
-    place = "at the image (position 0)" if position == 0 else f"at position {position} of the target"
+    place = "at the image (position 0)" if row.position == 0 else f"at position {row.position} of the target"
     least = min(other.loss for other in tried)
-    why = f"the least loss of {len(tried)} positions, {row.loss:.4f}"
     if settings.name == "fixed":
         why = f"as insertion.position says, loss {row.loss:.4f}"
-    elif row.loss > least:
-        why = f"the deepest of {len(tried)} positions whose loss, {row.loss:.4f}, is near the least, {least:.4f}"
+    elif row.loss <= least:
+        why = f"the least loss of {len(tried)} tries, {row.loss:.4f}"
+    else:
+        why = f"the cheapest of {len(tried)} tries whose loss, {row.loss:.4f}, is near the least, {least:.4f}"
+        why += ", and local" if row.is_local else ""
     known = [
         f"{100 * accuracy:.1f} % on the {whose} classes"
         for accuracy, whose in ((row.val_original, "target's"), (row.val_cloned, "cloned"))
         if accuracy is not None
     ]
-    kept = f"{int(clone.gates.sum()):,} of {len(clone.gates):,} gates open"
+    whole = clone.source.chain.costs
+    kept = "whole" if row.keep == 1 else f"keep {row.keep:g}, {int(clone.gates.sum()):,} of {len(clone.gates):,} units"
+    other = "" if row.sim_other is None else f", other classes {row.sim_other:.2f}"
     log.info(
-        "inserted %s (%s; %s) %s: %s; validation accuracy %s",
-        *(clone.source.name, ", ".join(clone.classes), kept, place, why, ", ".join(known) or "not measured"),
+        "inserted %s (%s; %s) %s: %s; adds %s MACs (%.0f %% of its own), %s parameters; "
+        "alike its source: cloned classes %.2f%s; validation accuracy %s",
+        *(clone.source.name, ", ".join(clone.classes), kept, place, why),
+        *(f"{row.added_macs:,}", 100 * row.added_macs / max(1, whole.macs), f"{row.added_params:,}"),
+        *(row.sim_cloned, other, ", ".join(known) or "not measured"),
+    )
+
+
+def _tell_added(clones: Sequence[Clone], chosen: Sequence[PositionResult], is_strict: bool) -> None:
+    """Says what all clones add together, and what is left to learn."""
+    macs, whole = sum(row.added_macs for row in chosen), sum(clone.source.chain.costs.macs for clone in clones)
+    num_adapters = sum(row.position > 0 for row in chosen)
+    learnt = "the head is solved, nothing is trained" if not num_adapters else f"{num_adapters} adapters and the head"
+    if is_strict:
+        learnt = "closed form, nothing is trained: there is no image of the target's classes"
+    log.info(
+        "the clones add %s MACs, %.0f %% of the whole sources'; %s adapter%s: %s",
+        *(f"{macs:,}", 100 * macs / max(1, whole), num_adapters or "no", "" if num_adapters == 1 else "s", learnt),
     )

@@ -7,7 +7,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 
 from cloning.diagram import cloned_diagram
-from cloning.insertion import PositionResult
+from cloning.insertion import PositionResult, on_front
 from cloning.measures import Locality, kept_per_layer
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearchResult
@@ -22,7 +22,7 @@ def write_report(
     directory: Path,
     networks: Sequence[str] = (),
 ) -> ReportFiles:
-    """Writes ``blueprint.yaml``, ``positions.csv`` and the figures into ``directory``.
+    """Writes ``blueprint.yaml``, ``positions.csv``, ``front.csv`` and the figures into ``directory``.
 
     Args:
         found: What the search found.
@@ -31,24 +31,29 @@ def write_report(
         directory: Of the run.
         networks: Names in the order that decides their colours, those of the zoo.
     """
-    from cloning.figures import gates_figure, locality_figure, positions_figure
+    from cloning.figures import front_figure, gates_figure, locality_figure, positions_figure
     from figures.drawing import draw_network
 
     blueprint, table = directory / "blueprint.yaml", directory / "positions.csv"
     write_blueprint(blueprint, found.blueprint)
-    chosen = {clone.network: clone.position for clone in found.blueprint.clones}
-    write_positions(table, found.positions, chosen)
+    write_positions(table, found.positions, found.chosen)
+    front = [row for row in found.positions if on_front(row, [r for r in found.positions if r.source == row.source])]
+    write_positions(directory / "front.csv", front, found.chosen)
+    chosen = {row.source: row.position for row in found.chosen}
+    keeps = {row.source: row.keep for row in found.chosen}
+    rows = [row for row in found.positions if row.keep == keeps[row.source]]
     kept = {clone.source.name: kept_per_layer(clone) for clone in network.clones}
     figures = (
         draw_network(directory / "drawing.png", cloned_diagram(network, networks)),
-        positions_figure(directory / "positions.png", found.positions, chosen),
+        positions_figure(directory / "positions.png", rows, chosen),
+        front_figure(directory / "front.png", found.positions, found.chosen, networks),
         gates_figure(directory / "gates.png", kept, networks),
         locality_figure(directory / "locality.png", localities),
     )
     return ReportFiles(blueprint, table, figures)
 
 
-def write_positions(path: Path, rows: Sequence[PositionResult], chosen: dict[str, int]) -> None:
-    """Writes the table of positions as CSV, with a column that marks the choice."""
+def write_positions(path: Path, rows: Sequence[PositionResult], chosen: Sequence[PositionResult]) -> None:
+    """Writes a table of shares and positions as CSV, with a column that marks the choice."""
     names = [field.name for field in fields(PositionResult)]
-    write_csv(path, [*names, "chosen"], [[*astuple(row), int(chosen[row.source] == row.position)] for row in rows])
+    write_csv(path, [*names, "chosen"], [[*astuple(row), int(row in chosen)] for row in rows])

@@ -34,24 +34,25 @@ class LocalisationSettings:
     Attributes:
         name: ``lime`` (gates fitted to local linear models of the source), ``direct`` (to the source itself),
             ``taylor``, ``magnitude``, ``random`` (the control) or ``none`` (the whole source).
-        keep: Share of the gates that stay open.
+        keep: Share of the MACs behind gates that stays, where the gates' costs are known, else of the gates; ``None``
+            lets the search choose, together with the position.
         num_images: Images of the cloned classes used, at most.
         num_neighbours: Neighbours of each image (``lime``, ``direct``); the image itself is the first.
         patch_grid: Patches per side of the image that a neighbour keeps or blackens.
-        num_steps: Steps of the gates' optimisation (``lime``, ``direct``).
-        batch_size: Neighbours per step.
+        num_steps: Steps of the gates' optimisation (``lime``, ``direct``); each smaller share takes five eighths more.
+        batch_size: Images per step: neighbours, and of other classes three for five of them.
         learning_rate: Of Adam on the gates.
         min_per_layer: Gates that stay open in every layer.
     """
 
     name: Annotated[str, one_of("lime", "direct", "taylor", "magnitude", "random", "none")] = "lime"
-    keep: Annotated[float, above(0, 1)] = 0.7
+    keep: Annotated[float | None, above(0, 1)] = None
     num_images: Annotated[int, at_least(1)] = 64
-    num_neighbours: Annotated[int, at_least(2, 100_000)] = 48
+    num_neighbours: Annotated[int, at_least(2, 100_000)] = 16
     patch_grid: Annotated[int, at_least(1, 1024)] = 7
-    num_steps: Annotated[int, at_least(1)] = 120
+    num_steps: Annotated[int, at_least(1)] = 80
     batch_size: Annotated[int, at_least(1)] = 64
-    learning_rate: Annotated[float, above(0, 1000)] = 0.05
+    learning_rate: Annotated[float, above(0, 1000)] = 0.1
     min_per_layer: Annotated[int, at_least(1)] = 2
 
     def __post_init__(self) -> None:
@@ -66,8 +67,8 @@ class InsertionSettings:
     of its head.
 
     Attributes:
-        name: ``search`` (deep to shallow, the least loss after a short tuning), ``tolerance`` (the deepest position
-            with a loss of at most ``tolerance`` times the least) or ``fixed``.
+        name: ``tolerance`` (what adds the fewest MACs with a loss of at most ``tolerance`` times the least),
+            ``search`` (the least loss after a short tuning) or ``fixed``.
         position: For ``fixed``.
         tolerance: For ``tolerance``.
         num_epochs: Length of the short tuning at every position.
@@ -76,10 +77,10 @@ class InsertionSettings:
         kernel_size: Of the adapters: 1, 3, or ``auto`` for the better of both by cross-validation.
     """
 
-    name: Annotated[str, one_of("search", "tolerance", "fixed")] = "search"
+    name: Annotated[str, one_of("search", "tolerance", "fixed")] = "tolerance"
     position: Annotated[int | None, at_least(0)] = None
-    tolerance: Annotated[float, at_least(1, 1e6)] = 1.25
-    num_epochs: Annotated[int, at_least(1)] = 8
+    tolerance: Annotated[float, at_least(1, 1e6)] = 1.1
+    num_epochs: Annotated[int, at_least(1)] = 4
     learning_rate: Annotated[float, above(0, 1000)] = 2e-3
     batch_size: Annotated[int, at_least(1)] = 64
     kernel_size: Annotated[int | str, one_of(1, 3, "auto")] = 1
@@ -90,6 +91,19 @@ class InsertionSettings:
             raise UserError("insertion=fixed needs a position: type insertion.position=0 (the input image) or deeper")
         if self.name != "fixed" and self.position is not None:
             raise UserError(f"insertion.position={self.position} needs insertion=fixed; given is insertion={self.name}")
+
+
+@dataclass(frozen=True)
+class AddedBudget:
+    """What the clones may add to the target, modules, adapters and their columns of the head together.
+
+    Attributes:
+        max_params: Parameters; ``None``: any number.
+        max_macs: Multiply-accumulate operations per image; ``None``: any number.
+    """
+
+    max_params: int | None = None
+    max_macs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,7 @@ class CorrectionSettings:
     name: Annotated[str, one_of("exemplars", "statistics")] = "exemplars"
     fraction: Annotated[float, above(0, 1)] = 0.3
     exemplars: Annotated[int, at_least(0)] = 10
-    projection: Annotated[int, at_least(1, 8192)] = 128
+    projection: Annotated[int, at_least(1, 8192)] = 32
     ridge: Annotated[float, above(0, 1e6)] = 1e-3
 
     def __post_init__(self) -> None:

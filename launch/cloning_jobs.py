@@ -10,14 +10,15 @@ from typing import Any
 from cloning.blueprint import CloningBlueprint, describe
 from cloning.bundle import from_bundle, to_bundle
 from cloning.diagram import cloned_diagram
-from cloning.measures import mean, measure_costs, require_restored, size_share
+from cloning.measures import added_costs, mean, measure_costs, measure_latency, require_restored, size_share
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSearchResult, CloningSettings
+from cloning.settings import AddedBudget
 from cloning.statistics import write_statistics
 from launch.components import Start, finish_training, inherited_rows, log_blueprint, tuning_options
 from launch.job import Job
 from zoo.blueprint import Bundle, read_blueprint, read_bundle
-from zoo.devices import Placement
+from zoo.chain import Costs
 from zoo.errors import UserError
 
 
@@ -31,13 +32,12 @@ def search(job: Job) -> Mapping[str, Any]:
     found = search.run()
     network = search.build(found.blueprint)
     files = _report(job, search, found, network)
-    chosen = {(clone.network, clone.position) for clone in found.blueprint.clones}
-    rows = [row for row in found.positions if (row.source, row.position) in chosen]
-    original, cloned = (mean([getattr(row, name) for row in rows]) for name in ("val_original", "val_cloned"))
+    original, cloned = (mean([getattr(row, name) for row in found.chosen]) for name in ("val_original", "val_cloned"))
     return job.finish(
         {"value": (original + cloned) / 2, "val_original_accuracy": original, "val_cloned_accuracy": cloned},
         composition=found.blueprint.composition,
         selection=asdict(found.selection),
+        chosen=[asdict(row) for row in found.chosen],
         **_measures(search, network, "val", found.digests),
         seconds=search.seconds,
         reused=found.reused,
@@ -88,9 +88,14 @@ def _write_statistics(job: Job, search: CloningSearch, network: ClonedNetwork) -
 
 def _build_search(job: Job) -> CloningSearch:
     config = job.config
-    settings = CloningSettings(config.task, config.localisation, config.insertion, config.correction)
-    placement = Placement(job.placement.device)
-    return CloningSearch(job.zoo, job.data, settings, store=job.store, seed=config.seed, placement=placement)
+    if config.budget.pareto or set(config.budget.limits()) - {"max_params", "max_macs"}:
+        raise UserError(
+            "budget of method=cloning: max_params and max_macs of what the clones add; the front is always written: "
+            "leave min_params, min_macs and pareto out"
+        )
+    budget = AddedBudget(config.budget.max_params, config.budget.max_macs)
+    settings = CloningSettings(config.task, config.localisation, config.insertion, config.correction, budget)
+    return CloningSearch(job.zoo, job.data, settings, store=job.store, seed=config.seed)
 
 
 def _compose(job: Job, search: CloningSearch) -> Start:
@@ -145,12 +150,18 @@ def _measures(search: CloningSearch, network: ClonedNetwork, split: str, digests
     """Returns what is reported of search and training alike: locality, sizes, and that the zoo is as it was."""
     num_bytes, share = size_share(network)
     costs = measure_costs(network)
+    added = sum(added_costs(network), Costs())
+    whole = sum((clone.source.chain.costs for clone in network.clones), Costs())
     return {
         "similarity": [asdict(locality) for locality in search.localities(network, split)],
         "num_bytes": num_bytes,
         "size_share": share,
         "num_parameters": costs.num_params,
         "macs": costs.macs,
+        "added_parameters": added.num_params,
+        "added_macs": added.macs,
+        "added_macs_share": added.macs / max(1, whole.macs),
+        "latency_ms": asdict(measure_latency(network)),
         "data": search.data.record,
         "digests": {"data": search.data.digest, **digests},
         "restored": require_restored(network.networks(), digests),

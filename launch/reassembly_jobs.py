@@ -18,8 +18,9 @@ from reassembly.assembly import ScoredCandidate
 from reassembly.diagram import composed_diagram
 from reassembly.finalists import best_of_each_kind
 from reassembly.network import home_reference, rebuild, to_bundle, use_rows
-from reassembly.pipeline import Search, SearchResult
+from reassembly.pipeline import Search
 from reassembly.proxies import PROXIES
+from reassembly.result import SearchResult
 from reassembly.settings import SearchSettings
 from zoo.blueprint import Bundle, HeadSpec, ReassemblyBlueprint, read_blueprint, read_bundle, to_text
 from zoo.chain.costs import count

@@ -159,7 +159,7 @@ class Config:
 
 
 _OF_REASSEMBLY = frozenset(
-    {"similarity", "partition", "budget", "proxy", "adapter", "composition", "head", "finalists", "selection"}
+    {"similarity", "partition", "proxy", "adapter", "composition", "head", "finalists", "selection"}
 )
 _OF_CLONING = frozenset({"task", "localisation", "insertion", "correction"})
 

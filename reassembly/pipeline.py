@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
@@ -31,8 +31,9 @@ from reassembly.prefix_tree import ScoringData
 from reassembly.probe_images import ProbeImages
 from reassembly.programme.highs import solve_milp
 from reassembly.proxies import Proxy, find_proxy
+from reassembly.result import SearchResult
 from reassembly.scoring import Scorer
-from reassembly.seams import Prediction, seam_values, with_predictions
+from reassembly.seams import seam_values, with_predictions
 from reassembly.settings import ProxySettings, SearchSettings
 from reassembly.shortlist import seam_shortlist
 from reassembly.similarity import similarity_matrix
@@ -58,38 +59,6 @@ log = logging.getLogger(__name__)
 
 Tune = Callable[[ReassemblyBlueprint, int], float]
 """Tunes the network of a blueprint for some epochs and returns its accuracy on the validation split."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        blueprint: The pick.
-        candidates: All that fit the budget and were scored, best first; the first one is the pick.
-        num_fitting: How many compositions fit the budget, scored or not; at ``MAX_LISTED`` counting ends.
-        prediction: How well the additive prediction foretold the scores, where both are known.
-        front: Under ``budget.pareto``, the candidates that no other one beats in parameters, MACs and score together,
-            cheapest first, each with its blueprint.
-        partition: Of every network of the zoo.
-        similarity: (M, M) float64, of the nodes in the order of ``descriptions``, stem and body of each.
-        descriptions: Of every network of the zoo.
-        left_out: Networks of the zoo that the search went on without, and why.
-        seconds: Wall time of every stage.
-        reused: Stages that an earlier run had stored.
-    """
-
-    blueprint: ReassemblyBlueprint
-    candidates: tuple[ScoredCandidate, ...]
-    num_fitting: int
-    prediction: Prediction | None
-    front: tuple[tuple[ScoredCandidate, ReassemblyBlueprint], ...]
-    partition: Partition
-    similarity: Tensor
-    descriptions: Mapping[str, ChainDescription]
-    left_out: Mapping[str, str]
-    seconds: Mapping[str, float]
-    reused: tuple[str, ...]
 
 
 class Search:

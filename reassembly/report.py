@@ -7,8 +7,8 @@ from pathlib import Path
 
 from reassembly.assembly import Candidate, ScoredCandidate
 from reassembly.diagram import composed_diagram
-from reassembly.pipeline import SearchResult
 from reassembly.proxies import find_proxy
+from reassembly.result import SearchResult
 from reassembly.settings import SearchSettings
 from zoo.blueprint import write_blueprint
 from zoo.storage.files import ReportFiles, write_csv

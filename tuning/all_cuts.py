@@ -1,7 +1,8 @@
-"""A head on all cuts: refitted when everything else is tuned, where leave-one-out says that it is better.
+"""A head on all cuts: refitted when everything else is tuned, where it is better.
 
-What is tuned is tuned under a head on the last features. (Measured: training all weights with the wider head gains
-nothing over refitting it at the end; ``docs/tuning.md``.)
+What is tuned is tuned under a head on the last features. Leave-one-out says which of the two is better while the
+features do not follow the labels. Where all weights were trained it flatters the last features, which were fitted to
+the very images that are left out: there the validation images say it (``benchmarks/results/selection.md``).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def refit_on_all_cuts(
     evaluation: Evaluation,
     *,
     is_asked: bool,
+    is_flattered: bool,
 ) -> Candidate | None:
     """Solves a head on all cuts; None, and the network reads its last features, where these are better.
 
@@ -57,6 +59,7 @@ def refit_on_all_cuts(
         solve: Writes a closed-form head into the network.
         evaluation: Measures it.
         is_asked: Take it whatever leave-one-out says.
+        is_flattered: Leave-one-out cannot say it; the caller compares them on validation.
     """
 
     def loss(of: TuningInputs) -> float:
@@ -69,7 +72,7 @@ def refit_on_all_cuts(
     wide = loss(wider)
     if last is not None:
         log.info("head: leave-one-out loss %.4f on the last features, %.4f on those of all cuts", last, wide)
-        if not broadcast(wide < last):
+        if not is_flattered and not broadcast(wide < last):
             network.read("last", head)
             return None
     return evaluation.candidate(NAME, wider)

@@ -222,7 +222,10 @@ def tune(
                 head, solve = network.head, partial(solve_head, device=device)
                 wide_inputs = partial(prepare_inputs, network, data, tuning, device, reserved_bytes=reserved)
                 is_asked = asked == "all_cuts"
-                wide = refit_on_all_cuts(network, inputs, wide_inputs, solve, evaluation, is_asked=is_asked)
+                is_flattered = tuning.mode == "full" and loss != "none" and tuning.guard
+                wide = refit_on_all_cuts(
+                    network, inputs, wide_inputs, solve, evaluation, is_asked=is_asked, is_flattered=is_flattered
+                )
                 if wide is not None:
                     candidates.append(wide)
                 if wide is not None and (is_asked or not tuning.guard or _rank(wide) < _rank(chosen)):

@@ -21,7 +21,8 @@ from launch.errors import CONF, explain
 from launch.inputs import read_data
 from launch.schema import Config, keys, register
 from reassembly.assembly import Candidate
-from reassembly.pipeline import Search, SearchResult
+from reassembly.pipeline import Search
+from reassembly.result import SearchResult
 from reassembly.settings import Budget, CompositionSettings, ProxySettings, SearchSettings
 from zoo.chain_cache import ChainCache
 from zoo.description import ChainDescription, identity

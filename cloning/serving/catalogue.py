@@ -14,6 +14,7 @@ from cloning.serving.settings import SUFFIX, Limits, require_name
 from cloning.shelf import Shelved
 from zoo.errors import UserError
 from zoo.storage.files import read_bytes, write_bytes
+from zoo.storage.plain import one_line
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,12 @@ class Catalogue:
     async def _open(self, name: str, packed: Packed) -> Shelved:
         if name not in self.clones and len(self.clones) >= self.limits.max_clones:
             raise UserError(f"{packed}: {len(self.clones):,} clones are served, which is the most that is allowed")
-        return await self.batcher.alone(self.batcher.shelf.open, name, packed)
+        try:
+            return await self.batcher.alone(self.batcher.shelf.open, name, packed)
+        except UserError:
+            raise
+        except Exception as error:  # whatever is in a stranger's file: it ends nothing but its own opening
+            raise UserError(f"{packed}: cannot be opened: {type(error).__name__}: {one_line(error)}") from error
 
     def _set(self, file: str, clone: Shelved) -> Change:
         before = self.clones.get(clone.name)

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib.util
 import logging
+import os
 import signal
 import socket
 import sys
@@ -68,6 +69,7 @@ def run(options: argparse.Namespace) -> str:
     if options.clones.exists() and not options.clones.is_dir():
         raise UserError(f"--clones={options.clones} is a file: give a folder of packed clones")
     options.clones.mkdir(parents=True, exist_ok=True)
+    os.listdir(options.clones)  # refused now if it cannot be read
 
     from cloning.serving.app import Server, create_app
     from cloning.shelf import Shelf
@@ -118,7 +120,10 @@ def _serve(app: object, listener: socket.socket, address: str, server: object) -
         timeout_graceful_shutdown=30,
         limit_concurrency=2048,
     )
-    Uvicorn(config).run(sockets=[listener])
+    running = Uvicorn(config)
+    running.run(sockets=[listener])
+    if not running.started:
+        raise UserError("the server could not start: the lines before say why")
 
 
 def _listening(host: str, port: int) -> socket.socket:

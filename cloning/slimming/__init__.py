@@ -9,6 +9,6 @@ here a channel may go only if all that reads it reads zeros.
 """
 
 from cloning.slimming.slim import Slim, slim
-from cloning.slimming.units import NetworkUnits, find_units
+from cloning.slimming.units import NetworkUnits, find_units, gate_macs
 
-__all__ = ["NetworkUnits", "Slim", "find_units", "slim"]
+__all__ = ["NetworkUnits", "Slim", "find_units", "gate_macs", "slim"]

@@ -40,6 +40,7 @@ class Layer:
         inputs: (C_in,) units that it reads.
         gates: (C_in,) one more than the number of the gate that makes the input zero when closed, or 0.
         outputs: (C_out,) units that it makes.
+        macs: Multiply-accumulate operations per image.
     """
 
     node: int
@@ -47,6 +48,7 @@ class Layer:
     inputs: Tensor
     gates: Tensor
     outputs: Tensor
+    macs: int = 0
 
     @property
     def is_depthwise(self) -> bool:
@@ -102,6 +104,27 @@ def find_units(chain: Chain, sites: Sequence[GateSite]) -> NetworkUnits:
             observer.found.cuts.append(torch.zeros(0) if tags is None else tags.unit.unique())
     observer.found.ties.keep(observer.found.cuts[-1].long())
     return observer.found
+
+
+def gate_macs(units: NetworkUnits, sites: Sequence[GateSite]) -> Tensor:
+    """What each gate decides about: (n,) float64, the MACs of the channels that go with its units.
+
+    A channel's share of a layer counts for what makes it and for what reads it, whatever the other side keeps.
+    """
+    find, kept, costs = units.ties.find, units.ties.kept, {}
+    for layer in units.layers.values():
+        for side in (layer.inputs, layer.outputs):
+            for unit in side[side > 0].tolist():
+                costs[find(unit)] = costs.get(find(unit), 0.0) + layer.macs / len(side)
+    found = []
+    for site, own in zip(sites, units.sites, strict=True):
+        macs = torch.zeros(site.num_gates, dtype=torch.float64)
+        for tags in (own.before, own.after) if own is not None else ():
+            for gate, group in enumerate(tags.view(site.num_gates, -1).tolist()):
+                roots = {find(unit) for unit in group if unit > 0} - kept
+                macs[gate] += sum(costs.get(root, 0.0) for root in roots)
+        found.append(macs)
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
 
 
 class _Observer(TorchDispatchMode):
@@ -217,6 +240,7 @@ class _Observer(TorchDispatchMode):
         if layer is None:
             made = ties.new(output.shape[axis])
             layer = self.found.layers[path] = Layer(self.node, getattr(module, "groups", 1), units, gates, made)
+            layer.macs = module.weight[0].numel() * output.numel()
         else:  # it runs once more: both calls are cut alike
             ties.tie(layer.inputs, units)
             ties.keep(layer.inputs[units == NOTHING])

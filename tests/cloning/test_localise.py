@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from cloning_stand_ins import chain, images
+from cloning_stand_ins import chain, images, network
 from torch.nn import functional as F
 
 from cloning.gates import gated, num_gates, split_gates
-from cloning.localise import hard_gates, localise, module_loss
+from cloning.localise import KEEPS, hard_gates, localise, module_loss, shuffled_pieces
 from cloning.settings import LocalisationSettings
 from cloning.sites import find_sites
 from zoo.digests import digest
@@ -20,7 +20,7 @@ BLACK = torch.tensor([-1.0])
 def find(family: str, seed: int = 0, **settings: object):
     source = chain(family)
     settings = LocalisationSettings(num_steps=4, batch_size=8, num_neighbours=6, **settings)
-    return localise(source, find_sites(source), images(5), torch.arange(5), settings, black=BLACK, seed=seed)
+    return localise(source, find_sites(source), images(5), torch.arange(5), settings, black=BLACK, seed=seed)[0]
 
 
 @pytest.mark.parametrize("name", ["lime", "direct", "taylor", "magnitude", "random", "none"])
@@ -69,16 +69,44 @@ def test_hard_gates_are_the_best_of_all_with_some_in_every_layer() -> None:
     assert hard_gates(scores, sites, LocalisationSettings(keep=1.0)).all()
 
 
+def test_shares_are_of_the_macs_where_they_are_known() -> None:
+    source = network("regnety", "abcde")
+    shares = source.gate_macs / source.gate_macs.sum()
+    assert len(set(shares.tolist())) > 3  # layers differ
+    settings = LocalisationSettings(num_steps=3, batch_size=8, num_neighbours=4, min_per_layer=1)
+    found = localise(
+        *(source.chain, source.sites, images(5), torch.arange(5), settings),
+        black=BLACK,
+        seed=0,
+        others=images(3, seed=1),
+        macs=source.gate_macs,
+    )
+    assert tuple(one.keep for one in found) == KEEPS
+    for one in found:
+        share = (shares * one.gates).sum()
+        assert one.keep - shares.max() < share <= one.keep + 1e-6
+    sizes = [source.slim(one.gates, 0).costs.macs for one in found]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_shuffled_pieces_are_the_pieces_elsewhere() -> None:
+    x = images(3)
+    found = shuffled_pieces(x, torch.Generator().manual_seed(0))
+    assert not torch.equal(found, x)
+    blocks = [set(map(tuple, y[0].unfold(1, 8, 8).unfold(2, 8, 8).reshape(-1, 64).tolist())) for y in (x, found)]
+    assert blocks[0] == blocks[1]
+
+
 def test_module_loss_gradient_against_finite_differences() -> None:
     source = chain("regnety")
-    network, sites = copy.deepcopy(source.network).double(), find_sites(source)
+    body, sites = copy.deepcopy(source.network).double(), find_sites(source)
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(num_gates(sites), generator=generator).requires_grad_()
     x, wanted, proximity = images(4), torch.randn(4, 5, generator=generator), torch.rand(4, generator=generator)
 
     def loss(values: torch.Tensor) -> torch.Tensor:
-        with gated(network, sites, torch.sigmoid(2 * values)):
-            return module_loss(network(x), wanted, proximity, torch.tensor(1.3))
+        with gated(body, sites, torch.sigmoid(2 * values)):
+            return module_loss(body(x), wanted, proximity, torch.tensor(1.3))
 
     x, wanted, proximity, logits = x.double(), wanted.double(), proximity.double(), logits.detach().double()
     (gradient,) = torch.autograd.grad(loss(logits.requires_grad_()), logits)
@@ -90,11 +118,11 @@ def test_module_loss_gradient_against_finite_differences() -> None:
 
 def test_taylor_scores_are_the_effect_of_closing_a_gate_a_little() -> None:
     source = chain("resnet")
-    network, sites, x = copy.deepcopy(source.network).double(), find_sites(source), images(5).double()
+    body, sites, x = copy.deepcopy(source.network).double(), find_sites(source), images(5).double()
 
     def losses(gates: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), gated(network, sites, gates):
-            return F.cross_entropy(network(x), torch.arange(5), reduction="none")
+        with torch.no_grad(), gated(body, sites, gates):
+            return F.cross_entropy(body(x), torch.arange(5), reduction="none")
 
     open_gates = torch.ones(num_gates(sites), dtype=torch.float64)
     effects = []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import itertools
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ from cloning.clone import Clone
 from cloning.fitting import fit_adapter
 from cloning.frozen import FrozenNetworks
 from cloning.gates import num_gates
-from cloning.insertion import PositionResult, choose_position, search_position
+from cloning.insertion import PositionResult, choose, search_position
+from cloning.localise import KEEPS
+from cloning.measures import added_costs
 from cloning.pipeline import CloningSearch, CloningSettings
 from cloning.report import write_report
 from cloning.samples import Samples
-from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
+from cloning.settings import AddedBudget, CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
 from cloning.tuning import check_tuning, tune_cloned
 from tuning.settings import HeadSettings, TuningSettings
 from zoo.blueprint import read_blueprint
@@ -28,7 +31,7 @@ from zoo.storage.store import Store
 
 ZOO = small_zoo()
 NETWORKS = FrozenNetworks(ZOO)
-QUICK = LocalisationSettings(num_steps=2, batch_size=4, num_neighbours=4, num_images=6)
+QUICK = LocalisationSettings(keep=0.6, num_steps=2, batch_size=4, num_neighbours=4, num_images=6)
 
 
 def search(root: Path, *, classes: str = "abcde", exemplars: int = 3, **changes: object) -> CloningSearch:
@@ -70,7 +73,8 @@ def test_a_network_in_use_stays_the_same_and_others_are_freed() -> None:
     assert networks("high").digest() == NETWORKS("high").digest()
 
 
-def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path) -> None:
+def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloning.insertion.MOST_LOST", 1.0)
     job = search(tmp_path, insertion=InsertionSettings("tolerance", tolerance=1000, num_epochs=1))
     found = job.run()
     assert (found.selection.target, found.selection.kept) == ("low", tuple("abc"))
@@ -130,7 +134,7 @@ def test_without_adapters_the_solved_head_is_the_result(tmp_path: Path) -> None:
 def test_strict_mode_keeps_the_closed_form(tmp_path: Path) -> None:
     job = search(tmp_path, exemplars=0)
     found = job.run()
-    assert [row.loss for row in found.positions][-1] == 0  # at the image nothing has to be adapted
+    assert all(0 < row.loss < 2 for row in found.positions)
     network = job.build(found.blueprint)
     before = digest(network)
     data = job.correction(found.blueprint)
@@ -192,16 +196,58 @@ def test_a_loss_that_is_not_finite_is_no_position() -> None:
     train, settings = Samples(torch.randn(4, 1, 32, 32), torch.tensor([0, 1, 2, 3])), InsertionSettings("fixed", 0)
     val = Samples(train.images.clone().fill_(torch.nan), train.labels)
     with pytest.raises(UserError, match="insertion of 'high' at 0: the validation loss is nan"):
-        search_position(target, at, "abc", train, val, settings, seed=0)
+        search_position(target, {1.0: at}, "abc", train, val, settings, seed=0)
+
+
+def row(source: str = "s", *, loss: float, macs: int, local: bool = True, accuracy: float = 0.9) -> PositionResult:
+    return PositionResult(
+        *(source, 0, 0, loss, accuracy, accuracy, 0, 0, 0.0),
+        sim_cloned=0.95,
+        sim_other=0.1 if local else 0.9,
+        added_params=macs // 2,
+        added_macs=macs,
+    )
 
 
 @pytest.mark.parametrize("name", ["search", "tolerance"])
-def test_the_position_follows_its_rule(name: str) -> None:
+def test_the_choice_follows_its_rule(name: str) -> None:
     settings = InsertionSettings(name, tolerance=1.25)
     for losses in itertools.permutations([1.0, 1.2, 1.3, 2.0]):
-        rows = [PositionResult("s", r, r, loss, 0, 0, 0, 0, 0) for r, loss in enumerate(losses)]
+        rows = [row(loss=loss, macs=100 - r) for r, loss in enumerate(losses)]
         allowed = [r for r, loss in enumerate(losses) if loss <= (1.25 if name == "tolerance" else 1.0)]
-        assert choose_position(rows, settings) == max(allowed)
+        assert choose([rows], settings) == (rows[max(allowed)],)  # the cheapest of them
+
+
+def test_local_modules_come_first_and_accuracy_is_not_given_away() -> None:
+    settings = InsertionSettings("tolerance")
+    local, cheap = row(loss=1.1, macs=90), row(loss=1.0, macs=50, local=False)
+    assert choose([[local, cheap]], settings) == (local,)
+    wrong = row(loss=1.1, macs=10, accuracy=0.89)
+    assert choose([[local, cheap, wrong]], settings) == (local,)
+
+
+def test_shares_and_positions_are_searched_together(tmp_path: Path) -> None:
+    job = search(tmp_path, exemplars=0, localisation=replace(QUICK, keep=None))
+    found = job.run()
+    at_image = {row.keep: row for row in found.positions if row.position == 0}
+    assert set(at_image) == {1.0, *KEEPS}
+    assert at_image[1.0].loss == pytest.approx(0, abs=1e-6)  # the whole source agrees with itself
+    costs = [at_image[keep].added_macs for keep in sorted(at_image)]
+    assert costs == sorted(costs)
+    (added,) = added_costs(job.build(found.blueprint))
+    assert (added.num_params, added.macs) == (found.chosen[0].added_params, found.chosen[0].added_macs)
+
+
+def test_a_budget_binds_all_sources_together() -> None:
+    settings = InsertionSettings("tolerance", tolerance=1.0)
+    tables = [[row("a", loss=1.0, macs=100), row("a", loss=3.0, macs=20)]]
+    tables.append([row("b", loss=1.0, macs=100), row("b", loss=2.0, macs=30)])
+    for limit, expected in ((200, (100, 100)), (199, (100, 30)), (130, (100, 30)), (129, (20, 100)), (50, (20, 30))):
+        found = choose(tables, settings, AddedBudget(max_macs=limit))
+        assert tuple(found.added_macs for found in found) == expected
+    assert [found.added_params for found in choose(tables, settings, AddedBudget(max_params=70))] == [50, 15]
+    with pytest.raises(UserError, match=r"budget.max_macs=49: no clones add so little; .*: type budget.max_macs=50$"):
+        choose(tables, settings, AddedBudget(max_macs=49))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from cloning_stand_ins import adapter, clone, images
 
+import deploy
 from cloning.__main__ import main
 from cloning.bundle import pack, to_bundle
 from cloning.composite import unpack_any
@@ -81,6 +82,7 @@ def test_clones_are_added_and_removed_with_proof(place: Path, capsys: pytest.Cap
     assert network("both.hz").classes == tuple("abcdf")
     x = images(3)
     torch.testing.assert_close(network("both.hz")(x), network("other.hz")(x)[:, [0, 1, 2, 4, 3]])
+    assert torch.equal(deploy.load("both.hz", zoo="zoo.yaml")(x), network("both.hz")(x))
     assert call("remove", "both.hz", "high", "--output", "rest.hz") == 0
     assert Path("rest.hz").read_bytes() == Path("rare.hz").read_bytes()
     assert call("remove", "both.hz", "rare.hz", "--output", "rest2.hz") == 0
