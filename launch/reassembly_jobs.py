@@ -53,6 +53,7 @@ def search(job: Job) -> Mapping[str, Any]:
         baselines={kind: _told(entry) for kind, entry in best_of_each_kind(found.candidates) if kind != "assembly"},
         prediction=None if found.prediction is None else dataclasses.asdict(found.prediction),
         partition={"objective": partition.objective, "upper_bound": partition.upper_bound, "gap": partition.gap},
+        latency=[{**vars(check), "relative_error": check.relative_error} for check in found.latency],
         left_out=found.left_out,
         seconds=found.seconds,
         reused=found.reused,
@@ -174,6 +175,7 @@ def _report(job: Job, search: Search, found: SearchResult) -> list[Path]:
         return []
     inputs = {
         "found": [to_text(found.blueprint), to_plain(found.candidates), to_plain(found.partition), found.num_fitting],
+        "latency": to_plain(found.latency),
         "similarity": digest({"similarity": found.similarity}),
         "descriptions": to_plain(found.descriptions),
         "settings": search.settings,

@@ -40,6 +40,7 @@ FIGURES = (
     "candidates",
     "partition",
     "similarity",
+    "latency",
     "gates",
     "positions",
     "locality",
@@ -48,6 +49,7 @@ FIGURES = (
 )
 OURS = (
     *(CHECKPOINTS, FINALISTS, BUNDLE, "blueprint.yaml", "candidates.csv", "front.csv", FRONT),
+    *("latency.csv", "left_out.csv"),
     *("positions.csv", "metrics.csv", "confusion.csv"),
     *(f"{name}{suffix}" for name in FIGURES for suffix in (".png", ".svg")),
     *(LOG, "wandb_run.json", "report.html", "card", CONFIG, IDENTITY, MANIFEST),

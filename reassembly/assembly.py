@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 
 import numpy as np
 
 from reassembly.enumeration import PathCosts
 from reassembly.programme import Programme, best_paths
-from reassembly.settings import Budget
+from reassembly.settings import UNITS, Budget, in_cost, in_limit, unit_of
 from zoo.blueprint import BlockSpec, composition
 from zoo.chain import Costs
 
@@ -26,6 +26,7 @@ class Candidate:
     Attributes:
         blocks: One block per stage 1..m, in order; of a truncated network the last one may end inside its stage.
         kind: ``network`` (a network up to its end), ``truncated`` (its first nodes), or ``assembly``.
+        latency_ns: Predicted from the times of its parts; 0 where these were not measured.
         is_adapted: It is of one network and has an adapter, the identity at first, between each two of its blocks.
     """
 
@@ -33,7 +34,13 @@ class Candidate:
     kind: str
     num_params: int
     macs: int
+    latency_ns: int = 0
     is_adapted: bool = False
+
+    @property
+    def costs(self) -> tuple[int, int, int]:
+        """Parameters, MACs, predicted nanoseconds."""
+        return self.num_params, self.macs, self.latency_ns
 
     @property
     def pieces(self) -> tuple[BlockSpec, ...]:
@@ -66,7 +73,7 @@ class CostTable:
 
     Attributes:
         blocks: K rows of N references: ``blocks[k][i]`` is network i's block of stage k.
-        costs: Parameters and MACs (C = 2), int64.
+        costs: Parameters, MACs and, where they were measured, nanoseconds (C = 2 or 3), int64.
     """
 
     blocks: tuple[tuple[BlockSpec, ...], ...]
@@ -77,7 +84,7 @@ class CostTable:
         blocks = tuple(self.blocks[stage][item] for stage, item in enumerate(path))
         whole = "network" if len(path) == len(self.blocks) else "truncated"
         kind = whole if len(set(path)) == 1 else "assembly"
-        return Candidate(blocks, kind, int(costs[0]), int(costs[1]))
+        return Candidate(blocks, kind, *map(int, costs))
 
 
 def cost_table(
@@ -98,9 +105,9 @@ def cost_table(
         cut_costs: What a head that reads all cuts takes for one behind this block, where something follows.
     """
     rows = tuple(tuple(row) for row in blocks)
-    shape = (2, len(rows), len(rows[0]))
+    shape = (len(UNITS), len(rows), len(rows[0]))
     unary, tail = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    pairwise = np.zeros((2, shape[1] - 1, shape[2], shape[2]), np.int64)
+    pairwise = np.zeros((len(UNITS), shape[1] - 1, shape[2], shape[2]), np.int64)
     for stage, row in enumerate(rows):
         for i, block in enumerate(row):
             unary[:, stage, i] = _integers(block_costs(block))
@@ -109,7 +116,8 @@ def cost_table(
                 assert i != j or following.continues(block), "stages leave a gap"
                 seam = adapter_costs(block, following) if i != j else Costs()
                 pairwise[:, stage, i, j] = _integers(seam + cut_costs(block))
-    return CostTable(rows, PathCosts(unary, pairwise, tail))
+    num_costs = 3 if unary[2].any() else 2
+    return CostTable(rows, PathCosts(*(part[:num_costs] for part in (unary, pairwise, tail))))
 
 
 def single_network_candidates(
@@ -145,8 +153,8 @@ def single_network_candidates(
                     yield Candidate(blocks, kind, *_integers(costs), is_adapted=True)
 
 
-def _integers(costs: Costs) -> tuple[int, int]:
-    return costs.num_params, costs.macs
+def _integers(costs: Costs) -> tuple[int, int, int]:
+    return costs.num_params, costs.macs, costs.latency_ns
 
 
 def partition_blocks(cuts: Mapping[str, Sequence[int]]) -> tuple[tuple[BlockSpec, ...], ...]:
@@ -159,8 +167,8 @@ def partition_blocks(cuts: Mapping[str, Sequence[int]]) -> tuple[tuple[BlockSpec
 def infeasible(table: CostTable, budget: Budget, clash: Sequence[str] = (), others: Sequence[Candidate] = ()) -> str:
     """One line: the limits that bind and the nearest composition that would fit, exact.
 
-    Lifting one limit may be enough (all such ways are named). Otherwise every composition breaks exactly one limit of
-    each unit, and the pair of limits whose relative excess is least is named.
+    Lifting one limit may be enough (all such ways are named). Otherwise the fewest limits on different costs that are
+    enough are named, of several such sets that whose relative excess is least.
 
     Args:
         table: Of blocks and costs.
@@ -173,13 +181,17 @@ def infeasible(table: CostTable, budget: Budget, clash: Sequence[str] = (), othe
         return _nearest(table, budget, names, others)
 
     single = [fix for name in budget.limits() if (fix := nearest([name]))]
-    by_unit = [[name for name in budget.limits() if name.endswith(unit)] for unit in ("params", "macs")]
-    fixes = single or [min(fix for names in product(*by_unit) if (fix := nearest(names)))]
+    by_unit = [names for unit in UNITS if (names := [name for name in budget.limits() if name.endswith(unit)])]
+    fixes, count = single, 2
+    while not fixes:
+        sets = (names for units in combinations(by_unit, count) for names in product(*units))
+        fixes, count = sorted(fix for names in sets if (fix := nearest(names)))[:1], count + 1
     ways = " or ".join(" ".join(f"budget.{name}={value}" for name, value in fix.limits.items()) for fix in fixes)
-    nearest, told = fixes[0].candidate, f"{' and '.join(clash)} clash; " if len(clash) > 1 else ""
+    best, told = fixes[0].candidate, f"{' and '.join(clash)} clash; " if len(clash) > 1 else ""
+    timed = f" and {in_limit(2, best.latency_ns)} ms" if best.latency_ns else ""
     return (
-        f"no composition fits {budget}: {told}the nearest is {nearest.composition} with {nearest.num_params:,} params "
-        f"and {nearest.macs:,} macs; type {ways}"
+        f"no composition fits {budget}: {told}the nearest is {best.composition} with {best.num_params:,} params "
+        f"and {best.macs:,} macs{timed}; type {ways}"
     )
 
 
@@ -187,30 +199,31 @@ def infeasible(table: CostTable, budget: Budget, clash: Sequence[str] = (), othe
 class _Fix:
     excess: float
     candidate: Candidate = field(compare=False)
-    limits: dict[str, int] = field(compare=False)
+    limits: dict[str, int | float] = field(compare=False)
 
 
 def _nearest(table: CostTable, budget: Budget, names: Sequence[str], others: Sequence[Candidate]) -> _Fix | None:
-    """The composition nearest to the named limits (at most one per unit) among those that fit all other limits."""
-    limits, rest = budget.limits(), budget.without(names)
-    weights, at_limits = [0.0, 0.0], 0.0
+    """The composition nearest to the named limits (at most one per cost) among those that fit all other limits."""
+    limits = {name: in_cost(name, value) for name, value in budget.limits().items()}
+    rest, num_costs = budget.without(names), len(table.costs.unary)
+    weights, at_limits = [0.0] * num_costs, 0.0
     for name in names:
         sign = 1 if name.startswith("max") else -1
         scale = 1 if len(names) == 1 else max(limits[name], 1)
-        weights[name.endswith("macs")] = sign / scale
+        weights[unit_of(name)] = sign / scale
         at_limits += sign * limits[name] / scale
-    low, high = (np.array(side, np.int64) for side in rest.bounds())
+    low, high = (np.array(side[:num_costs], np.int64) for side in rest.bounds())
     found = best_paths(Programme(table.costs.combined([-weight for weight in weights]), table.costs, low, high))
     candidates = [table.candidate(solution.path, solution.costs) for solution in found]
-    candidates += [other for other in others if rest.admits(other.num_params, other.macs)]
+    candidates += [other for other in others if rest.admits(*other.costs)]
 
     def excess(candidate: Candidate) -> float:
-        return weights[0] * candidate.num_params + weights[1] * candidate.macs - at_limits
+        return sum(weight * cost for weight, cost in zip(weights, candidate.costs, strict=False)) - at_limits
 
     if not candidates:
         return None
     nearest = min(candidates, key=excess)
-    values = {name: nearest.num_params if name.endswith("params") else nearest.macs for name in names}
+    values = {name: in_limit(unit_of(name), nearest.costs[unit_of(name)]) for name in names}
     return _Fix(excess(nearest), nearest, values)
 
 

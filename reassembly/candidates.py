@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from reassembly.programme import Limit, Programme, best_paths, clashing_limits, 
 from reassembly.programme.front import undominated
 from reassembly.programme.tables import Table
 from reassembly.proxies import Proxy
-from reassembly.settings import Budget, CompositionSettings
+from reassembly.settings import UNITS, Budget, CompositionSettings, in_limit, unit_of
 from zoo.blueprint import BlockSpec
 from zoo.errors import UserError
 
@@ -41,13 +42,17 @@ class Question:
 
     def programme(self, value: PathCosts | None = None) -> Programme:
         """The programme that maximises ``value``; without one, every admitted composition is as good."""
-        costs, (low, high) = self.table.costs, self.budget.bounds()
+        costs, (low, high) = self.table.costs, self._bounds()
         nothing = PathCosts(*(np.zeros((1, *part.shape[1:])) for part in costs.parts()))
         return Programme(value or nothing, costs, np.array(low, np.int64), np.array(high, np.int64), self.limits)
 
+    def _bounds(self) -> list[tuple[int, ...]]:
+        """On the costs that the table has."""
+        return [side[: len(self.table.costs.unary)] for side in self.budget.bounds()]
+
     def admitted(self) -> Iterator[Paths]:
         """All of them, in chunks: shorter ones first, then in the order of the networks."""
-        low, high = map(np.asarray, self.budget.bounds())
+        low, high = map(np.asarray, self._bounds())
         for length in range(1, self.table.costs.num_stages + 1):
             for paths in feasible_paths(self.table.costs, low, high, length):
                 inside = np.ones(len(paths), bool)
@@ -80,7 +85,7 @@ class Question:
         return [
             other
             for other in self.others
-            if programme.keeps([items[block.network] for block in other.blocks], (other.num_params, other.macs))
+            if programme.keeps([items[block.network] for block in other.blocks], other.costs[: len(programme.low)])
         ]
 
     def candidate(self, path: Sequence[int]) -> Candidate:
@@ -242,16 +247,26 @@ def promising(
 
 
 def undominated_candidates(scored: Sequence[ScoredCandidate], proxy: Proxy) -> list[ScoredCandidate]:
-    """Those that no other one beats in parameters, MACs and score together, cheapest first."""
+    """Those that no other one beats in all costs and score together, cheapest first."""
     sign = -1 if proxy.higher_is_better else 1
     finite = [entry for entry in scored if math.isfinite(entry.scores[proxy.name])]
-    points = [(e.candidate.num_params, e.candidate.macs, sign * e.scores[proxy.name]) for e in finite]
+    num_costs = 3 if any(e.candidate.latency_ns for e in finite) else 2
+    points = [(*e.candidate.costs[:num_costs], sign * e.scores[proxy.name]) for e in finite]
     return [finite[n] for n in sorted(undominated(np.array(points, float)), key=lambda n: points[n])]
+
+
+def content_digest(candidates: Iterable[Candidate]) -> str:
+    """Names the candidates with their costs; there may be a million."""
+    sha256 = hashlib.sha256()
+    for candidate in candidates:
+        sha256.update(f"{candidate.blocks} {candidate.is_adapted} {candidate.num_params} {candidate.macs}\n".encode())
+    return sha256.hexdigest()
 
 
 def _nothing_fits(question: Question) -> str:
     """One line: which limits clash, and the nearest composition where the budget is to blame."""
-    names = ("budget.min_params", "budget.min_macs", "budget.max_params", "budget.max_macs")
+    units = UNITS[: len(question.table.costs.unary)]
+    names = [f"budget.{side}_{unit}" for side in ("min", "max") for unit in units]
     clash = clashing_limits(question.programme(), names, lambda limits: bool(question.admitted_others(limits)))
     values = {f"budget.{name}": value for name, value in question.budget.limits().items()}
     told = [f"{name}={values[name]}" if name in values else name for name in dict.fromkeys(clash)]
@@ -269,9 +284,9 @@ def _nothing_fits(question: Question) -> str:
 
 def _nearest_limit(question: Question, name: str) -> str | None:
     """The value of one limit of the budget, exact, at which something keeps all the others; None if nothing does."""
-    unit, sign = int(name.endswith("macs")), -1 if name.startswith("max") else 1
+    unit, sign = unit_of(name), -1 if name.startswith("max") else 1
     value = PathCosts(*(sign * part[unit : unit + 1].astype(float) for part in question.table.costs.parts()))
     rest = replace(question, budget=question.budget.without([name]))
     found = [solution.costs[unit] for solution in best_paths(rest.programme(value))]
-    found += [(other.num_params, other.macs)[unit] for other in rest.admitted_others()]
-    return f"budget.{name}={sign * max(sign * cost for cost in found)}" if found else None
+    found += [other.costs[unit] for other in rest.admitted_others()]
+    return f"budget.{name}={in_limit(unit, sign * max(sign * cost for cost in found))}" if found else None

@@ -27,6 +27,7 @@ from figures.style import (
     tidy,
     written,
 )
+from reassembly.latency import LatencyCheck
 from reassembly.partition import Partition
 from reassembly.settings import Budget
 from zoo.blueprint import BlockSpec
@@ -168,7 +169,8 @@ def candidates_figure(
 
     Args:
         path: To write, see ``figures.style.save``.
-        candidates: Rows with ``kind`` (assembly, truncated, network), ``macs``, ``num_params`` and the score's column;
+        candidates: Rows with ``kind`` (assembly, truncated, network), ``macs``, ``num_params``, ``latency_ns`` (0 where
+            it was not measured) and the score's column;
             ``composition`` names the pick.
         pick: Index of the chosen row.
         score: Name of the score's column; rows whose score is not finite are left out.
@@ -178,14 +180,17 @@ def candidates_figure(
         budget: Limits to draw.
     """
     budget = budget or Budget()
-    figure = new_figure(10.5, 5.2)
-    left, right = figure.subplots(1, 2, sharey=True)
-    panels = (
-        (left, "macs", "MACs of an image", budget.min_macs, budget.max_macs),
-        (right, "num_params", "parameters", budget.min_params, budget.max_params),
-    )
+    candidates = [{**row, "latency_ms": row.get("latency_ns", 0) / 1e6} for row in candidates]
+    panels = [
+        ("macs", "MACs of an image", budget.min_macs, budget.max_macs),
+        ("num_params", "parameters", budget.min_params, budget.max_params),
+    ]
+    if any(row["latency_ms"] for row in candidates):
+        panels.append(("latency_ms", "predicted ms", None, budget.max_latency_ms))
+    figure = new_figure(5.25 * len(panels), 5.2)
+    left, *others = figure.subplots(1, len(panels), sharey=True)
     shown = [row for row in candidates if np.isfinite(row[score])]
-    for axes, cost, name, least, most in panels:
+    for axes, (cost, name, least, most) in zip((left, *others), panels, strict=True):
         tidy(axes)
         for kind, style in KINDS.items():
             rows = [row for row in shown if row["kind"] == kind]
@@ -222,6 +227,8 @@ def candidates_figure(
         axes.set_xscale("log")
         axes.margins(x=0.08)
         _budget(axes, least, most)
+        if cost == "latency_ms":
+            axes.xaxis.set_major_formatter("{x:g}")  # no prefixes of a unit that has one
         axes.set_xlabel(name)
         axes.grid(color=FAINT, alpha=0.25, linewidth=0.6)
     left.set_ylabel(label or score.replace("_", " "))
@@ -230,6 +237,31 @@ def candidates_figure(
     figure.suptitle(_heading(candidates, shown, pick, num_fitting), x=0.01, ha="left", fontsize=10)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return save(figure, path)
+
+
+def latency_figure(path: str | Path, checks: Sequence[LatencyCheck]) -> Path:
+    """What whole networks take against what was predicted of them, with a band of 10 % about equality.
+
+    Args:
+        path: To write, see ``figures.style.save``.
+        checks: The pick first.
+    """
+    figure = new_figure(5.6, 5.2)
+    axes = figure.subplots()
+    tidy(axes)
+    predicted, measured = ([getattr(check, name) for check in checks] for name in ("predicted_ms", "measured_ms"))
+    ends = np.array([min(predicted + measured) / 1.2, max(predicted + measured) * 1.2])
+    axes.plot(ends, ends, color=INK, linewidth=1.0, label="as predicted")
+    axes.fill_between(ends, 0.9 * ends, 1.1 * ends, color=FAINT, alpha=0.25, linewidth=0, label="within 10 %")
+    axes.scatter(predicted[1:], measured[1:], s=46, edgecolors="white", zorder=3, label="other candidates")
+    axes.scatter(predicted[:1], measured[:1], s=300, marker="*", color=PICK, edgecolors="white", zorder=4, label="pick")
+    axes.set(xscale="log", yscale="log", xlabel="predicted ms", ylabel="measured ms")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+    axes.legend(frameon=False, fontsize=9)
     return save(figure, path)
 
 

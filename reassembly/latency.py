@@ -11,19 +11,27 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
+from reassembly.assembly import Candidate
 from reassembly.network import MeanPool
 from zoo.blueprint import AdapterSpec, BlockSpec
 from zoo.chain import Chain, Signal
 from zoo.chain.modes import eval_mode
+from zoo.progress import progress
 from zoo.stitching.adapters import Adapter, usable_kernel_size
+from zoo.storage.records import from_plain, to_plain
+from zoo.storage.store import StageResult, Store
 from zoo.timing import NUM_WARM_UPS, synchronise, timed_calls
+
+NUM_REPEATS = 30
+"""Measured passes of every part."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,11 @@ class LatencyTable:
         """Of neck and head behind a last block, and the floor of the whole."""
         network = self.networks[last.network]
         at_end = last.nodes[1] == len(network.nodes)
-        return self.floor + (network.neck if at_end else network.mean_pools[last.nodes[1] - 1])
+        return self.floor + (network.neck if at_end else self.pooled(last))
+
+    def pooled(self, block: BlockSpec) -> int:
+        """Of the mean over the grid and a classifier behind a block."""
+        return self.networks[block.network].mean_pools[block.nodes[1] - 1]
 
     def seam(self, source: Signal, target: Signal, spec: AdapterSpec) -> int:
         """Of the adapter between two signals."""
@@ -170,9 +182,98 @@ def time_adapter(
     return _above(timed_calls(_call(adapter, x), num_repeats, clock).median, floor)
 
 
-def relative_error(predicted_ns: int, measured_seconds: float) -> float:
-    """How far a prediction lies above (or, negative, below) what was measured, as a share of it."""
-    return predicted_ns / 1e9 / measured_seconds - 1
+def measure_parts(
+    chains: Mapping[str, Chain],
+    networks: Mapping[str, Any],
+    seams: Iterable[tuple[Signal, Signal, AdapterSpec]],
+    num_classes: int,
+    batch_size: int,
+    store: Store,
+    device: torch.device,
+) -> LatencyTable:
+    """Times all parts on a device, or reads what was measured before on the same one.
+
+    Args:
+        chains: Of all networks.
+        networks: What identifies each, by name.
+        seams: On both sides of every adapter, and its kind.
+        num_classes: Of the head.
+        batch_size: Images at once.
+        store: Of stage results: with the same device, threads and versions nothing is measured again.
+        device: Of the chains.
+    """
+    name = device_name(device)
+    common = {"device": name, "batch_size": batch_size, "num_repeats": NUM_REPEATS}
+
+    def stored(inputs: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
+        return store.fetch("latency", {**common, **inputs}, lambda: StageResult(values=to_plain(measure()))).values
+
+    options = {"batch_size": batch_size, "num_repeats": NUM_REPEATS, "device": device}
+    floor = stored({"part": "floor"}, lambda: time_floor(device, NUM_REPEATS))
+    found, adapters = {}, {}
+    with progress("latency of networks", len(networks)) as advance:
+        for network, identified in networks.items():
+            inputs = {"network": identified, "num_classes": num_classes, "floor": floor}
+            plain = stored(inputs, lambda n=network: time_network(chains[n], num_classes, floor=floor, **options))
+            found[network] = from_plain(NetworkLatency, plain, f"latency of {network}")
+            advance()
+    wanted = {seam_key(*seam): seam for seam in seams}
+
+    def adapter_times() -> dict[str, int]:
+        return {key: time_adapter(*seam, floor=floor, **options) for key, seam in wanted.items()}
+
+    adapters = stored({"adapters": sorted(wanted), "floor": floor}, adapter_times)
+    return LatencyTable(found, adapters, floor, name, batch_size)
+
+
+@dataclass(frozen=True)
+class LatencyCheck:
+    """A composition's latency as it was predicted and as the whole network was measured."""
+
+    composition: str
+    predicted_ms: float
+    measured_ms: float
+
+    @property
+    def relative_error(self) -> float:
+        """How far the prediction lies above (or, negative, below) what was measured, as a share of it."""
+        return self.predicted_ms / self.measured_ms - 1
+
+
+def spread(latencies: Sequence[int], count: int = 8) -> list[int]:
+    """The first one and others spread over all, from the fastest to the slowest, by their positions."""
+    order = sorted(range(len(latencies)), key=lambda n: latencies[n])
+    steps = min(count, len(order)) - 1
+    others = [order[round(k * (len(order) - 1) / max(1, steps))] for k in range(steps + 1)]
+    return list(dict.fromkeys([0, *others]))[:count]
+
+
+@torch.no_grad()
+def timed_candidates(
+    candidates: Sequence[Candidate],
+    build: Callable[[int], nn.Module],
+    chains: Mapping[str, Chain],
+    batch_size: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[LatencyCheck, ...]:
+    """Times the first candidate and some others as whole networks.
+
+    Args:
+        candidates: With their predicted times, the pick first.
+        build: Gives the network of the candidate of that number, in eval mode.
+        chains: Of the networks that candidates begin with.
+        batch_size: Images at once.
+        device: Where to time.
+        clock: Seconds, of any origin.
+    """
+    checks = []
+    for n in spread([candidate.latency_ns for candidate in candidates]):
+        network, candidate = build(n).to(device), candidates[n]
+        images = _random(chains[candidate.blocks[0].network].signal(0), batch_size, device)
+        found = timed_calls(_call(network, images), NUM_REPEATS, clock)
+        checks.append(LatencyCheck(candidate.composition, candidate.latency_ns / 1e6, 1000 * found.median))
+    return tuple(checks)
 
 
 def _random(signal: Signal, batch_size: int, device: torch.device) -> torch.Tensor:

@@ -6,10 +6,9 @@ on it.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -17,15 +16,14 @@ from itertools import pairwise
 from torch import Tensor
 
 from datamodules import ImageDataModule
-from reassembly.assembly import (
-    Candidate,
-    ScoredCandidate,
-)
-from reassembly.candidates import MAX_LISTED, Question, ask, list_admitted, promising, undominated_candidates
+from reassembly.assembly import Candidate, ScoredCandidate
+from reassembly.candidates import Question, ask, content_digest, list_admitted, promising, undominated_candidates
 from reassembly.costing import Costing
 from reassembly.features import NetworkFeatures, extract_features, feature_indices
 from reassembly.finalists import decided
-from reassembly.network import AssembledNetwork
+from reassembly.home_accuracy import most_accurate
+from reassembly.latency import LatencyCheck, LatencyTable, measure_parts, timed_candidates
+from reassembly.network import AssembledNetwork, assemble
 from reassembly.partition import Partition, find_partition
 from reassembly.prefix_tree import ScoringData
 from reassembly.probe_images import ProbeImages
@@ -38,12 +36,12 @@ from reassembly.settings import ProxySettings, SearchSettings
 from reassembly.shortlist import seam_shortlist
 from reassembly.similarity import similarity_matrix
 from reassembly.stitch import assemble_stitched
-from reassembly.telling import all_or, tell_partition, tell_pick
+from reassembly.telling import tell_latency, tell_partition, tell_pick, tell_scored
 from zoo.blueprint import AdapterSpec, HeadSpec, Provenance, ReassemblyBlueprint
 from zoo.chain.batches import Rows
 from zoo.chain_cache import ChainCache
 from zoo.checkpoints import shorten
-from zoo.description import ChainDescription
+from zoo.description import ChainDescription, identity
 from zoo.devices import CPU, Placement
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
@@ -88,6 +86,7 @@ class Search:
         self.chains = ChainCache(zoo, device=placement.device)
         self.timed = StageTimer()
         self.seconds = self.timed.seconds
+        self.latency: LatencyTable | None = None
         self._scorer = lru_cache(maxsize=1)(self._make_scorer)
         self.images = ProbeImages(data, placement.device)
 
@@ -111,6 +110,17 @@ class Search:
             partition = self._partition(networks, similarity)
         descriptions = {network.description.name: network.description for network in networks}
         tell_partition(partition)
+        if self.settings.budget.max_latency_ms is not None:
+            with self.timed("latency"):
+                self.latency = measure_parts(
+                    self.chains,
+                    {name: identity(self.zoo[name]) for name in descriptions},
+                    self._costing(descriptions).seams(partition),
+                    self.data.num_classes,
+                    self.settings.budget.latency_batch_size,
+                    self.store,
+                    self.placement.device,
+                )
         with self.timed("assembly"):
             costing = self._costing(descriptions)
             table = costing.table(partition)
@@ -127,14 +137,7 @@ class Search:
         if self._proxy.needs:
             scored, prediction = with_predictions(scored, self._proxy, candidates, predicted)
         num_fitting, scorer = listing.num_fitting, self.settings.proxy.name
-        more = "more than " if num_fitting == MAX_LISTED else ""
-        fitting = f"{more}{num_fitting:,} compositions fit {self.settings.budget}"
-        log.info("%s; %s scored by %s", fitting, all_or(len(scored), num_fitting), scorer)
-        if prediction is not None and prediction.tau is not None:
-            told = (
-                f"tau {prediction.tau:.2f} over {prediction.num_compared:,} assemblies, regret {prediction.regret:.4g}"
-            )
-            log.info("the additive prediction against these scores: %s", told)
+        tell_scored(len(scored), num_fitting, self.settings.budget, scorer, prediction)
         if self.settings.finalists > 1:
             assert tune is not None
             with self.timed("finalists"):
@@ -147,6 +150,16 @@ class Search:
         pick = scored[0]
         tell_pick(scored, "short_tuning" if self.settings.finalists > 1 else scorer)
         front = undominated_candidates(scored, self._proxy) if self.settings.budget.pareto else []
+        latency: tuple[LatencyCheck, ...] = ()
+        if self.latency is not None:
+            latency = timed_candidates(
+                [entry.candidate for entry in scored],
+                lambda n: assemble(self.blueprint(scored[n], descriptions), self.chains),
+                self.chains,
+                self.latency.batch_size,
+                self.placement.device,
+            )
+            tell_latency(latency[0], self.latency)
         return SearchResult(
             blueprint=self.blueprint(pick, descriptions),
             candidates=tuple(scored),
@@ -157,6 +170,7 @@ class Search:
             similarity=similarity,
             descriptions=descriptions,
             left_out=self.zoo.left_out,
+            latency=latency,
             seconds=dict(self.seconds),
             reused=self.store.reused,
         )
@@ -219,7 +233,7 @@ class Search:
         """
         judge = select or self.settings.proxy.name
         if name is None and judge == "home_accuracy":
-            name = self._most_accurate()
+            name = most_accurate(self.zoo)
         with self.timed("features"):
             networks = self._extract() if name is None else [self._extract_one(self.zoo.entry(name))]
         descriptions = {network.description.name: network.description for network in networks}
@@ -233,7 +247,7 @@ class Search:
             best = scored[0]
             ranked = (f"{entry.candidate.blocks[0].network} {entry.scores[judge]:.4g}" for entry in scored)
             log.info("whole networks by %s: %s", judge.replace("_", " "), ", ".join(ranked))
-        costs, budget = (best.candidate.num_params, best.candidate.macs), self.settings.budget
+        costs, budget = best.candidate.costs[:2], self.settings.budget
         if not budget.admits(*costs):
             log.info(
                 "%s has %s parameters and %s MACs: a whole network is under no budget, and does not fit %s",
@@ -242,19 +256,6 @@ class Search:
                 budget,
             )
         return self.blueprint(best, descriptions, judge)
-
-    def _most_accurate(self) -> str:
-        without = [name for name, entry in self.zoo.items() if entry.accuracy is None]
-        if without:
-            raise UserError(
-                f"method.select=home_accuracy: zoo {self.zoo.name} states no `accuracy` of {', '.join(without[:8])}"
-                f"{f' and {len(without) - 8} more' if len(without) > 8 else ''}: add it to the zoo's file, leave them "
-                "out (~zoo.networks.NAME), or type method.select=ridge"
-            )
-        ranked = sorted(self.zoo, key=lambda name: -self.zoo[name].accuracy.given)
-        told = ", ".join(f"{name} {self.zoo[name].accuracy.given:g} %" for name in ranked)
-        log.info("whole networks by home accuracy: %s", told)
-        return ranked[0]
 
     def _extract(self, min_blocks: int = 1) -> list[NetworkFeatures]:
         """Of every network; a zoo that may do without those that are unfit is without them afterwards."""
@@ -319,7 +320,7 @@ class Search:
         return from_plain(Partition, self.store.fetch("partition", inputs, compute).values, "partition")
 
     def _costing(self, descriptions: Mapping[str, ChainDescription]) -> Costing:
-        return Costing(self.settings, descriptions, self.data.num_classes)
+        return Costing(self.settings, descriptions, self.data.num_classes, self.latency)
 
     @cached_property
     def _proxy(self) -> Proxy:
@@ -381,23 +382,17 @@ class Search:
 
         inputs = {
             "networks": {network.description.name: network.key for network in networks},
-            "candidates": _digest(candidates),
+            "candidates": content_digest(candidates),
             "data": self._data_key(),
             "settings": [settings, spec, self.seed],
         }
         stored = self.store.fetch("scores", inputs, compute).values
+        now = {(candidate.blocks, candidate.is_adapted): candidate for candidate in candidates}  # with its time
         scored = [from_plain(ScoredCandidate, row, "scores") for row in stored]
+        scored = [replace(e, candidate=now[e.candidate.blocks, e.candidate.is_adapted]) for e in scored]
         if not math.isfinite(scored[0].scores[settings.name]):
             raise UserError(
                 f"no candidate has a finite score by proxy.name={settings.name}: type another, e.g. proxy=ridge, or "
                 "check the weights of the zoo"
             )
         return scored
-
-
-def _digest(candidates: Iterable[Candidate]) -> str:
-    """Names the candidates with their costs; there may be a million."""
-    sha256 = hashlib.sha256()
-    for candidate in candidates:
-        sha256.update(f"{candidate.blocks} {candidate.is_adapted} {candidate.num_params} {candidate.macs}\n".encode())
-    return sha256.hexdigest()

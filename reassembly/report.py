@@ -25,7 +25,7 @@ MEASURES = {
 def write_report(found: SearchResult, settings: SearchSettings, directory: Path) -> ReportFiles:
     """Writes ``blueprint.yaml``, ``candidates.csv`` and the figures into ``directory``."""
     from figures.drawing import draw_network
-    from reassembly.figures import candidates_figure, partition_map, similarity_heatmap
+    from reassembly.figures import candidates_figure, latency_figure, partition_map, similarity_heatmap
 
     blueprint, table = directory / "blueprint.yaml", directory / "candidates.csv"
     write_blueprint(blueprint, found.blueprint)
@@ -63,6 +63,12 @@ def write_report(found: SearchResult, settings: SearchSettings, directory: Path)
             budget=settings.budget,
         ),
     )
+    if found.latency:
+        figures = (*figures, latency_figure(directory / "latency.png", found.latency))
+        others = (*others, directory / "latency.csv")
+        checks = ([c.composition, c.predicted_ms, c.measured_ms, c.relative_error] for c in found.latency)
+        columns = ["composition", "predicted_ms", "measured_ms", "relative_error"]
+        write_csv(directory / "latency.csv", columns, checks)
     return ReportFiles(blueprint, table, figures, others)
 
 
@@ -73,9 +79,10 @@ def _write_front(found: SearchResult, proxy: str, directory: Path) -> tuple[Path
         c, path = entry.candidate, directory / "front" / f"{number:03}.yaml"
         write_blueprint(path, blueprint)
         files.append(path)
-        rows.append([f"front/{path.name}", c.composition, c.kind, c.num_params, c.macs, entry.scores[proxy]])
-    table = directory / "front.csv"
-    write_csv(table, ["blueprint", "composition", "kind", "num_params", "macs", f"score_{proxy}"], rows)
+        timed = [c.latency_ns / 1e6] if found.latency else []
+        rows.append([f"front/{path.name}", c.composition, c.kind, c.num_params, c.macs, *timed, entry.scores[proxy]])
+    table, timed = directory / "front.csv", ["latency_ms"] if found.latency else []
+    write_csv(table, ["blueprint", "composition", "kind", "num_params", "macs", *timed, f"score_{proxy}"], rows)
     return table, *files
 
 
@@ -84,10 +91,13 @@ def write_candidates_csv(path: str | Path, scored: Iterable[ScoredCandidate], pi
     scored = list(scored)
     proxies = list(dict.fromkeys(name for entry in scored for name in entry.scores))
     columns = ["rank", "composition", "kind", "num_blocks", "num_params", "macs", "num_draws", "picked", "predicted"]
+    is_timed = any(entry.candidate.latency_ns for entry in scored)
     rows = []
     for rank, entry in enumerate(scored, start=1):
         c = entry.candidate
         row = [rank, c.composition, c.kind, len(c.blocks), c.num_params, c.macs, entry.num_draws, int(c == picked)]
         row.append(entry.predicted)
+        row += [c.latency_ns / 1e6] if is_timed else []
         rows.append([*row, *(entry.scores.get(name) for name in proxies)])
+    columns += ["latency_ms"] if is_timed else []
     write_csv(path, [*columns, *(f"score_{name}" for name in proxies)], rows)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from reassembly.assembly import ScoredCandidate
+from reassembly.latency import LatencyCheck
 from reassembly.partition import Partition
 from reassembly.seams import Prediction
 from zoo.blueprint import ReassemblyBlueprint
@@ -29,6 +30,7 @@ class SearchResult:
         similarity: (M, M) float64, of the nodes in the order of ``descriptions``, stem and body of each.
         descriptions: Of every network of the zoo.
         left_out: Networks of the zoo that the search went on without, and why.
+        latency: Of the pick and some others as predicted and as measured, where the budget limits it.
         seconds: Wall time of every stage.
         reused: Stages that an earlier run had stored.
     """
@@ -42,5 +44,6 @@ class SearchResult:
     similarity: Tensor
     descriptions: Mapping[str, ChainDescription]
     left_out: Mapping[str, str]
+    latency: tuple[LatencyCheck, ...]
     seconds: Mapping[str, float]
     reused: tuple[str, ...]

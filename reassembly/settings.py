@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated
 
 from reassembly.proxies import PROXIES
@@ -95,10 +96,13 @@ class PartitionSettings:
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits on a composition's parameters and MACs, neck and head included; None leaves a side open.
+    """Limits on a composition's parameters, MACs and time, neck and head included; None leaves a side open.
 
     Attributes:
-        pareto: Also give every composition within the limits that no other beats in parameters, MACs and score at once.
+        max_latency_ms: On the present device, predicted from the times of its parts (``reassembly.latency``), which are
+            measured where there is this limit.
+        latency_batch_size: Images at once in that measurement.
+        pareto: Also give every composition within the limits that no other beats in its costs and score at once.
 
     Raises:
         UserError: A limit that is negative or no integer, or a minimum above its maximum.
@@ -108,6 +112,8 @@ class Budget:
     max_params: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
     min_macs: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
     max_macs: Annotated[int | None, at_least(0, MAX_INTEGER)] = None
+    max_latency_ms: Annotated[float | None, above(0, 1e9)] = None
+    latency_batch_size: Annotated[int, at_least(1)] = 1
     pareto: bool = False
 
     def __post_init__(self) -> None:
@@ -120,32 +126,51 @@ class Budget:
                     f"type e.g. budget.min_{unit}={high} budget.max_{unit}={low}"
                 )
 
-    def limits(self) -> dict[str, int]:
+    def limits(self) -> dict[str, int | float]:
         """The limits that are set, by name."""
-        names = (f.name for f in fields(self) if f.name != "pareto")
+        names = (f.name for f in fields(self) if f.name.startswith(("min_", "max_")))
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
-    def bounds(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The least and the most (parameters, MACs) that fit, as int64 holds them."""
-        low, high = (self.min_params, self.min_macs), (self.max_params, self.max_macs)
+    def bounds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The least and the most (parameters, MACs, nanoseconds) that fit, as int64 holds them."""
+        limits = {name: in_cost(name, value) for name, value in self.limits().items()}
+        low, high = (tuple(limits.get(f"{side}_{unit}") for unit in UNITS) for side in ("min", "max"))
         return _filled(low, 0), _filled(high, MAX_INTEGER)
 
-    def admits(self, num_params: int, macs: int) -> bool:
+    def admits(self, num_params: int, macs: int, latency_ns: int = 0) -> bool:
         """Whether a composition of these costs fits."""
         low, high = self.bounds()
-        return all(low[i] <= cost <= high[i] for i, cost in enumerate((num_params, macs)))
+        return all(low[i] <= cost <= high[i] for i, cost in enumerate((num_params, macs, latency_ns)))
 
     def without(self, names: Sequence[str]) -> Budget:
         """The same budget with some limits lifted."""
-        return Budget(**{name: value for name, value in self.limits().items() if name not in names})
+        return replace(self, pareto=False, **dict.fromkeys(names))
 
     def __str__(self) -> str:
         return " ".join(f"budget.{name}={value}" for name, value in self.limits().items()) or "an open budget"
 
 
-def _filled(limits: tuple[int | None, int | None], open_end: int) -> tuple[int, int]:
-    first, second = (open_end if limit is None else limit for limit in limits)
-    return first, second
+UNITS = ("params", "macs", "latency_ms")
+"""In which limits are given, in the order of the costs."""
+
+
+def unit_of(name: str) -> int:
+    """Which cost a limit is on, by its name."""
+    return next(index for index, unit in enumerate(UNITS) if name.endswith(unit))
+
+
+def in_cost(name: str, value: float) -> int:
+    """The value of a limit in the unit of its cost: nanoseconds for milliseconds."""
+    return round(1e6 * value) if name.endswith("_ms") else int(value)
+
+
+def in_limit(unit: int, cost: int) -> int | float:
+    """The smallest value to type for a limit that admits a cost: milliseconds, of four digits, for nanoseconds."""
+    return math.ceil(cost / 100) / 10_000 if UNITS[unit].endswith("_ms") else cost
+
+
+def _filled(limits: Sequence[int | None], open_end: int) -> tuple[int, ...]:
+    return tuple(open_end if limit is None else limit for limit in limits)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,11 @@ import math
 from collections.abc import Sequence
 
 from reassembly.assembly import ScoredCandidate
+from reassembly.candidates import MAX_LISTED
+from reassembly.latency import LatencyCheck, LatencyTable
 from reassembly.partition import Partition
+from reassembly.seams import Prediction
+from reassembly.settings import Budget
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +23,16 @@ def tell_partition(partition: Partition) -> None:
         verdict = "even splits"
     networks = f"{len(partition.networks)} network{'s' if len(partition.networks) != 1 else ''}"
     log.info("cut %s into %d blocks each: J %.3f, %s", networks, partition.num_blocks, partition.objective, verdict)
+
+
+def tell_scored(count: int, num_fitting: int, budget: Budget, scorer: str, prediction: Prediction | None) -> None:
+    """Says how many compositions fit, how many were scored, and how honest the additive prediction was."""
+    more = "more than " if num_fitting == MAX_LISTED else ""
+    which = "all were" if count == num_fitting else f"the {count:,} most promising were"
+    log.info("%s%s compositions fit %s; %s scored by %s", more, f"{num_fitting:,}", budget, which, scorer)
+    if prediction is not None and prediction.tau is not None:
+        told = f"tau {prediction.tau:.2f} over {prediction.num_compared:,} assemblies, regret {prediction.regret:.4g}"
+        log.info("the additive prediction against these scores: %s", told)
 
 
 def tell_pick(scored: Sequence[ScoredCandidate], judge: str) -> None:
@@ -38,6 +52,13 @@ def tell_pick(scored: Sequence[ScoredCandidate], judge: str) -> None:
             log.info("  the best %s that fits: %s, %s %.4g", words, told, name, best.scores[judge])
 
 
-def all_or(count: int, of: int) -> str:
-    """Whether all or some were."""
-    return "all were" if count == of else f"the {count:,} most promising were"
+def tell_latency(check: LatencyCheck, table: LatencyTable) -> None:
+    """Says how long the pick takes, and how far its prediction was off."""
+    log.info(
+        "latency of the pick: %.3g ms, predicted %.3g ms (%+.0f %%); batches of %d, %s",
+        check.measured_ms,
+        check.predicted_ms,
+        100 * check.relative_error,
+        table.batch_size,
+        table.device,
+    )

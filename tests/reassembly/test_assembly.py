@@ -30,25 +30,25 @@ def fake_table(num_networks: int, num_stages: int, seed: int = 0, largest: int =
     memory: dict[object, Costs] = {}
 
     def drawn(*key) -> Costs:
-        return memory.setdefault(key, Costs(*map(int, rng.integers(1, largest, 2))))
+        return memory.setdefault(key, Costs(*map(int, rng.integers(1, largest, 3))))
 
     blocks = partition_blocks(cuts)
     table = cost_table(
         blocks, lambda b: drawn("block", b), lambda a, b: drawn("adapter", a, b), lambda b: drawn("end", b)
     )
 
-    def by_hand(path: tuple[BlockSpec, ...]) -> tuple[int, int]:
+    def by_hand(path: tuple[BlockSpec, ...]) -> tuple[int, int, int]:
         parts = [drawn("block", b) for b in path] + [drawn("end", path[-1])]
         parts += [drawn("adapter", a, b) for a, b in pairwise(path) if a.network != b.network]
-        return sum(part.num_params for part in parts), sum(part.macs for part in parts)
+        return tuple(sum(getattr(part, cost) for part in parts) for cost in ("num_params", "macs", "latency_ns"))
 
     every = [path for m in range(1, num_stages + 1) for path in product(*blocks[:m])] if exhaustive else []
     return table, {path: by_hand(path) for path in every}
 
 
-def inside(budget: Budget, costs: tuple[int, int]) -> bool:
+def inside(budget: Budget, costs: tuple[int, int, int]) -> bool:
     low, high = budget.bounds()
-    return all(low[c] <= costs[c] <= high[c] for c in (0, 1))
+    return all(low[c] <= costs[c] <= high[c] for c in (0, 1, 2))
 
 
 BUDGETS = [
@@ -57,6 +57,8 @@ BUDGETS = [
     Budget(min_params=3000),
     Budget(min_params=2000, max_params=2600, min_macs=1500, max_macs=2400),
     Budget(min_macs=3500, max_params=2500),
+    Budget(max_latency_ms=0.0025),
+    Budget(max_latency_ms=0.0022, max_params=2600, min_macs=1500),
 ]
 
 
@@ -70,7 +72,7 @@ def test_candidates_are_exactly_the_paths_inside_the_budget(num_networks, num_st
             list_candidates(table, budget)
         return
     found = list_candidates(table, budget)
-    assert [(c.blocks, (c.num_params, c.macs)) for c in found] == list(expected.items())
+    assert [(c.blocks, c.costs) for c in found] == list(expected.items())
 
 
 def test_small_chunks_give_the_same_candidates_in_the_same_order(monkeypatch):
@@ -91,8 +93,8 @@ def test_kinds_tell_zoo_networks_and_truncations_from_assemblies():
 def test_a_tight_budget_on_a_huge_zoo_is_enumerated_by_pruning():
     costs = fake_table(30, 8, exhaustive=False)[0].costs  # 30^8 paths
     least = (costs.to_go(8, np.min)[0] + costs.unary[:, 0]).min(1)
-    high = np.array([least[0] + 20, 10**9])
-    (paths,) = enumeration.feasible_paths(costs, np.zeros(2, np.int64), high, 8)
+    high = np.array([least[0] + 20, 10**9, 10**9])
+    (paths,) = enumeration.feasible_paths(costs, np.zeros(3, np.int64), high, 8)
     assert paths.costs[0].min() == least[0]
     assert [tuple(costs.total(path)) for path in paths.items] == [tuple(cost) for cost in paths.costs.T]
 

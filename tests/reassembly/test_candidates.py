@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from datamodules import Digits
+from reassembly import latency
 from reassembly.network import assemble, assembled_costs
 from reassembly.pipeline import Search
 from reassembly.settings import (
@@ -152,3 +153,29 @@ def test_auto_stands_in_the_recipe_where_the_wider_head_fits_too(zoo, data, root
         assert recipe.head.inputs == ("auto" if fits and inner else "last")
         seen.add((bool(inner), fits))
     assert seen >= {(True, True), (True, False)}
+
+
+def test_a_limit_on_latency_is_kept_by_what_was_measured(
+    zoo: Zoo, data: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "NUM_REPEATS", 1)
+    run, found = searched(zoo, data, tmp_path, budget=Budget(max_latency_ms=1e6))
+    times = sorted(entry.candidate.latency_ns for entry in found.candidates)
+    blocks, table = found.candidates[0].candidate.pieces, run.latency
+    assert times[0] > 0
+    assert len(found.latency) == 8
+    assert found.latency[0].composition == found.candidates[0].candidate.composition
+    assert len(blocks) == 1 or found.candidates[0].candidate.latency_ns > sum(map(table.block, blocks))
+
+    limit = times[len(times) // 2] / 1e6
+    _, narrower = searched(zoo, data, tmp_path, budget=Budget(max_latency_ms=limit))
+    assert "latency" in narrower.reused  # nothing is measured again, so that both speak of the same times
+    kept = {(c.blocks, c.is_adapted): c.latency_ns for c in (entry.candidate for entry in narrower.candidates)}
+    every = {(c.blocks, c.is_adapted): c.latency_ns for c in (entry.candidate for entry in found.candidates)}
+    assert kept == {key: time for key, time in every.items() if time <= 1e6 * limit}
+
+    with pytest.raises(UserError, match=r"nearest is .* ms; type budget.max_latency_ms=") as error:
+        searched(zoo, data, tmp_path, budget=Budget(max_latency_ms=times[0] / 2e6))
+    told = float(str(error.value).rpartition("=")[2])
+    assert times[0] / 1e6 <= told < times[0] / 1e6 + 1e-3
+    assert len(searched(zoo, data, tmp_path, budget=Budget(max_latency_ms=told))[1].candidates) >= 1

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from reassembly.latency import LatencyTable, relative_error, seam_key, time_adapter, time_floor, time_network
+from reassembly.latency import LatencyCheck, LatencyTable, seam_key, spread, time_adapter, time_floor, time_network
 from reassembly.network import assembled_costs
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.chain import Chain
@@ -95,5 +95,13 @@ def test_timing_draws_nothing_from_the_global_generator_and_leaves_the_mode(chai
 
 
 def test_an_error_is_a_share_of_what_was_measured() -> None:
-    assert relative_error(1_100_000, 0.001) == pytest.approx(0.1)
-    assert relative_error(900_000, 0.001) == pytest.approx(-0.1)
+    assert LatencyCheck("", 1.1, 1.0).relative_error == pytest.approx(0.1)
+    assert LatencyCheck("", 0.9, 1.0).relative_error == pytest.approx(-0.1)
+
+
+def test_those_that_are_timed_are_the_pick_and_others_from_the_fastest_to_the_slowest() -> None:
+    latencies = [7, 3, 9, 1, 5, 8, 2, 6, 4]
+    chosen = [latencies[n] for n in spread(latencies, 4)]
+    assert (chosen[0], min(chosen), len(set(chosen))) == (7, 1, 4)
+    assert spread([5]) == [0]
+    assert spread([2, 1]) == [0, 1]

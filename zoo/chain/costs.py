@@ -15,13 +15,18 @@ from zoo.chain.modes import meta_copy, meta_pass
 
 @dataclass(frozen=True)
 class Costs:
-    """Parameters and multiply-accumulate operations (what papers call FLOPs); costs of parts add up."""
+    """Parameters and multiply-accumulate operations (what papers call FLOPs); costs of parts add up.
+
+    Attributes:
+        latency_ns: Nanoseconds on some device, of parts that were timed there; else 0.
+    """
 
     num_params: int = 0
     macs: int = 0
+    latency_ns: int = 0
 
     def __add__(self, other: Costs) -> Costs:
-        return Costs(self.num_params + other.num_params, self.macs + other.macs)
+        return Costs(self.num_params + other.num_params, self.macs + other.macs, self.latency_ns + other.latency_ns)
 
 
 class MacCounter(TorchDispatchMode):
