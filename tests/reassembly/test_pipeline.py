@@ -134,10 +134,10 @@ def test_few_seams_by_the_answers_of_probes_are_scored_and_leave_a_pick(zoo, dat
     scored: list[str] = []
     paths = Scorer.path_scores
 
-    def counted(self, asked):
+    def counted(self, asked, *others):
         asked = list(asked)
         scored.extend("+".join(map(str, path)) for path in asked if len(path) > 1)
-        return paths(self, asked)
+        return paths(self, asked, *others)
 
     monkeypatch.setattr(Scorer, "path_scores", counted)
     few = replace(SETTINGS.proxy, max_scored=2, max_seams_per_block=1)

@@ -80,7 +80,7 @@ class Nodes:
         if body < num_blocks:
             raise UserError(
                 f"network {self.name!r} has {body} nodes between stem and head, too few for {num_blocks} blocks: "
-                f"choose partition.num_blocks <= {body}, or leave it out of the zoo"
+                f"type partition.num_blocks={body} or less, or leave it out of the zoo"
             )
 
 
