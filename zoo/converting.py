@@ -19,6 +19,7 @@ from torch import Tensor
 from zoo.checkpoints import checkpoint_sha256, read_tensors
 from zoo.digests import digest
 from zoo.errors import FOREIGN_FAULTS, UserError, reason
+from zoo.limits import shown
 from zoo.storage.files import read_safetensors, user_cache, write_bytes, write_safetensors
 from zoo.storage.sources import module_digest, own_code_digest
 from zoo.storage.store import content_key
@@ -49,7 +50,7 @@ def convert(path: Path, function: str) -> dict[str, Tensor]:
     except UserError:
         raise
     except FOREIGN_FAULTS as error:
-        raise UserError(f"weights.convert={function} fails at {path}: {reason(error)}") from error
+        raise UserError(f"converter {function} fails at {path}: {reason(error)}") from error
     return _state(result, function)
 
 
@@ -108,25 +109,27 @@ def converted(path: Path, function: str) -> dict[str, Tensor]:
 
 def _find(function: str) -> Callable[[Path], object]:
     module, _, name = function.partition(":")
+    if not module or not name:
+        raise UserError(f"converter {shown(function)}: give module:function, e.g. my_package.weights:read")
     try:
         found = getattr(importlib.import_module(module), name, None)
     except FOREIGN_FAULTS as error:
-        raise UserError(f"weights.convert={function}: {module} cannot be imported: {reason(error)}") from error
+        raise UserError(f"converter {function}: {module} cannot be imported: {reason(error)}") from error
     if not callable(found):
-        raise UserError(f"weights.convert={function}: {module} has no function {name!r}")
+        raise UserError(f"converter {function}: {module} has no function {name!r}")
     return found
 
 
 def _state(result: object, function: str) -> dict[str, Tensor]:
     if not isinstance(result, Mapping) or not result:
         kind = "nothing in it" if isinstance(result, Mapping) else type(result).__name__
-        raise UserError(f"weights.convert={function} returned {kind}, expected a mapping from key to tensor")
+        raise UserError(f"converter {function} returned {kind}, expected a mapping from key to tensor")
     state = {}
     for key, given in result.items():
         tensor = _tensor(given)
         if not isinstance(key, str) or tensor is None:
             kinds = f"{type(key).__name__} to {type(given).__name__}"
-            raise UserError(f"weights.convert={function} returned {kinds} ({key!r}), expected text to tensors")
+            raise UserError(f"converter {function} returned {kinds} ({key!r}), expected text to tensors")
         state[key] = tensor
     return state
 

@@ -92,6 +92,7 @@ def test_a_checkpoint_needs_no_function(file: Path, trained: State, tmp_path: Pa
     [
         ("own_converters:missing", "own_converters has no function 'missing'"),
         ("no_such_module:read", "no_such_module cannot be imported: ModuleNotFoundError"),
+        ("own_converters", "give module:function"),
         ("own_converters:fails", "fails at .*weights.npz: KeyError: 'encoder'"),
         ("own_converters:exits", "fails at .*weights.npz: SystemExit: no licence"),
         ("own_converters:none", "returned NoneType, expected a mapping"),
