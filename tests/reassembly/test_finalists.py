@@ -24,7 +24,7 @@ def entry(networks: str, ridge: float, cuts: float, *, end: int | None = None, i
     is_one = len(set(networks)) == 1
     kind = ("network" if blocks[-1].nodes[1] == 9 else "truncated") if is_one else "assembly"
     scores = {"ridge": ridge, "ridge_cuts": cuts, "params": float(len(networks))}
-    return ScoredCandidate(Candidate(tuple(blocks), kind, 10 * len(networks), 5, is_adapted), scores)
+    return ScoredCandidate(Candidate(tuple(blocks), kind, 10 * len(networks), 5, is_adapted=is_adapted), scores)
 
 
 SCORED = [
