@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -121,13 +122,18 @@ def measure_locality(clone: Clone, images: Mapping[str, Tensor], *, seed: int) -
 
 
 def conditional_similarity(source: FrozenNetwork, gates: Tensor, images: Tensor) -> float:
-    """Mean cosine between the centred logits of the masked and the whole source."""
+    """Mean cosine between the centred logits of the masked and the whole source.
 
-    module = source.slim(gates, 0, images.device).network
+    After ``tuning=full`` the masked one is the tuned copy, the whole one still the network of the zoo.
+    """
+    if isinstance(source, ThawedNetwork):
+        module, whole_source = partial(source.features, gates=gates.to(images)), source.origin
+    else:
+        module, whole_source = source.slim(gates, 0, images.device).network, source
 
     def cosines(part: Tensor) -> Tensor:
         masked = F.linear(module(part), source.weight, source.bias).double()
-        whole = source.logits(part).double()
+        whole = whole_source.logits(part).double()
         masked, whole = (z - z.mean(1, keepdim=True) for z in (masked, whole))
         return F.cosine_similarity(masked, whole)
 
