@@ -195,7 +195,7 @@ def test_what_is_no_chain_is_refused_by_name() -> None:
 
 def test_too_short_a_chain_is_refused_by_name(sliced: Sliced) -> None:
     sliced.chain.require_length(sliced.body)
-    with pytest.raises(UserError, match=rf"{sliced.chain.name} has {sliced.body} nodes .* {sliced.body + 1} blocks"):
+    with pytest.raises(UserError, match=rf"'{sliced.chain.name}' has {sliced.body} nodes .* {sliced.body + 1} blocks"):
         sliced.chain.require_length(sliced.body + 1)
 
 
