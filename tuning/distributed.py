@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 
 def world_size() -> int:
@@ -24,6 +25,8 @@ def is_main() -> bool:
 
 def start_processes(trainer: pl.Trainer) -> None:
     """Starts and connects the processes of a trainer now, not at its first run: what is computed before is shared."""
+    from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher  # heavy
+
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         launcher.launch(trainer.strategy.setup_environment)
