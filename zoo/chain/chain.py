@@ -132,8 +132,9 @@ class Chain(Nodes):
         name = name or type(network).__name__
         require_plain(network, example_input, name)
         try:
-            with torch.inference_mode(False), torch.no_grad(), fresh_caches():  # whatever the caller is in
-                chain = cls._sliced(network, example_input, name, nodes)
+            with torch.inference_mode(False):  # whatever the caller is in
+                with fresh_caches():
+                    chain = cls._sliced(network, example_input, name, nodes)
                 chain._verify(example_input)
         except UserError:
             raise
