@@ -85,9 +85,9 @@ class Tracker:
             return
         import wandb
 
-        made_of = [f"{name}-{of[:12]}" for name, of in (inputs or {}).items()]
+        made_of = [_artifact_name(name, of) for name, of in (inputs or {}).items()]
         told = {**metadata, "digest": digest, "inputs": made_of}
-        artifact = wandb.Artifact(f"{kind}-{digest[:12]}", type=kind, metadata=told)
+        artifact = wandb.Artifact(_artifact_name(kind, digest), type=kind, metadata=told)
         for path in paths:
             artifact.add_file(str(path))
         for name in made_of if not self._run.offline else ():
@@ -165,3 +165,7 @@ def tracking(
         run.finish(exit_code=1)
         raise
     run.finish(exit_code=0)
+
+
+def _artifact_name(kind: str, digest: str) -> str:
+    return f"{kind}-{digest.removeprefix('sha256:')[:12]}"  # W&B's names hold no colon

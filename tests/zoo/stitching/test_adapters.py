@@ -282,7 +282,7 @@ def test_a_residual_adapter_is_the_identity_bit_for_bit_until_it_is_trained(sign
     x = torch.randn(signal.shape(3), generator=torch.Generator().manual_seed(0)) * 1e3
     assert torch.equal(adapter(x), x)
     costs = count(adapter, torch.zeros(signal.shape(1)))
-    assert (costs.num_params, costs.macs) == tuple(vars(adapter_costs(signal, signal, "linear", kernel_size)).values())
+    assert costs == adapter_costs(signal, signal, "linear", kernel_size)
     adapter(x).square().sum().backward()
     assert all(bool((parameter.grad != 0).any()) for parameter in adapter.parameters())
     with pytest.raises(ValueError, match="residual"):
