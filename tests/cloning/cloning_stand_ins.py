@@ -21,6 +21,19 @@ from zoo.entries import InputSpec, ZooEntry
 from zoo.registry import Zoo
 from zoo.stitching.adapters import Adapter
 
+ZOO = """
+name: small
+input: {channels: 1, height: 32, width: 32, mean: [0.5], std: [0.5]}
+networks:
+  low: {source: timm, model: resnet18, classes: [a, b, c],
+        kwargs: {in_chans: 1, num_classes: 3, layers: [1, 1, 1, 1], channels: [8, 8, 12, 16]}}
+  high: {source: timm, model: resnet18, classes: [d, e],
+         kwargs: {in_chans: 1, num_classes: 2, layers: [1, 1, 1, 1], channels: [4, 8, 8, 12]}}
+  rare: {source: timm, model: resnet18, classes: [f, g],
+         kwargs: {in_chans: 1, num_classes: 2, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}}
+"""
+"""A zoo's file: a target and two sources, for whoever reads zoos by name."""
+
 ARCHITECTURES = {
     "resnet": ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 12, 16]}),
     "resnext": (

