@@ -21,24 +21,15 @@ from benchmarks.fronts.task import Question, Task, open_task
 from benchmarks.fronts.truncation import features_behind_nodes
 from reassembly.network import assembled_costs
 from reassembly.settings import Budget
+from tests.small_comparison import FEW, WITHOUT
 from zoo.blueprint import BlockSpec
 from zoo.errors import UserError
 
 WORDS = [
-    "dataset.num_train=40",
-    "dataset.num_validation=30",
+    *FEW,
     "dataset.num_test=50",
-    "tuning.num_epochs=1",
-    "finalists=1",
-    "partition=k2",
-    "similarity.num_probe_images=24",
-    "proxy.num_images=24",
-    "proxy.num_draws=1",
-    "partition.num_starts=2",
-    "partition.max_bound_steps=50",
     "composition.required=[resnet_digits,regnety_even]",  # so that controls have something to be random
 ]
-WITHOUT = ("resnext_low", "mobilenetv3_rotation", "convnext_odd", "vit_digits", "mixer_inverted")
 
 
 @pytest.fixture(scope="module")

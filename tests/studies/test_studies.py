@@ -12,22 +12,9 @@ from scipy.stats import kendalltau
 
 from studies.correlation import kendall
 from studies.naswot_tau import conclude as conclude_proxies
+from tests.small_comparison import FEW, WITHOUT
 
-ZOO = ["--without", "resnext_low", "mobilenetv3_rotation", "convnext_odd", "vit_digits", "mixer_inverted"]
-FEW = [
-    "dataset.num_train=40",
-    "dataset.num_validation=30",
-    "dataset.num_test=40",
-    "tuning.num_epochs=1",
-    "finalists=1",
-    "partition=k2",
-    "similarity.num_probe_images=24",
-    "proxy.num_images=24",
-    "proxy.num_draws=1",
-    "partition.num_starts=2",
-    "partition.max_bound_steps=50",
-    "budget=unlimited",
-]
+SMALL = [*FEW, "dataset.num_test=40", "budget=unlimited", "--without", *WITHOUT]
 STUDIES = {
     "replacement": ["--mode", "probe"],
     "partition": ["--mode", "probe", "--drawn", "1", "--ways", "even", "stage"],
@@ -70,7 +57,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_says_claim_measured_and_conditions(name: str, cache: Path, tmp_path: Path) -> None:
     output = tmp_path / "study"
-    words = [*FEW, *ZOO, "--dataset", "digits", "--splits", "1", "--cache", str(cache), *STUDIES[name]]
+    words = [*SMALL, "--dataset", "digits", "--splits", "1", "--cache", str(cache), *STUDIES[name]]
     import_module(f"studies.{name}").STUDY.main([*words, "--output", str(output)])
     found = json.loads(output.with_suffix(".json").read_text())
     assert found["measured"]

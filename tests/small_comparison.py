@@ -1,0 +1,16 @@
+"""Overrides that make comparisons of whole trainings small: what is tested with them are the instruments."""
+
+FEW = [
+    "dataset.num_train=40",
+    "dataset.num_validation=30",
+    "tuning.num_epochs=1",
+    "finalists=1",
+    "partition=k2",
+    "similarity.num_probe_images=24",
+    "proxy.num_images=24",
+    "proxy.num_draws=1",
+    "partition.num_starts=2",
+    "partition.max_bound_steps=50",
+]
+WITHOUT = ("resnext_low", "mobilenetv3_rotation", "convnext_odd", "vit_digits", "mixer_inverted")
+"""Of the embedded zoo, so that two networks are left."""
