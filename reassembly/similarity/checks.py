@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ DEAD_VARIANCE = 1e-12
 
 The rounding of float32 features is a share of about 1e-14.
 """
+
+
+LEAST_ENERGY, MOST_ENERGY = 1e-10, 1e15
+"""Sums of squares of features beyond which products of float32 kernel matrices come near float32's ends."""
 
 
 class NodeError(UserError):
@@ -70,3 +75,32 @@ def centre(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     raw = to_float64(features)
     centred = raw - raw.mean(dim=0)
     return centred, centred.square().sum(), raw.square().sum()
+
+
+def centre_in_units(index: int, x: Tensor) -> tuple[Tensor, float, Tensor, Tensor]:
+    """Features (n, d) of a node minus their mean, in their own dtype, in units of a power of two that keep products
+    within float32; that unit, and the centred and the raw sum of squares, float64.
+
+    Raises:
+        NodeError: The features are not finite.
+    """
+    unit = 1.0
+    centred, mean, energy = _minus_mean(x)
+    if not LEAST_ENERGY < float(energy) < MOST_ENERGY:
+        if not x.isfinite().all():
+            raise not_finite(index)
+        if largest := float(centred.abs().max() if centred.isfinite().all() else x.abs().max()):
+            unit = 2.0 ** math.frexp(largest)[1]
+            centred, mean, energy = _minus_mean(x / unit)
+    raw_energy = energy + len(x) * mean.double().square().sum()
+    return centred, unit, energy * unit**2, raw_energy * unit**2
+
+
+def _minus_mean(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features without their mean, that mean (1, d), and the sum of squares that is left, float64."""
+    shares = x.new_full((1, len(x)), 1 / len(x))
+    mean = shares @ x
+    centred = x - mean
+    flat = centred.view(-1)
+    missed = shares @ centred  # of the mean, by rounding: it would hide that features do not vary
+    return centred, mean, (flat @ flat).double() - len(x) * missed.double().square().sum()

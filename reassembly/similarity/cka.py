@@ -22,15 +22,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from reassembly.similarity.checks import DEAD_VARIANCE, not_finite, require_samples
+from reassembly.similarity.checks import DEAD_VARIANCE, centre_in_units, require_samples
+from reassembly.similarity.products import gram
 
 MIN_BATCH = 4  # HSIC_1 divides by n - 3
 Kernel = Callable[[Tensor, int], Tensor]
 
 _ROUNDING = {torch.float32: 1e-12, torch.float64: 1e-24}
-"""What rounding leaves of a matrix that U-centring makes zero, as a share of its sum of squares, with a margin."""
-
-_STRIPE = 192  # rows of a symmetric product that are computed at a time
+"""What rounding leaves of the sum of squares of a matrix that U-centring makes zero, as a share of its squared trace,
+with a margin."""
 
 
 class KernelAlignment:
@@ -49,7 +49,7 @@ class KernelAlignment:
         self.kernel = kernel or linear_kernel
         self.unbiased, self.dtype = unbiased, dtype if self.kernel is linear_kernel else torch.float64
         self._products: Tensor | float = 0.0
-        self._kernel_energy: Tensor | float = 0.0
+        self._squared_trace: Tensor | float = 0.0
         self._energy: Tensor | float = 0.0
 
     def update(self, features: Sequence[Tensor]) -> None:
@@ -59,39 +59,24 @@ class KernelAlignment:
         places = rows * num_samples + columns
         upper = torch.empty(len(features), len(places), dtype=self.dtype, device=device)
         diagonal = torch.empty(len(features), num_samples, dtype=self.dtype, device=device)
-        energies, kernel_energies, units = [], [], []
+        energies, traces, units = [], [], []
         for index, x in enumerate(features):
-            centred, unit, *energy = self._centre(index, x)
+            centred, unit, *energy = centre_in_units(index, x.to(self.dtype))
             matrix = self.kernel(centred, index).to(self.dtype)
             energies.append(torch.stack(energy))
-            kernel_energies.append(torch.linalg.vector_norm(matrix, dtype=torch.float64).square())
+            traces.append(matrix.diagonal().sum(dtype=torch.float64))
             units.append(unit)
             matrix = _u_centre(matrix) if self.unbiased else _double_centre(matrix)
             torch.index_select(matrix.view(-1), 0, places, out=upper[index])
             diagonal[index] = matrix.diagonal()
         scale = num_samples - 3 if self.unbiased else (num_samples - 1) ** 2 / num_samples  # sums up to b * HSIC
-        products = 2 * _products(upper)
+        products = 2 * gram(upper).double()
         if not self.unbiased:  # U-centred matrices have none
-            products += _products(diagonal)
-        units = torch.stack(units).square()
+            products += gram(diagonal).double()
+        units = torch.tensor(units, dtype=torch.float64, device=device).square()
         self._products = self._products + (products * units * units[:, None] / scale).cpu()
-        self._kernel_energy = self._kernel_energy + (torch.stack(kernel_energies) * units.square() / scale).cpu()
+        self._squared_trace = self._squared_trace + ((torch.stack(traces) * units).square() / scale).cpu()
         self._energy = self._energy + torch.stack(energies).cpu()
-
-    def _centre(self, index: int, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Features minus their mean, in units of a power of two that keeps products within float32; that unit, and
-        the centred and the raw sum of squares, float64."""
-        mean = features.mean(dim=0, dtype=torch.float64)
-        if not mean.isfinite().all():  # no sum of finite float32 numbers leaves float64
-            raise not_finite(index)
-        if self.dtype == torch.float64:
-            centred, unit = features - mean, mean.new_ones(())
-        else:
-            centred = features - mean.to(features.dtype)
-            unit = mean.new_tensor(_unit(float(centred.abs().max())))
-            centred = (centred if unit == 1 else centred / unit).to(self.dtype)
-        energy = torch.linalg.vector_norm(centred, dtype=torch.float64).square() * unit.square()
-        return centred, unit, energy, energy + len(features) * mean.square().sum()
 
     def compute(self) -> Tensor:
         """``(M, M)`` float64 CKA in [-1, 1] of what was added; 0 wherever a node is dead."""
@@ -99,32 +84,15 @@ class KernelAlignment:
         centred_energy, raw_energy = self._energy.unbind(dim=1)
         norms = self._products.diagonal()
         # The second condition: features that differ in one image only leave nothing but rounding after U-centring.
-        alive = (centred_energy > DEAD_VARIANCE * raw_energy) & (norms > _ROUNDING[self.dtype] * self._kernel_energy)
+        alive = (centred_energy > DEAD_VARIANCE * raw_energy) & (norms > _ROUNDING[self.dtype] * self._squared_trace)
         weights = torch.where(alive, norms.clamp_min(torch.finfo(torch.float64).tiny).rsqrt(), 0.0)
         similarity = weights[:, None] * self._products * weights
         return ((similarity + similarity.T) / 2).clamp(-1.0, 1.0)
 
 
-def _unit(largest: float) -> float:
-    """The power of two in whose units features are to be taken: 1 where their products are far from float32's ends."""
-    return 1.0 if largest == 0 or 1e-6 < largest < 1e6 else 2.0 ** math.frexp(largest)[1]
-
-
-def _products(rows: Tensor) -> Tensor:
-    """``rows @ rows.T`` as float64; what lies above the diagonal is taken from below it."""
-    if len(rows) <= _STRIPE:
-        return (rows @ rows.T).double()
-    result = rows.new_empty(len(rows), len(rows), dtype=torch.float64)
-    for start in range(0, len(rows), _STRIPE):
-        stop = start + _STRIPE
-        result[start:stop, :stop] = rows[start:stop] @ rows[:stop].T
-        result[:start, start:stop] = result[start:stop, :start].T
-    return result
-
-
 def linear_kernel(centred: Tensor, index: int) -> Tensor:
     """X X^T."""
-    return centred @ centred.T
+    return gram(centred)
 
 
 class RBFKernel:
@@ -188,7 +156,7 @@ def _accumulate(features: Sequence[Tensor], batch_size: int | None, alignment: K
 def _u_centre(matrix: Tensor) -> Tensor:
     """U-centring: zero diagonal, and every row and column sums to 0; in place."""
     num_samples = len(matrix)
-    sums = matrix.fill_diagonal_(0.0).sum(dim=1, dtype=torch.float64) / (num_samples - 2)
+    sums = (matrix.fill_diagonal_(0.0) @ matrix.new_ones(num_samples)).double() / (num_samples - 2)
     shifts = (sums - sums.sum() / (2 * (num_samples - 1))).to(matrix.dtype)
     return matrix.sub_(shifts[:, None]).sub_(shifts).fill_diagonal_(0.0)
 

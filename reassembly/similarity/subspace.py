@@ -7,13 +7,26 @@ than dimensions: with rank(X) >= n - 1 any features predict any others perfectly
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from reassembly.similarity.checks import DEAD_VARIANCE, NodeError, centre, check_features
+from reassembly.similarity.checks import (
+    DEAD_VARIANCE,
+    NodeError,
+    centre,
+    centre_in_units,
+    check_features,
+    require_samples,
+)
+from reassembly.similarity.products import gram, spd_inverse
 
-STRIP_NUMBERS = 2**25  # numbers of the two (M, rows, n) strips that are held at a time (256 MiB)
+STRIP_NUMBERS = 2**23  # numbers of the two (M, rows, n) strips that are held at a time
+LEAST_RIDGE_IN_FLOAT32 = 0.01
+"""Below it what float32 loses by the inverse, about 1e-7 / ridge a dimension, would be seen."""
+LEAST_LEFT_OUT_IN_FLOAT32 = 0.01
+"""Likewise of 1 - h_kk: an image that its own node's prediction leans on that much is an outlier."""
 
 
 def linear_regression(features: Sequence[Tensor], *, ridge: float = 0.0) -> Tensor:
@@ -22,11 +35,15 @@ def linear_regression(features: Sequence[Tensor], *, ridge: float = 0.0) -> Tens
     In the partition the row is a block and the column the centre it stands for: how much of the centre's features the
     block's contain.
 
+    A node costs one decomposition or inverse of the smaller of its two Gram matrices, a pair an inner product of two
+    (n, n) matrices. With a ridge of 0.01 at least these are float32, less than 1e-4 off what float64 gives.
+
     Args:
         features: M tensors ``(n, d_m)``, n >= 4.
         ridge: 0 is least squares in-sample (Kornblith et al., arXiv 1905.00414, section 5: |Q^T Y|^2 / |Y|^2) and
-            needs n > d + 1. Above 0 it is the ridge as a multiple of the mean squared singular value, and R2 is then
-            leave-one-out in closed form (PRESS; a negative one counts as 0), which holds for any n and d.
+            needs n > d + 1. Above 0 it is the ridge as a multiple of the mean of the min(n - 1, d) squared singular
+            values, channels that do not vary left out, and R2 is then leave-one-out in closed form (PRESS; a negative
+            one counts as 0), which holds for any n and d.
 
     Returns:
         ``(M, M)`` float64 in [0, 1].
@@ -34,23 +51,24 @@ def linear_regression(features: Sequence[Tensor], *, ridge: float = 0.0) -> Tens
     Raises:
         NodeError: With ``ridge=0``, a node whose features span n - 1 dimensions.
     """
-    num_samples = check_features(features, 4)
+    num_samples = require_samples(features, 4)
+    dtype = torch.float32 if ridge >= LEAST_RIDGE_IN_FLOAT32 else torch.float64
     operators, targets = [], []
     for index, x in enumerate(features):
-        centred, left, singular = _decompose(x)
-        scale = centred.norm()
-        targets.append(_GramRows(centred / scale if scale > 0 else centred))
+        centred = _normalised(index, x.to(dtype))
+        wide = gram(centred) if 2 * centred.shape[1] >= num_samples else None  # no larger than the factors
         if ridge == 0:
+            _, left, singular = _decompose(x)
             _require_samples(index, len(singular), num_samples)
-            operators.append(_GramRows(left))
+            operators.append(_Symmetric(left, left))
         else:
-            penalty = ridge * singular.square().mean() if len(singular) else 1.0
-            operators.append(_PressRows(left * (singular / (singular.square() + penalty).sqrt())))
+            operators.append(_press(centred, wide, _penalty(centred, ridge)))
+        targets.append(_Symmetric(centred, centred) if wide is None else _Symmetric(wide))
     products = _inner_products(operators, targets)
     if ridge == 0:
         return products.clamp(0.0, 1.0)
     # A leave-one-out mean misses an image by n / (n - 1) of its distance to the mean; a dead target explains nothing.
-    dead = torch.tensor([not rows.factor.any() for rows in targets])
+    dead = torch.tensor([not target.left.any() for target in targets])
     return (1 - products * (1 - 1 / num_samples) ** 2).masked_fill(dead, 0.0).clamp(0.0, 1.0)
 
 
@@ -115,42 +133,80 @@ def _require_samples(index: int, rank: int, num_samples: int) -> None:
         )
 
 
-class _GramRows:
-    """Rows of F F^T for a thin factor F with n rows."""
-
-    def __init__(self, factor: Tensor):
-        self.factor = factor
-
-    def __call__(self, rows: slice) -> Tensor:
-        return self.factor[rows] @ self.factor.T
+def _normalised(index: int, features: Tensor) -> Tensor:
+    """Features minus their mean in units in which their sum of squares is 1; zeros for a dead node."""
+    centred, unit, energy, raw_energy = centre_in_units(index, features)
+    if energy <= DEAD_VARIANCE * raw_energy:
+        return torch.zeros_like(centred)
+    return centred.div_(float(energy.sqrt()) / unit)
 
 
-class _PressRows:
-    """Rows of a matrix that has the inner product of A^T A with every symmetric matrix, where A Y = (I - H) Y /
-    (1 - h_kk) are leave-one-out residuals of Y, H = 1 1^T / n + F F^T: A^T A = W - H W - W H + H W H, and H W will
-    do for W H."""
+@dataclass(frozen=True)
+class _Symmetric:
+    """A symmetric (n, n) matrix L R' + diag(weights), given by L and R of n rows; R is the identity where not given."""
 
-    def __init__(self, factor: Tensor):
-        num_samples = len(factor)
-        factor = torch.cat([factor.new_full((num_samples, 1), num_samples**-0.5), factor], dim=1)
-        self.weights = (1 - factor.square().sum(dim=1)).pow(-2)
-        weighted = self.weights[:, None] * factor
-        self.left, self.factor = factor @ (factor.T @ weighted) - 2 * weighted, factor
+    left: Tensor
+    right: Tensor | None = None
+    weights: Tensor | None = None
 
-    def __call__(self, rows: slice) -> Tensor:
-        result = self.left[rows] @ self.factor.T
-        result[:, rows].diagonal().add_(self.weights[rows])
-        return result
+    def float(self) -> _Symmetric:
+        """In float32."""
+        return _Symmetric(*(part if part is None else part.float() for part in (self.left, self.right, self.weights)))
+
+    def strip(self, start: int, out: Tensor) -> None:
+        """Writes as many rows as ``out`` has, from ``start`` on, and of them the columns from ``start`` on."""
+        stop = start + len(out)
+        if self.right is None:
+            out.copy_(self.left[start:stop, start:])
+        else:
+            torch.mm(self.left[start:stop], self.right[start:].T, out=out)
+        if self.weights is not None:
+            out.diagonal().add_(self.weights[start:stop])
 
 
-def _inner_products(left: Sequence[_GramRows | _PressRows], right: Sequence[_GramRows]) -> Tensor:
-    """``[i, j]`` = <A_i, B_j> of (n, n) matrices given by their rows: one matrix product of 2 M strips at a time."""
-    factor = right[0].factor
-    num_samples = len(factor)
+def _press(centred: Tensor, wide: Tensor | None, penalty: float) -> _Symmetric:
+    """Q, for which <Q, Y Y^T> is the sum of squared leave-one-out residuals of any centred Y.
+
+    They are (I - H) Y / (1 - h_kk) with H = 1 1^T / n + T and T = X X^T (X X^T + penalty)^-1, so that Q is
+    (I - H) W (I - H) with W = diag (1 - h_kk)^-2, and I - T = penalty (X X^T + penalty)^-1.
+    """
+    identity = torch.eye(len(centred) if wide is not None else centred.shape[1]).to(centred)
+    if wide is not None:
+        rest = penalty * spd_inverse(wide + penalty * identity) - 1 / len(centred)
+        left_out = rest.diagonal()
+    else:
+        spread = centred @ spd_inverse(gram(centred.T) + penalty * identity)  # T is its product with X^T
+        left_out = 1 - 1 / len(centred) - (spread * centred).sum(1)
+    if centred.dtype == torch.float32 and float(left_out.min()) < LEAST_LEFT_OUT_IN_FLOAT32:
+        exact = centred.double()  # and not W on its own, which nearly cancels
+        return _press(exact, gram(exact), penalty).float()
+    weights = left_out.pow(-2)
+    if wide is not None:
+        return _Symmetric(rest * weights, rest)
+    weighted = weights[:, None] * spread
+    other = centred @ (spread.T @ weighted / 2) - weighted  # Q = W + X other^T + other X^T
+    return _Symmetric(torch.cat([centred, other], 1), torch.cat([other, centred], 1), weights)
+
+
+def _penalty(centred: Tensor, ridge: float) -> float:
+    """The ridge as a multiple of the mean squared singular value; their sum is 1."""
+    energies = centred.square().sum(0)
+    num_varying = int((energies > DEAD_VARIANCE * energies.sum()).sum())
+    return ridge / max(1, min(len(centred) - 1, num_varying))
+
+
+def _inner_products(left: Sequence[_Symmetric], right: Sequence[_Symmetric]) -> Tensor:
+    """``[i, j]`` = <A_i, B_j>, float64: one product of 2 M strips up to the diagonal at a time."""
+    like = right[0].left
+    num_samples = len(like)
     step = max(1, STRIP_NUMBERS // (2 * len(left) * num_samples))
-    total = torch.zeros(len(left), len(right), dtype=torch.float64, device=factor.device)
+    total = torch.zeros(len(left), len(right), dtype=torch.float64, device=like.device)
     for start in range(0, num_samples, step):
-        rows = slice(start, start + step)
-        first, second = (torch.stack([matrix(rows) for matrix in side]).flatten(1) for side in (left, right))
-        total += first @ second.T
+        num_rows = min(step, num_samples - start)
+        strips = like.new_empty(2, len(left), num_rows, num_samples - start)
+        for side, matrices in zip(strips, (left, right), strict=True):
+            for matrix, strip in zip(matrices, side, strict=True):
+                matrix.strip(start, strip)
+        strips[0, :, :, num_rows:] *= 2  # what lies on the other side of the diagonal
+        total += strips[0].flatten(1) @ strips[1].flatten(1).T
     return total.cpu()
