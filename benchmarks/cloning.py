@@ -1,5 +1,8 @@
 """Cloning against its rivals: ``python -m benchmarks.cloning`` (hours; ``--methods`` and ``--scenarios`` choose).
 
+Stopped, it goes on where it was: every row is written when it is there, and one that is there is not made again unless
+``--again`` names its method.
+
 Each scenario (``benchmarks/scenarios``, any YAML file) says which classes a target knows and which are cloned from
 whom; ten exemplars of each of the target's classes, or none, and 30 % of the images of the cloned ones. Every way gets
 the same images and epochs (``--augmentation affine``: with the same distorted copies). Cloning runs with its defaults;
@@ -7,19 +10,21 @@ of the other ways that have strengths three each are tried with every seed, and 
 and cloned accuracy on the validation split is kept. Calibrated ensembles fit their scales there. ``joint`` has as many
 epochs over all training images: the upper bound.
 
+The controls are the clones that were chosen with as many gates open in every layer at random, and with all open.
+
 Figures are accuracies in percent averaged over classes, mean and standard deviation over the seeds, which draw the
-networks (where the benchmark trains its own), the splits, the exemplars, and all else. Rows of earlier runs that a run
-does not make again stay in the table.
+networks (where the benchmark trains its own), the splits, the exemplars, and all else.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -28,8 +33,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.cloning_scenarios import Scenario, read_scenario
-from benchmarks.cloning_table import Row, Strengths, line, read_rows, write_rows
-from cloning.measures import measure_costs, num_bytes
+from benchmarks.cloning_table import Key, Row, Strengths, line, read_rows, write_rows
+from cloning.clone import Clone
+from cloning.fitting import with_fitted_adapters
+from cloning.frozen import FrozenNetworks
+from cloning.gates import num_gates
+from cloning.measures import measure_costs, num_bytes, random_like
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSettings
 from cloning.rivals import RIVALS
@@ -46,6 +55,9 @@ from zoo.storage.store import Store
 NUM_EPOCHS = 10
 """Over the correction data in class-balanced batches; of ``joint`` over all its images, which makes more steps."""
 
+FRACTION = 0.3
+"""Of the training images of each cloned class."""
+
 DEFAULT = ("mnist5k_one_source", "mnist5k_two_sources", "mnist5k_resnet_convnext", "mnist5k_convnext_resnet")
 
 _LWF = (
@@ -61,6 +73,8 @@ _EWC = (
 _RATES = tuple({"learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2))
 TRIES: Mapping[str, tuple[Strengths, ...]] = {
     "cloning": ({},),
+    "cloning_none": ({},),
+    "cloning_random": ({},),
     "cloning_statistics": ({},),
     "full_cloning": tuple({"learning_rate": rate} for rate in (3e-4, 1e-3, 3e-3)),
     "concatenated": ({},),
@@ -76,8 +90,10 @@ TRIES: Mapping[str, tuple[Strengths, ...]] = {
     "fine_tune": _RATES,
     "joint": _RATES,
 }
-"""Strengths that are tried. Cloning has none: choosing its keep ratio on validation was tried and gains nothing, since
-the accuracy differs by less than half a point between 0.7 and 1."""
+"""Strengths that are tried; the search of cloning makes its own choices on the same images."""
+
+SEARCHED = ("cloning", "cloning_none", "cloning_random", "full_cloning")
+"""Ways that begin with one search, and are measured together."""
 
 WITHOUT_EXEMPLARS = (
     "cloning_statistics",
@@ -108,49 +124,72 @@ class Trial:
 class Contest:
     """One scenario with one seed and one number of exemplars: all ways get their tries and give their rows."""
 
-    def __init__(
-        self, scenario: Scenario, seed: int, exemplars: int, augmentation: str | None, zoo: Zoo, store: Store
-    ) -> None:
-        self.scenario, self.seed, self.exemplars = scenario, seed, exemplars
-        self.zoo, self.store = zoo, store
+    def __init__(self, scenario: Scenario, seed: int, exemplars: int, augmentation: str | None, zoo: Zoo) -> None:
+        self.scenario, self.seed, self.exemplars, self.zoo = scenario, seed, exemplars, zoo
         self.data = scenario.data(seed, f"dataset.augmentation={augmentation or 'null'}")
-        self.kept, self.cloned = scenario.task(self.data.class_names)
-        gained = tuple(name for names in self.cloned.values() for name in names)
-        self.task = TaskSettings(self.kept, gained, scenario.target, tuple(self.cloned))
-        classes = (*self.kept, *gained)
-        self.everything = CorrectionData(self.data, classes=classes, cloned=classes, fraction=1.0, exemplars=0)
-        self.problem: CloningProblem | None = None
+        kept, cloned = scenario.task(self.data.class_names)
+        gained = tuple(name for names in cloned.values() for name in names)
+        self.task = TaskSettings(kept, gained, scenario.target, tuple(cloned))
+        classes = (*kept, *gained)
+        networks = FrozenNetworks(zoo)
+        target, clones = networks(scenario.target), []
+        for name, given in cloned.items():
+            source = networks(name)
+            clones.append(Clone(source, given, torch.ones(num_gates(source.sites)), 0))
+        weak = CorrectionData(self.data, classes=classes, cloned=gained, fraction=FRACTION, exemplars=exemplars)
+        everything = CorrectionData(self.data, classes=classes, cloned=classes, fraction=1.0, exemplars=0)
+        weak.use_input(target.input)
+        everything.use_input(target.input)
+        self.everything, complete = everything, correction_samples(everything, target.input)
+        self.problem = CloningProblem(ClonedNetwork(target, classes, clones, [None] * len(clones)), weak, complete)
 
-    def cloning(self, name: str = "exemplars") -> Row:
-        """Cloning with its defaults, as ``search.py`` and ``train.py`` do it; comes first, for it states the task."""
-        correction = CorrectionSettings(name, exemplars=0 if name == "statistics" else self.exemplars)
-        started = time.perf_counter()
-        search = CloningSearch(
-            self.zoo, self.data, CloningSettings(self.task, correction=correction), store=self.store, seed=self.seed
-        )
-        blueprint = search.run().blueprint
-        network, weak = search.build(blueprint), search.correction(blueprint)
-        if self.problem is None:
-            self.everything.use_input(network.target.input)
-            complete = correction_samples(self.everything, network.target.input)
-            self.problem = CloningProblem(search.build(blueprint), weak, complete)
+    def rows(self, methods: Sequence[str]) -> Iterator[Row]:
+        """Of some ways; those that share a search, of one search."""
+        if set(methods) & {*SEARCHED, "cloning_statistics"}:
+            yield from self._cloned(methods)
+        else:
+            yield from (self.rival(method, TRIES[method]) for method in methods)
+
+    def _cloned(self, methods: Sequence[str]) -> Iterator[Row]:
+        """Cloning with its defaults, as ``search.py`` and ``train.py`` do it, and what starts where it starts."""
+        is_statistics = "cloning_statistics" in methods
+        name, exemplars = ("statistics", 0) if is_statistics else ("exemplars", self.exemplars)
+        correction = CorrectionSettings(name, fraction=FRACTION, exemplars=exemplars)
         with tempfile.TemporaryDirectory() as directory:
-            tuning = TuningSettings(num_epochs=NUM_EPOCHS)
-            network, _ = tune_cloned(network, weak, tuning, run_dir=Path(directory), seed=self.seed, test=False)
-        shipped = search.statistics(network).num_bytes if name == "statistics" else 0
-        method = "cloning_statistics" if name == "statistics" else "cloning"
-        trial = Trial(network, time.perf_counter() - started, {})
-        return self._row(method, [trial], blueprint.composition, more_bytes=shipped)
+            started, settings = time.perf_counter(), CloningSettings(self.task, correction=correction)
+            search = CloningSearch(self.zoo, self.data, settings, store=Store(directory), seed=self.seed)
+            blueprint = search.run().blueprint
+            searched = time.perf_counter() - started
+        network = search.build(blueprint)
+        problem = replace(self.problem, network=network, data=search.correction(blueprint))
+        for method in methods:
+            if method == "full_cloning":
+                yield self.rival(method, TRIES[method], problem)
+                continue
+            started = time.perf_counter()
+            if method in CONTROLS:
+                clones = [replace(c, gates=CONTROLS[method](c.gates, c.source, self.seed)) for c in network.clones]
+                tuned = ClonedNetwork(network.target, network.classes, clones, network.adapters)
+                tuned = with_fitted_adapters(tuned, problem.correction.images, seed=self.seed)
+            else:
+                tuned = copy.deepcopy(network)
+            with tempfile.TemporaryDirectory() as directory:
+                tuning = TuningSettings(num_epochs=NUM_EPOCHS)
+                tuned, _ = tune_cloned(tuned, problem.data, tuning, run_dir=Path(directory), seed=self.seed, test=False)
+            shipped = search.statistics(network).num_bytes if is_statistics else 0
+            trial = Trial(tuned, searched + time.perf_counter() - started, {})
+            yield self._row(method, [trial], blueprint.composition, more_bytes=shipped)
 
-    def rival(self, method: str, tries: Sequence[Strengths]) -> Row:
+    def rival(self, method: str, tries: Sequence[Strengths], problem: CloningProblem | None = None) -> Row:
         """Any other way: the best of some strengths on validation."""
-        data = self.everything if method == "joint" else self.problem.data
+        problem = problem or self.problem
+        data = self.everything if method == "joint" else problem.data
         num_steps = NUM_EPOCHS * len(data.train_dataloader())
         trials = []
         for strengths in tries:
             started = time.perf_counter()
             settings = RivalSettings(num_steps=num_steps, **strengths)
-            module = RIVALS[method](self.problem, settings, seed=self.seed)
+            module = RIVALS[method](problem, settings, seed=self.seed)
             trials.append(Trial(module, time.perf_counter() - started, strengths))
         return self._row(method, trials)
 
@@ -185,35 +224,52 @@ class Contest:
         return Costs(costs.num_params + sum(n.chain.costs.num_params for n in beside), costs.macs)
 
 
-def compare(
-    job: tuple[Scenario, int], *, exemplars: Sequence[int], methods: Sequence[str], augmentation: str | None, root: str
-) -> list[Row]:
+CONTROLS = {
+    "cloning_none": lambda gates, source, seed: torch.ones_like(gates),
+    "cloning_random": lambda gates, source, seed: random_like(gates, source, seed=seed),
+}
+
+Job = tuple[Scenario, int, int, tuple[str, ...]]
+"""A scenario, a seed, a number of exemplars, and ways that are measured together."""
+
+
+def compare(job: Job, *, augmentation: str | None, root: str) -> list[Row]:
     """Some ways in one scenario with one seed."""
-    scenario, seed = job
+    scenario, seed, exemplars, methods = job
     torch.set_num_threads(1)
-    zoo = scenario.read(seed, Store(root))
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as directory:
-        for number in exemplars:
-            contest = Contest(scenario, seed, number, augmentation, zoo, Store(directory))
-            rows.append(contest.cloning())
-            print(line(rows[-1]), flush=True)
-            for method in methods:
-                if method == "cloning" or (number and method in WITHOUT_EXEMPLARS):
-                    continue
-                is_own = method == "cloning_statistics"
-                rows.append(contest.cloning("statistics") if is_own else contest.rival(method, TRIES[method]))
-                print(line(rows[-1]), flush=True)
+    rows = []
+    for row in Contest(scenario, seed, exemplars, augmentation, scenario.read(seed, Store(root))).rows(methods):
+        print(line(row), flush=True)
+        rows.append(row)
     return rows
 
 
+def missing_jobs(
+    rows: Mapping[Key, Row], scenarios: Sequence[Scenario], seeds: int, exemplars: Sequence[int], methods: Sequence[str]
+) -> list[Job]:
+    """What is left to measure, one seed after the other."""
+    jobs: list[Job] = []
+    for seed, scenario, number in product(range(seeds), scenarios, exemplars):
+        wanted = [
+            method
+            for method in methods
+            if not (number and method in WITHOUT_EXEMPLARS)
+            and getattr(rows.get((scenario.name, number, method, seed)), "added_macs", None) is None
+        ]
+        together = tuple(method for method in SEARCHED if method in wanted)
+        groups = [together] * bool(together) + [(method,) for method in wanted if method not in SEARCHED]
+        jobs += [(scenario, seed, number, group) for group in groups]
+    return jobs
+
+
 def main() -> None:
-    """Runs the comparison; writes ``benchmarks/results/cloning.md`` and ``.json``, anew whenever a scenario ends."""
+    """Runs the comparison; writes ``benchmarks/results/cloning.md`` and ``.json``, anew whenever a job ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--exemplars", type=int, nargs="+", default=[10, 0])
     parser.add_argument("--scenarios", nargs="+", default=DEFAULT, help="names in benchmarks/scenarios, or YAML files")
     parser.add_argument("--methods", nargs="+", choices=tuple(TRIES), default=tuple(TRIES))
+    parser.add_argument("--again", nargs="+", choices=tuple(TRIES), default=(), help="measure these anew")
     parser.add_argument(
         "--augmentation", choices=["affine"], help="distort the images; by default they stay as they are"
     )
@@ -222,21 +278,18 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     path = arguments.results / ("cloning_augmented" if arguments.augmentation else "cloning")
-    work = partial(
-        compare,
-        exemplars=arguments.exemplars,
-        methods=arguments.methods,
-        augmentation=arguments.augmentation,
-        root=arguments.cache,
-    )
-    jobs = [(s, seed) for seed, s in product(range(arguments.seeds), map(read_scenario, arguments.scenarios))]
+    scenarios = [read_scenario(name) for name in arguments.scenarios]
     rows = read_rows(path)
-    for made in _made(work, jobs, arguments.processes):
+    known = {key: row for key, row in rows.items() if row.method not in arguments.again}
+    jobs = missing_jobs(known, scenarios, arguments.seeds, arguments.exemplars, arguments.methods)
+    for made in _made(
+        partial(compare, augmentation=arguments.augmentation, root=arguments.cache), jobs, arguments.processes
+    ):
         rows |= {row.key: row for row in made}
         write_rows(path, rows, tuple(TRIES))
 
 
-def _made(work: partial, jobs: Sequence[tuple[Scenario, int]], processes: int) -> Iterable[list[Row]]:
+def _made(work: partial, jobs: Sequence[Job], processes: int) -> Iterable[list[Row]]:
     if processes == 1:
         yield from map(work, jobs)
         return

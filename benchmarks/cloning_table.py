@@ -15,6 +15,8 @@ Key = tuple[str, int, str, int]
 
 NAMES = {
     "cloning": "**partial network cloning**",
+    "cloning_none": "control: all gates open",
+    "cloning_random": "control: as many gates at random",
     "cloning_statistics": "**cloning, statistics of all owners**",
     "full_cloning": "PNC-F (everything tuned)",
     "concatenated": "whole networks side by side, head solved",

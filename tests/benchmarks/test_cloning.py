@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.cloning import DEFAULT, TRIES
+from benchmarks.cloning import CONTROLS, DEFAULT, TRIES, missing_jobs
 from benchmarks.cloning_scenarios import FOLDER, read_scenario
 from benchmarks.cloning_table import NAMES, Row, read_rows, table, write_rows
 from cloning.rivals import RIVALS
@@ -30,7 +31,7 @@ def test_there_are_those_that_run_here_and_those_of_the_article() -> None:
     assert set(DEFAULT) < set(SCENARIOS)
     for data in ("mnist", "cifar10", "cifar100", "tiny_imagenet"):
         assert {f"{data}_5_2", f"{data}_4_2_2"} <= set(SCENARIOS)
-    assert {*RIVALS, "cloning", "cloning_statistics"} == set(TRIES) == set(NAMES)
+    assert {*RIVALS, *CONTROLS, "cloning", "cloning_statistics"} == set(TRIES) == set(NAMES)
     with pytest.raises(UserError, match="nowhere: no such scenario; there are cifar100_4_2_2"):
         read_scenario("nowhere")
 
@@ -50,3 +51,21 @@ def test_differences_are_paired_by_seed_and_rows_are_kept(tmp_path: Path) -> Non
     lines = list(table(rows, tuple(TRIES)))
     assert next(text for text in lines if "RanPAC" in text).split("|")[5].strip() == "+2.0 ± 0.0"
     assert next(text for text in lines if "joint" in text).split("|")[5:8] == ["  ", " 1 ", " - "]
+
+
+def test_only_what_is_missing_is_measured_and_a_search_serves_all_that_begin_with_it() -> None:
+    scenario = read_scenario("mnist5k_one_source")
+    methods = ("cloning", "cloning_random", "ranpac", "lwf")
+    there = [
+        replace(row("lwf", 0, 0.9), scenario=scenario.name),
+        replace(row("lwf", 1, 0.9, added_macs=None), scenario=scenario.name),
+    ]
+    jobs = missing_jobs({r.key: r for r in there}, [scenario], 2, [0, 10], methods)
+    told = [(seed, exemplars, names) for _, seed, exemplars, names in jobs]
+    searched = ("cloning", "cloning_random")
+    assert told == [
+        *((0, 0, names) for names in (searched, ("ranpac",))),
+        *((0, 10, names) for names in (searched, ("lwf",))),
+        *((1, 0, names) for names in (searched, ("ranpac",), ("lwf",))),
+        *((1, 10, names) for names in (searched, ("lwf",))),
+    ]
