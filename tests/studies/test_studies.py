@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
+from studies import locality
 from studies.correlation import kendall
 from studies.naswot_tau import conclude as conclude_proxies
 from tests.small_comparison import FEW, WITHOUT
@@ -71,3 +72,23 @@ def test_a_study_says_claim_measured_and_conditions(name: str, cache: Path, tmp_
         assert all(0 <= row["similarity"] <= 2 for row in found["rows"])
     if name == "adapters":
         assert len({row["accuracy"] for row in found["rows"]}) > 1
+
+
+def test_matrices_are_those_of_modules_of_single_classes(tmp_path: Path) -> None:
+    """The whole network in the place of every module is alike itself everywhere; half of it at random is not."""
+    words = ["dataset=mnist5k", "dataset.num_train=60", "dataset.num_test=60", "--networks", "regnety_even"]
+    for localiser in ("none", "magnitude"):
+        locality.main([*words, "--localiser", localiser, "--output", str(tmp_path / localiser)])
+    whole, half = (
+        json.loads((tmp_path / f"{name}.json").read_text())["matrices"]["regnety_even"]
+        for name in ("none", "magnitude")
+    )
+    assert whole["classes"] == ["0", "2", "4", "6", "8"]
+    assert np.allclose(whole["module"], 1, atol=1e-5)
+    assert np.allclose(np.diag(whole["source"]), 1)
+    assert np.allclose(np.array(whole["source"]).T, whole["source"])
+    assert np.shape(half["random"]) == (5, 5)
+    assert np.max(half["module"]) < 1
+    assert (tmp_path / "magnitude.png").exists()
+    with pytest.raises(SystemExit):
+        locality.main(["dataset=mnist5k", "--networks", "mobilenetv3_rotation", "--output", str(tmp_path / "none")])
