@@ -69,14 +69,16 @@ def with_fitted_adapters(network: ClonedNetwork, images: Rows, *, seed: int) -> 
     return ClonedNetwork(network.target, network.classes, network.clones, adapters)
 
 
-def solve_network_head(network: ClonedNetwork, samples: Samples) -> None:
+def solve_network_head(network: ClonedNetwork, samples: Samples, precision: torch.dtype | None = None) -> None:
     """Solves F_c on the samples, anchored at its closed-form initialisation (``cloning.head``); in place."""
-    solved = solve_head(network_features(network, samples.images), samples.labels, *network.initial_head())
+    samples = samples.to(network.head.weight.device)
+    features = network_features(network, samples.images, precision)
+    solved = solve_head(features, samples.labels, *network.initial_head())
     with torch.no_grad():
         network.head.weight.copy_(solved[0])
         network.head.bias.copy_(solved[1])
 
 
-def network_features(network: ClonedNetwork, images: Tensor) -> Tensor:
-    """What F_c reads, (n, d)."""
-    return run_in_batches(network.forward_features, images, batch_size=BATCH_SIZE)
+def network_features(network: ClonedNetwork, images: Tensor, precision: torch.dtype | None = None) -> Tensor:
+    """What F_c reads, (n, d), for images on the network's device; ``precision`` as in ``run_in_batches``."""
+    return run_in_batches(network.forward_features, images, batch_size=BATCH_SIZE, precision=precision)

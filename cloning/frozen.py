@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cloning.gates import GateSite, gated, pack_gates
 from cloning.sites import find_sites
@@ -102,7 +103,8 @@ class FrozenNetwork:
         if found is None:
             own = next(self.chain.network.parameters()).device
             if device == own:
-                found = slim(self.chain, self.sites, self.units, gates, start, self.classifier)
+                with torch.autocast(own.type, enabled=False):  # it is compared with the masked network
+                    found = slim(self.chain, self.sites, self.units, gates, start, self.classifier)
             else:
                 found = self.slim(gates, start, own)
                 found = Slim(copy.deepcopy(found.network).to(device), found.costs, found.masked)
@@ -138,6 +140,10 @@ class FrozenNetwork:
         finally:
             handle.remove()
         return seen[-1]
+
+    def classify(self, features: Tensor) -> Tensor:
+        """The classifier's outputs (N, C) for what it reads (N, d), on their device."""
+        return F.linear(features, self.weight.to(features), self.bias.to(features))
 
     def logits(self, x: Tensor, *, gates: Tensor | None = None) -> Tensor:
         """The network's own outputs (N, C) on images."""

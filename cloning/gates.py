@@ -63,7 +63,7 @@ def gated(network: nn.Module, sites: Sequence[GateSite], gates: Tensor) -> Itera
         sites: Where to multiply.
         gates: (num_gates(sites),) in [0, 1].
     """
-    handles = []
+    handles, gates = [], gates.to(next(network.parameters()).device)
     try:
         for site, values in zip(sites, split_gates(gates, sites), strict=True):
             module = network.get_submodule(site.path)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.errors import UserError
+from zoo.ridge import to_float64
 
 PENALTY = 0.03
 _MAX_ITERATIONS = 300
@@ -14,8 +15,8 @@ _MAX_ITERATIONS = 300
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     """One weight per sample (n,), float64: every class that occurs weighs the same, and all sum to 1."""
-    counts = torch.bincount(labels, minlength=num_classes).double()
-    return 1 / (counts[labels] * (counts > 0).sum())
+    counts = to_float64(torch.bincount(labels, minlength=num_classes))
+    return 1 / (counts[labels.to(counts.device)] * (counts > 0).sum())
 
 
 def balanced_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -53,14 +54,16 @@ def solve_head(
     if not torch.isfinite(features).all():
         raise UserError("features are not finite; check the weights of target and sources")
     weights = class_weights(labels, len(weight))
-    x = features.detach().double()
+    x = to_float64(features.detach())
+    labels = labels.to(x.device)
     mean = weights @ x
     scale = (weights @ (x - mean).square()).sqrt()
     scale = torch.where(scale <= 1e-7 * mean.abs(), 1.0, scale)  # a constant feature keeps its weights
     z = (x - mean) / scale
-    anchor = weight.detach().double() * scale
+    old_weight, old_bias = (part.detach().to(x) for part in (weight, bias))
+    anchor = old_weight * scale
     solution = anchor.clone().requires_grad_()
-    intercept = (bias.detach().double() + weight.detach().double() @ mean).requires_grad_()
+    intercept = (old_bias + old_weight @ mean).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [solution, intercept], max_iter=_MAX_ITERATIONS, line_search_fn="strong_wolfe", tolerance_grad=1e-9
     )

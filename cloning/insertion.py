@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cloning.clone import Clone, num_positions, source_position
 from cloning.fitting import fit_adapter, network_features, solve_network_head
@@ -32,7 +31,7 @@ from cloning.measures import accuracies_of_logits, added_costs, mean, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
 from cloning.settings import AddedBudget, InsertionSettings
-from zoo.chain.batches import run_in_batches
+from zoo.chain.batches import in_precision, run_in_batches
 from zoo.conversion import convert
 from zoo.errors import UserError
 from zoo.progress import progress
@@ -111,8 +110,9 @@ def search_position(
     *,
     seed: int,
     is_limited: bool = False,
+    precision: torch.dtype | None = None,
 ) -> list[PositionResult]:
-    """Tries shares and positions, with this one source alone.
+    """Tries shares and positions, with this one source alone; on the device of the samples.
 
     Args:
         target: The network that receives.
@@ -123,6 +123,7 @@ def search_position(
         settings: How to search.
         seed: Of the order of batches.
         is_limited: There is a budget: the smallest module is tried at every position, too.
+        precision: Of the networks' products, as in ``run_in_batches``; adapters in closed form are float64 in any.
 
     Returns:
         A row per share and position tried, deep to shallow.
@@ -133,13 +134,13 @@ def search_position(
     name = next(iter(modules.values())).source.name
     first = settings.position if settings.name == "fixed" else 0
     deeper = [] if settings.name == "fixed" else range(num_positions(target) - 1, 0, -1)
-    similarities = measure_similarities(target, modules, kept, val)
+    similarities = measure_similarities(target, modules, kept, val, precision)
     is_tuned = bool((train.labels < len(kept)).any())
 
     def attempt(keep: float, position: int) -> PositionResult:
         clone = modules[keep]
         at = Clone(clone.source, clone.classes, clone.gates, position)
-        row = _try_position(target, at, kept, train, val, settings, seed)
+        row = _try_position(target, at, kept, train, val, settings, seed, precision)
         return replace(row, keep=keep, sim_cloned=similarities[keep][0], sim_other=similarities[keep][1])
 
     with progress(f"positions for {name}", len(modules) + len(deeper)) as advance:
@@ -243,37 +244,51 @@ def _sums(found: Sequence[PositionResult]) -> tuple[float, int, int]:
 
 @torch.no_grad()
 def measure_similarities(
-    target: FrozenNetwork, modules: Mapping[float, Clone], kept: Sequence[str], val: Samples
+    target: FrozenNetwork,
+    modules: Mapping[float, Clone],
+    kept: Sequence[str],
+    val: Samples,
+    precision: torch.dtype | None = None,
 ) -> dict[float, tuple[float, float | None]]:
     """By share: cosine of the module's logits with the source's on its cloned classes, and on its others."""
     clone = next(iter(modules.values()))
     source, names = clone.source, [*kept, *clone.classes]
-    known = torch.tensor([name in source.classes for name in names])[val.labels]
+    known = torch.tensor([name in source.classes for name in names]).to(val.labels.device)[val.labels]
     images = convert(val.images[known], target.input, source.input)
     is_cloned = val.labels[known] >= len(kept)
-    whole = run_in_batches(source.logits, images, batch_size=BATCH_SIZE)
+    whole = run_in_batches(source.logits, images, batch_size=BATCH_SIZE, precision=precision)
     found = {}
     for keep, module in modules.items():
-        features = run_in_batches(lambda x, module=module: module.features(x, 0), images, batch_size=BATCH_SIZE)
-        cosines = centred_cosine(F.linear(features, source.weight, source.bias), whole)
+        read = in_precision(lambda x, module=module: module.features(x, 0), precision)
+        cosines = centred_cosine(source.classify(run_in_batches(read, images, batch_size=BATCH_SIZE)), whole)
         sides = [cosines[side].mean().item() if side.any() else None for side in (is_cloned, ~is_cloned)]
         found[keep] = (1.0 if sides[0] is None else sides[0], sides[1])
     return found
 
 
-def short_tuning(network: ClonedNetwork, samples: Samples, settings: InsertionSettings, *, seed: int) -> None:
+def short_tuning(
+    network: ClonedNetwork,
+    samples: Samples,
+    settings: InsertionSettings,
+    *,
+    seed: int,
+    precision: torch.dtype | None = None,
+) -> None:
     """Trains adapters and F_c for a few epochs and then solves F_c, in place.
 
     All that lies in front of the adapters is computed once; without an adapter F_c alone is solved.
     """
     if any(True for _ in network.adapters.parameters()):
-        _train(network, samples, settings, seed)
-    solve_network_head(network, samples)
+        _train(network, samples, settings, seed, precision)
+    solve_network_head(network, samples, precision)
 
 
-def _train(network: ClonedNetwork, samples: Samples, settings: InsertionSettings, seed: int) -> None:
+def _train(
+    network: ClonedNetwork, samples: Samples, settings: InsertionSettings, seed: int, precision: torch.dtype | None
+) -> None:
     prefix, rest = network.frozen_prefix("freeze")
-    packed = run_in_batches(prefix, samples.images, batch_size=BATCH_SIZE)
+    packed = run_in_batches(prefix, samples.images, batch_size=BATCH_SIZE, precision=precision)
+    logits_of = in_precision(lambda x: network.head(rest(x)), precision)
     weights = class_weights(samples.labels, len(network.classes)) * len(packed)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
@@ -281,9 +296,9 @@ def _train(network: ClonedNetwork, samples: Samples, settings: InsertionSettings
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.num_epochs * num_batches)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(settings.num_epochs):
-        for batch in torch.randperm(len(packed), generator=generator).tensor_split(num_batches):
-            logits = network.head(rest(packed[batch]))
-            loss = balanced_cross_entropy(logits, samples.labels[batch], weights[batch] / len(batch))
+        for batch in torch.randperm(len(packed), generator=generator).to(packed.device).tensor_split(num_batches):
+            of_batch = weights[batch.to(weights.device)] / len(batch)
+            loss = balanced_cross_entropy(logits_of(packed[batch]), samples.labels[batch], of_batch)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -298,16 +313,17 @@ def _try_position(
     val: Samples,
     settings: InsertionSettings,
     seed: int,
+    precision: torch.dtype | None,
 ) -> PositionResult:
     started = time.perf_counter()
     fit = fit_adapter(target, clone, train.images, kernel_size=settings.kernel_size, seed=seed)
     classes = [*kept, *clone.classes]
-    network = ClonedNetwork(target, classes, [clone], [fit.adapter if fit else None])
+    network = ClonedNetwork(target, classes, [clone], [fit.adapter if fit else None]).to(train.images.device)
     is_tuned = bool((train.labels < len(kept)).any())
     if is_tuned:
-        short_tuning(network, train, settings, seed=seed)
+        short_tuning(network, train, settings, seed=seed, precision=precision)
     with torch.no_grad():
-        features = network_features(network, val.images)
+        features = network_features(network, val.images, precision)
         logits = network.head(features)
     if is_tuned:
         loss = balanced_cross_entropy(logits, val.labels, class_weights(val.labels, len(classes))).item()
@@ -341,7 +357,7 @@ def _distance_from_source(target: FrozenNetwork, clone: Clone, features: Tensor,
     source, cloned = clone.source, val.labels >= num_kept
     images = convert(val.images[cloned], target.input, source.input)
     whole = run_in_batches(source.logits, images, batch_size=BATCH_SIZE)
-    grafted = F.linear(features[cloned][:, target.num_features :], source.weight, source.bias)
+    grafted = source.classify(features[cloned][:, target.num_features :])
     return 1 - centred_cosine(grafted, whole).mean().item()
 
 

@@ -33,7 +33,7 @@ from cloning.neighbourhoods import Neighbourhoods, draw_neighbourhoods, fit_surr
 from cloning.samples import BATCH_SIZE
 from cloning.settings import LocalisationSettings
 from zoo.chain import Chain
-from zoo.chain.batches import run_in_batches
+from zoo.chain.batches import in_precision, run_in_batches
 from zoo.chain.modes import eval_mode
 from zoo.errors import UserError
 
@@ -77,6 +77,12 @@ class SourceEvidence:
     others: Tensor
     shares: Tensor
     keeps: Sequence[float]
+    precision: torch.dtype | None = None
+
+    @property
+    def outputs(self) -> Callable[[Tensor], Tensor]:
+        """The network, in the precision asked for."""
+        return in_precision(self.network, self.precision)
 
 
 def localise(
@@ -90,8 +96,11 @@ def localise(
     seed: int,
     others: Tensor | None = None,
     macs: Tensor | None = None,
+    precision: torch.dtype | None = None,
 ) -> tuple[Localisation, ...]:
     """Scores the gates of a source on images of the cloned classes and keeps the best, once for every share.
+
+    It computes where source and images are.
 
     Args:
         chain: The source; it is left as it was.
@@ -103,9 +112,10 @@ def localise(
         seed: Of the neighbourhoods, the batches and the random control.
         others: (m, C, H, W) of other classes, which the module need not know, preprocessed likewise.
         macs: (n,) that each gate decides about; all the same if not given.
+        precision: Of the source's products, as in ``run_in_batches``.
 
     Returns:
-        One for ``settings.keep``, or for each of ``KEEPS``, largest first.
+        One for ``settings.keep``, or for each of ``KEEPS``, largest first; on the CPU.
 
     Raises:
         UserError: The source has no gates, or there are no images.
@@ -118,15 +128,17 @@ def localise(
         raise UserError(f"{chain.name!r}: no image of the cloned classes to localise on; add some, or clone others")
     generator = torch.Generator().manual_seed(seed)
     if len(images) > settings.num_images:
-        chosen = torch.randperm(len(images), generator=generator)[: settings.num_images]
+        chosen = torch.randperm(len(images), generator=generator)[: settings.num_images].to(images.device)
         images, labels = images[chosen], labels[chosen]
     shares = torch.ones(num_gates(sites)) if macs is None else macs.float()
     shares = shares / shares.sum() if shares.sum() > 0 else torch.full_like(shares, 1 / len(shares))
     keeps = (settings.keep,) if settings.keep is not None else KEEPS
     others = images[:0] if others is None else others
     with eval_mode(chain.network):
-        evidence = SourceEvidence(chain.network, sites, images, labels, black, settings, others, shares, keeps)
-        found = LOCALISERS[settings.name](evidence, generator)
+        evidence = SourceEvidence(
+            chain.network, sites, images, labels, black, settings, others, shares, keeps, precision
+        )
+        found = [scores.cpu() for scores in LOCALISERS[settings.name](evidence, generator)]
     if not all(torch.isfinite(scores).all() for scores in found):
         raise UserError(
             f"{chain.name!r}: the scores of its gates are not finite, since its outputs on images of the cloned "
@@ -183,20 +195,21 @@ def module_loss(outputs: Tensor, wanted: Tensor, proximity: Tensor, variance: Te
 def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[Tensor]:
     """The gates' logits after the optimisation of the module's docstring; ``direct`` takes the source itself for G."""
     network, sites, images, black = evidence.network, evidence.sites, evidence.images, evidence.black
-    settings, shares = evidence.settings, evidence.shares
+    settings, shares, device = evidence.settings, evidence.shares.to(images.device), images.device
+    run = evidence.outputs
     grid = (min(settings.patch_grid, images.shape[2]), min(settings.patch_grid, images.shape[3]))
-    around = draw_neighbourhoods(len(images), settings.num_neighbours, grid, generator)
-    wanted = _source_outputs(network, around, images, black)
+    around = draw_neighbourhoods(len(images), settings.num_neighbours, grid, generator, device)
+    wanted = _source_outputs(run, around, images, black)
     if settings.name == "lime":
         wanted = surrogate_outputs(around, fit_surrogates(around, wanted)).to(wanted)
     wanted, proximity = wanted.flatten(0, 1), around.proximity.flatten().to(wanted)
     variance = wanted.var(0, unbiased=False).sum().clamp_min(1e-12)
     others = torch.cat([evidence.others, shuffled_pieces(images, generator)])
-    unwanted = run_in_batches(network, others, batch_size=BATCH_SIZE)
+    unwanted = run_in_batches(run, others, batch_size=BATCH_SIZE)
     num_others = settings.batch_size * 3 // 8
     num_neighbours = settings.batch_size - num_others
 
-    logits = (2 + 0.01 * torch.randn(num_gates(sites), generator=generator)).requires_grad_()
+    logits = (2 + 0.01 * torch.randn(num_gates(sites), generator=generator)).to(device).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=settings.learning_rate)
     found = []
     for stage, keep in enumerate(evidence.keeps):
@@ -204,12 +217,12 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
         for step in range(num_steps):
             progress = step / max(1, num_steps - 1)
             heat = progress if stage == 0 else 1.0
-            index = torch.randint(len(wanted), (num_neighbours,), generator=generator)
-            other = torch.randint(len(others), (num_others,), generator=generator)
+            index = torch.randint(len(wanted), (num_neighbours,), generator=generator).to(device)
+            other = torch.randint(len(others), (num_others,), generator=generator).to(device)
             soft = torch.sigmoid((1 + (FINAL_TEMPERATURE - 1) * heat) * logits)
             gates = soft if progress < ROUNDED_FROM else soft.round() + soft - soft.detach()
             with gated(network, sites, gates):
-                outputs = network(torch.cat([around.images(images, index, black), others[other]]))
+                outputs = run(torch.cat([around.images(images, index, black), others[other]]))
             inside, outside = outputs.split([num_neighbours, num_others])
             distance = 1 - centred_cosine(inside, wanted[index])
             loss = (
@@ -238,17 +251,17 @@ def shuffled_pieces(images: Tensor, generator: torch.Generator, num_pieces: int 
     found = images.clone()
     pieces = images[..., : rows * height, : columns * width]
     pieces = pieces.unflatten(3, (columns, width)).unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
-    order = torch.rand(len(images), rows * columns, generator=generator).argsort(1)
-    pieces = pieces[torch.arange(len(images))[:, None], order].unflatten(1, (rows, columns))
+    order = torch.rand(len(images), rows * columns, generator=generator).argsort(1).to(images.device)
+    pieces = pieces[torch.arange(len(images), device=images.device)[:, None], order].unflatten(1, (rows, columns))
     found[..., : rows * height, : columns * width] = pieces.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
     return found
 
 
-def _source_outputs(network: nn.Module, around: Neighbourhoods, images: Tensor, black: Tensor) -> Tensor:
+def _source_outputs(run: Callable[[Tensor], Tensor], around: Neighbourhoods, images: Tensor, black: Tensor) -> Tensor:
     """The source's logits on all neighbours: (n, K, C)."""
     num_neighbours = around.patches.shape[1]
-    index = torch.arange(len(images) * num_neighbours)
-    outputs = run_in_batches(lambda part: network(around.images(images, part, black)), index, batch_size=BATCH_SIZE)
+    index = torch.arange(len(images) * num_neighbours, device=images.device)
+    outputs = run_in_batches(lambda part: run(around.images(images, part, black)), index, batch_size=BATCH_SIZE)
     return outputs.unflatten(0, (len(images), num_neighbours))
 
 
@@ -258,11 +271,11 @@ def taylor_scores(evidence: SourceEvidence, generator: torch.Generator) -> Tenso
     Source: Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient Inference (arXiv 1611.06440).
     """
     network, sites = evidence.network, evidence.sites
-    total = torch.zeros(num_gates(sites))
+    total = torch.zeros(num_gates(sites), device=evidence.images.device)
     for image, label in zip(evidence.images.split(1), evidence.labels.split(1), strict=True):
-        gates = torch.ones(len(total), requires_grad=True)
+        gates = torch.ones_like(total, requires_grad=True)
         with gated(network, sites, gates):
-            loss = F.cross_entropy(network(image), label)
+            loss = F.cross_entropy(evidence.outputs(image), label)
         total += torch.autograd.grad(loss, gates)[0].abs()
     return _scaled_by_layer(total, sites)
 
@@ -270,7 +283,7 @@ def taylor_scores(evidence: SourceEvidence, generator: torch.Generator) -> Tenso
 def magnitude_scores(evidence: SourceEvidence, generator: torch.Generator) -> Tensor:
     """Mean absolute activation behind each gate; each layer scaled to norm 1."""
     network, sites = evidence.network, evidence.sites
-    sums = [torch.zeros(site.num_gates) for site in sites]
+    sums = [torch.zeros(site.num_gates, device=evidence.images.device) for site in sites]
 
     def measure(site: GateSite, total: Tensor) -> Callable[[Tensor], None]:
         def add(activation: Tensor) -> None:
@@ -287,7 +300,7 @@ def magnitude_scores(evidence: SourceEvidence, generator: torch.Generator) -> Te
         else:
             handles.append(module.register_forward_pre_hook(lambda module, args, add=add: add(args[0])))
     try:
-        run_in_batches(network, evidence.images, batch_size=BATCH_SIZE)
+        run_in_batches(evidence.outputs, evidence.images, batch_size=BATCH_SIZE)
     finally:
         for handle in handles:
             handle.remove()
@@ -296,7 +309,7 @@ def magnitude_scores(evidence: SourceEvidence, generator: torch.Generator) -> Te
 
 def _scaled_by_layer(scores: Tensor, sites: Sequence[GateSite]) -> Tensor:
     parts = split_gates(scores, sites)
-    return torch.cat([part / part.norm().clamp_min(1e-12) for part in parts])
+    return torch.cat([part / torch.linalg.vector_norm(part).clamp_min(1e-12) for part in parts])
 
 
 def _for_all(score: Callable[[SourceEvidence, torch.Generator], Tensor]) -> Callable:

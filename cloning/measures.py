@@ -15,10 +15,12 @@ from cloning.clone import Clone, source_position
 from cloning.frozen import FrozenNetwork, ThawedNetwork
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
-from zoo.chain.batches import run_in_batches
+from zoo.chain.batches import map_batches, run_in_batches
 from zoo.chain.costs import Costs, count
 from zoo.errors import UserError
+from zoo.ridge import to_float64
 from zoo.stitching.adapters import Adapter, adapter_costs
+from zoo.timing import synchronise
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def accuracies_of_logits(logits: Tensor, labels: Tensor, num_classes: int) -> li
     """The same of logits (n, C) that are there already."""
     found = logits.argmax(1) == labels
     found = [found[labels == label] for label in range(num_classes)]
-    return [part.double().mean().item() if len(part) else None for part in found]
+    return [part.sum().item() / len(part) if len(part) else None for part in found]
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -132,12 +134,12 @@ def conditional_similarity(source: FrozenNetwork, gates: Tensor, images: Tensor)
         module, whole_source = source.slim(gates, 0, images.device).network, source
 
     def cosines(part: Tensor) -> Tensor:
-        masked = F.linear(module(part), source.weight, source.bias).double()
-        whole = whole_source.logits(part).double()
+        masked, whole = to_float64(source.classify(module(part))), to_float64(whole_source.logits(part))
         masked, whole = (z - z.mean(1, keepdim=True) for z in (masked, whole))
         return F.cosine_similarity(masked, whole)
 
-    return run_in_batches(cosines, images, batch_size=BATCH_SIZE).mean().item()
+    found = [outputs for _, outputs in map_batches(cosines, images, batch_size=BATCH_SIZE)]
+    return torch.cat(found).mean().item()
 
 
 def random_like(gates: Tensor, source: FrozenNetwork, *, seed: int) -> Tensor:
@@ -208,19 +210,20 @@ class Latency:
 @torch.no_grad()
 def measure_latency(network: ClonedNetwork, num_runs: int = 7) -> Latency:
     """What the slim modules save in time, on this machine and as it is loaded now."""
-    x, target = network.target.input.example(), network.target
+    x, target, device = network.target.input.example(), network.target, network.head.weight.device
     images = {clone.source: clone.source.input.example() for clone in network.clones}
 
     def least(run: Callable[[], object]) -> float:
         run()
+        synchronise(device)
         seconds = []
         for _ in range(num_runs):
             started = time.perf_counter()
             run()
+            synchronise(device)
             seconds.append(time.perf_counter() - started)
         return 1000 * min(seconds)
 
-    device = network.head.weight.device
     x, images = x.to(device), {source: image.to(device) for source, image in images.items()}
     alone = least(lambda: target.logits(x))
     sources = sum(least(lambda source=source: source.logits(images[source])) for source in images)

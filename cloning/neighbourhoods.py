@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.ridge import damped_solve
+from zoo.ridge import damped_solve, to_float64
 
 KERNEL_WIDTH = 0.25
 LEAST_KEPT = 0.4
@@ -33,7 +33,7 @@ class Neighbourhoods:
     @property
     def proximity(self) -> Tensor:
         """(n, K) float64: exp(-(1 - sqrt(share of patches kept))^2 / 0.25^2), 1 for the image itself."""
-        distance = 1 - self.patches.double().mean(2).sqrt()
+        distance = 1 - to_float64(self.patches).mean(2).sqrt()
         return torch.exp(-distance.square() / KERNEL_WIDTH**2)
 
     def images(self, images: Tensor, index: Tensor, black: Tensor) -> Tensor:
@@ -51,14 +51,21 @@ class Neighbourhoods:
 
 
 def draw_neighbourhoods(
-    num_images: int, num_neighbours: int, grid: tuple[int, int], generator: torch.Generator
+    num_images: int,
+    num_neighbours: int,
+    grid: tuple[int, int],
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
 ) -> Neighbourhoods:
-    """Draws K neighbours per image; each keeps a patch with its own probability, uniform in [0.4, 1]."""
+    """Draws K neighbours per image; each keeps a patch with its own probability, uniform in [0.4, 1].
+
+    They are drawn on the CPU, the same for every device.
+    """
     probability = LEAST_KEPT + (1 - LEAST_KEPT) * torch.rand(num_images, num_neighbours, 1, generator=generator)
     chance = torch.rand(num_images, num_neighbours, grid[0] * grid[1], generator=generator)
     patches = (chance < probability).float()
     patches[:, 0] = 1
-    return Neighbourhoods(patches, grid)
+    return Neighbourhoods(patches.to(device), grid)
 
 
 def fit_surrogates(neighbourhoods: Neighbourhoods, outputs: Tensor, ridge: float = 1.0) -> Tensor:
@@ -77,7 +84,7 @@ def fit_surrogates(neighbourhoods: Neighbourhoods, outputs: Tensor, ridge: float
     design = _design(neighbourhoods)
     weighted = design * neighbourhoods.proximity[..., None]
     gram = weighted.transpose(1, 2) @ design
-    return damped_solve(gram, weighted.transpose(1, 2) @ outputs.double(), ridge)
+    return damped_solve(gram, weighted.transpose(1, 2) @ to_float64(outputs), ridge)
 
 
 def surrogate_outputs(neighbourhoods: Neighbourhoods, surrogates: Tensor) -> Tensor:
@@ -86,5 +93,5 @@ def surrogate_outputs(neighbourhoods: Neighbourhoods, surrogates: Tensor) -> Ten
 
 
 def _design(neighbourhoods: Neighbourhoods) -> Tensor:
-    patches = neighbourhoods.patches.double()
+    patches = to_float64(neighbourhoods.patches)
     return torch.cat([patches, torch.ones_like(patches[..., :1])], dim=2)

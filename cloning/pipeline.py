@@ -32,6 +32,7 @@ from datamodules.correction import CorrectionData
 from zoo.blueprint import Provenance
 from zoo.conversion import convert
 from zoo.description import identity
+from zoo.devices import CPU, Placement
 from zoo.errors import UserError
 from zoo.registry import Zoo
 from zoo.storage.records import from_plain, to_plain
@@ -80,10 +81,30 @@ class CloningSearchResult:
 
 
 class CloningSearch:
-    """One search; ``run`` is the whole of it, ``build`` makes the network of its blueprint."""
+    """One search; ``run`` is the whole of it, ``build`` makes the network of its blueprint.
 
-    def __init__(self, zoo: Zoo, data: ImageDataModule, settings: CloningSettings, *, store: Store, seed: int) -> None:
+    Args:
+        zoo: Where target and sources come from.
+        data: The task.
+        settings: Of the search.
+        store: Of stage results.
+        seed: Of all that is drawn.
+        placement: Device of localisation, insertion, closed forms and measures; precision of the forward passes of
+            localisation and insertion. The networks stay where they are, copies of them compute.
+    """
+
+    def __init__(
+        self,
+        zoo: Zoo,
+        data: ImageDataModule,
+        settings: CloningSettings,
+        *,
+        store: Store,
+        seed: int,
+        placement: Placement = CPU,
+    ) -> None:
         self.zoo, self.data, self.settings, self.store, self.seed = zoo, data, settings, store, seed
+        self.placement = placement
         self.networks = FrozenNetworks(zoo)
         self.timed = StageTimer()
         self.seconds = self.timed.seconds
@@ -142,10 +163,11 @@ class CloningSearch:
         """
         network = build(blueprint, self.networks)
         images = self._samples(self.correction(blueprint), "train", network.target).images
-        network = with_fitted_adapters(network, images, seed=self.seed)
+        network = with_fitted_adapters(network, images, seed=self.seed).cpu()
         settings = self.settings.correction
         if settings.name == "statistics":
             statistics = self.statistics(network)
+            network.cpu()
             solve_from_statistics(network, statistics, projection=settings.projection, ridge=settings.ridge)
             log.info(
                 "F_c is solved from the statistics of %s: %s bytes, no image of the target's classes",
@@ -157,8 +179,9 @@ class CloningSearch:
         """What the owners of target and sources ship for a cloned network: sums over images that stay with them.
 
         The target's owner sums over all training images of the classes that it keeps, a source's over the share
-        ``correction.fraction`` of those of the classes it gives.
+        ``correction.fraction`` of those of the classes it gives. The network is moved to the search's device.
         """
+        network.to(self.placement.device)
         settings, found = self.settings.correction, Statistics()
         shares = {network.target: (network.kept_classes, 1.0)}
         for clone in network.clones:
@@ -174,17 +197,23 @@ class CloningSearch:
         return found
 
     def accuracies(self, network: ClonedNetwork, split: str = "test") -> Accuracies:
-        """Accuracies on a split."""
+        """Accuracies on a split; the network is moved to the search's device."""
         data = self.correction(describe(network))
+        network.to(self.placement.device)
         return measure_accuracies(network, self._samples(data, split, network.target))
 
     def localities(self, network: ClonedNetwork, split: str = "test") -> tuple[Locality, ...]:
-        """Conditional similarity of every module, on all classes of its source that the data has."""
+        """Conditional similarity of every module, on all classes of its source that the data has.
+
+        The network is moved to the search's device.
+        """
+        network.to(self.placement.device)
         found = []
         for clone in network.clones:
             images, labels = self.data.images(split, clone.source.input, limit=MAX_IMAGES)
             names = [name for name in clone.source.classes if name in self.data.class_names]
             by_class = {name: images[labels == self.data.class_names.index(name)] for name in names}
+            by_class = {name: x.to(self.placement.device) for name, x in by_class.items()}
             found.append(measure_locality(clone, by_class, seed=self.seed))
         return tuple(found)
 
@@ -220,9 +249,9 @@ class CloningSearch:
             samples, num_kept = self._samples(data, "train", target), len(selection.kept)
             images = convert(samples.images, target.input, network.input)
             cloned = samples.labels >= num_kept
-            outputs = torch.tensor([network.classes.index(name) for name in source.classes])
+            outputs = torch.tensor([network.classes.index(name) for name in source.classes]).to(images.device)
             found = localise(
-                network.chain,
+                network.on(images.device).chain,
                 network.sites,
                 images[cloned],
                 outputs[samples.labels[cloned] - num_kept],
@@ -231,6 +260,7 @@ class CloningSearch:
                 seed=self.seed,
                 others=images[~cloned],
                 macs=network.gate_macs,
+                precision=self.placement.dtype,
             )
             packed = [[module.keep, base64.b64encode(pack_gates(module.gates)).decode()] for module in found]
             return StageResult(values=packed)
@@ -259,7 +289,10 @@ class CloningSearch:
         def compute() -> StageResult:
             train, val = self._samples(data, "train", target), self._samples(data, "val", target, limit=MAX_IMAGES)
             rows = search_position(
-                target, modules, selection.kept, train, val, settings, seed=self.seed, is_limited=is_limited
+                *(target, modules, selection.kept, train, val, settings),
+                seed=self.seed,
+                is_limited=is_limited,
+                precision=self.placement.dtype,
             )
             return StageResult(values=to_plain(rows))
 
@@ -280,7 +313,7 @@ class CloningSearch:
         return [identity(self.zoo[network.name]), network.digest(), network.classes]
 
     def _data_key(self, data: CorrectionData) -> list[str | None]:
-        return [data.digest, module_digest(type(self.data).__module__)]
+        return [data.digest, module_digest(type(self.data).__module__), *self.placement.key]
 
     def _blueprint(self, selection: Selection, clones: Sequence[Clone]) -> CloningBlueprint:
         target = self.networks(selection.target)
@@ -312,7 +345,7 @@ class CloningSearch:
         return data
 
     def _samples(self, data: CorrectionData, split: str, target: FrozenNetwork, limit: int | None = None) -> Samples:
-        return Samples(*data.images(split, target.input, limit=limit))
+        return Samples(*data.images(split, target.input, limit=limit)).to(self.placement.device)
 
 
 def _tell_insertion(

@@ -19,9 +19,13 @@ class Samples:
     images: Tensor
     labels: Tensor
 
+    def to(self, device: torch.device) -> Samples:
+        """The same on a device."""
+        return Samples(self.images.to(device), self.labels.to(device))
+
     def of(self, labels: Sequence[int]) -> Samples:
         """Only the samples of some labels, renumbered in the order given."""
         index = torch.full((int(max([*labels, *self.labels.tolist(), 0])) + 1,), -1)
         index[list(labels)] = torch.arange(len(labels))
-        renamed = index[self.labels]
+        renamed = index.to(self.labels.device)[self.labels]
         return Samples(self.images[renamed >= 0], renamed[renamed >= 0])

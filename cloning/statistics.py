@@ -38,7 +38,7 @@ from cloning.samples import BATCH_SIZE, Samples
 from tuning.ridge import calibrate
 from zoo.digests import digest
 from zoo.errors import UserError
-from zoo.ridge import Moments
+from zoo.ridge import Moments, to_float64
 from zoo.storage.files import read_safetensors, write_safetensors
 from zoo.storage.plain import parse_json
 
@@ -188,20 +188,22 @@ def owner_sums(network: ClonedNetwork, samples: Samples, owner: str, *, projecti
         raise UserError(f"{owner!r} has no images to make statistics of; raise correction.fraction")
     blocks = blocks_of(network, projection)
     width = sum(len(block.projection) for block in blocks)
-    moments = Moments.zeros(width, 0)
-    by_class = torch.zeros(len(network.classes), width, dtype=torch.float64)
+    device = to_float64(samples.images[:0]).device
+    moments = Moments.zeros(width, 0, device)
+    by_class = torch.zeros(len(network.classes), width, dtype=torch.float64, device=device)
     for images, labels in zip(samples.images.split(BATCH_SIZE), samples.labels.split(BATCH_SIZE), strict=True):
-        features = network_features(network, images).double()
+        features = to_float64(network_features(network, images))
         if not features.isfinite().all():
             raise UserError(f"features of {owner!r}'s images are not finite; check the weights of target and sources")
-        h = torch.cat([features[:, block.columns] @ block.projection.T for block in blocks], dim=1)
+        h = torch.cat([features[:, block.columns] @ block.projection.to(device).T for block in blocks], dim=1)
         moments.add(h, h[:, :0])
-        by_class.index_add_(0, labels, h)
-    counts = torch.bincount(samples.labels, minlength=len(network.classes)).double()
+        by_class.index_add_(0, labels.to(device), h)
+    counts = torch.bincount(samples.labels.cpu(), minlength=len(network.classes)).double()
+    by_class, second = by_class.cpu(), moments.xx.cpu()  # for they travel
     there = counts.nonzero().flatten()
     described = tuple((block.digest, len(block.projection)) for block in blocks)
     names = tuple(network.classes[k] for k in there.tolist())
-    return Sums(owner, names, described, counts[there], by_class[there], (moments.xx + moments.xx.T) / 2)
+    return Sums(owner, names, described, counts[there], by_class[there], (second + second.T) / 2)
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def train(job: Job) -> Mapping[str, Any]:
         start,
         data,
         tuned,
-        to_bundle(network, complete=job.config.complete_bundle),
+        to_bundle(network.cpu(), complete=job.config.complete_bundle),
         cloned_diagram(network, tuple(search.zoo)),
         metrics={
             "original_accuracy": accuracies.original,
@@ -95,7 +95,7 @@ def _build_search(job: Job) -> CloningSearch:
         )
     budget = AddedBudget(config.budget.max_params, config.budget.max_macs)
     settings = CloningSettings(config.task, config.localisation, config.insertion, config.correction, budget)
-    return CloningSearch(job.zoo, job.data, settings, store=job.store, seed=config.seed)
+    return CloningSearch(job.zoo, job.data, settings, store=job.store, seed=config.seed, placement=job.placement)
 
 
 def _compose(job: Job, search: CloningSearch) -> Start:

@@ -151,15 +151,23 @@ def map_batches(
     is_module = isinstance(module, nn.Module)
     if is_module and device is not None:
         module.to(device)
+    run = in_precision(module, precision)
     with eval_mode(module) if is_module else nullcontext():
         for batch in inputs.split(batch_size) if isinstance(inputs, Tensor) else inputs:
-            x = batch if device is None else batch.to(device)
-            if precision is None:
-                yield batch, module(x)
-                continue
-            with torch.autocast(x.device.type, precision):  # not beyond the yield, where the caller computes
-                outputs = module(x)
-            yield batch, tuple(map(_full, outputs)) if isinstance(outputs, tuple) else _full(outputs)
+            yield batch, run(batch if device is None else batch.to(device))
+
+
+def in_precision(module: Callable[[Tensor], Outputs], precision: torch.dtype | None) -> Callable[[Tensor], Outputs]:
+    """The module with its products in a precision, by autocast, and outputs in float32; None: as it is."""
+    if precision is None:
+        return module
+
+    def run(x: Tensor) -> Outputs:
+        with torch.autocast(x.device.type, precision):
+            outputs = module(x)
+        return tuple(map(_full, outputs)) if isinstance(outputs, tuple) else _full(outputs)
+
+    return run
 
 
 def _full(outputs: Any) -> Any:
