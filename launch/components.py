@@ -213,10 +213,16 @@ def _save_bundle(job: Job, bundle: Bundle, classes: Sequence[str]) -> list[Path]
     return files
 
 
-def log_blueprint(job: Job, blueprint: Any, paths: Sequence[Path]) -> None:
-    """Hands a copy of what a search found to the tracker, named by the recipe whoever found it."""
+def log_blueprint(job: Job, blueprint: Any, paths: Sequence[Path], stages: Mapping[str, str] | None = None) -> None:
+    """Hands a copy of what a search found to the tracker, named by the recipe whoever found it.
+
+    Args:
+        blueprint: What was found.
+        paths: Its files.
+        stages: Artifacts that it was found by, besides the networks' weights.
+    """
     digest = content_key(to_text(replace(blueprint, provenance=())))
-    inputs, composition = _zoo_inputs(blueprint.networks), blueprint.composition
+    inputs, composition = {**_zoo_inputs(blueprint.networks), **(stages or {})}, blueprint.composition
     job.tracker.artifact("blueprint", digest, paths, inputs=inputs, composition=composition, data=job.data.digest)
 
 
@@ -245,4 +251,6 @@ def _report_training(job: Job, tuned: TuningResult, classes: Sequence[str]) -> l
     job.tracker.figures(files.figures)
     if files.table is not None:
         job.tracker.table("confusion", files.table)
+    if tuned.outcomes is not None:
+        job.tracker.rows("class_accuracies", ["class", "accuracy"], [*tuned.outcomes.class_accuracies(classes).items()])
     return [*files.figures, *([files.table] if files.table is not None else [])]

@@ -125,7 +125,7 @@ def _short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, in
 
     def accuracy(blueprint: ReassemblyBlueprint, num_epochs: int) -> float:
         num_epochs = min(num_epochs, job.config.tuning.num_epochs)
-        if job.config.trainer.devices > 1:  # whose processes tune together, or none does
+        if job.config.trainer.is_shared:  # whose processes tune together, or none does
             return tuned(blueprint, num_epochs)
         inputs = {
             "blueprint": to_text(blueprint),
@@ -189,8 +189,21 @@ def _report(job: Job, search: Search, found: SearchResult) -> list[Path]:
     files = kept_report(job.store, inputs, job.run_dir, write, "reassembly")
     job.tracker.table("candidates", files.table)
     job.tracker.figures(files.figures)
-    log_blueprint(job, found.blueprint, [files.blueprint, files.table])
+    log_blueprint(job, found.blueprint, [files.blueprint, files.table], _log_stages(job, search, found))
     return list(files.all)
+
+
+def _log_stages(job: Job, search: Search, found: SearchResult) -> dict[str, str]:
+    """Tells the tracker of features and partition, which lie in the store; the partition, as an input of others."""
+    features = {}
+    for name, description in found.descriptions.items():
+        features[f"features-{name}"] = key = found.feature_keys[name]
+        weights = {f"weights-{name}": description.digest}
+        job.tracker.artifact(f"features-{name}", key, [], kind="features", inputs=weights, data=search.data.digest)
+    partition, key = found.partition, content_key(to_plain(found.partition))
+    told = {"objective": partition.objective, "upper_bound": partition.upper_bound, "gap": partition.gap}
+    job.tracker.artifact("partition", key, [], inputs=features, **told)
+    return {"partition": key}
 
 
 def _compose(job: Job, search: Search) -> Start:

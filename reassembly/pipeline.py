@@ -169,6 +169,7 @@ class Search:
             partition=partition,
             similarity=similarity,
             descriptions=descriptions,
+            feature_keys={network.description.name: network.key for network in networks},
             left_out=self.zoo.left_out,
             latency=latency,
             seconds=dict(self.seconds),

@@ -29,6 +29,7 @@ class SearchResult:
         partition: Of every network of the zoo.
         similarity: (M, M) float64, of the nodes in the order of ``descriptions``, stem and body of each.
         descriptions: Of every network of the zoo.
+        feature_keys: Content keys of their features.
         left_out: Networks of the zoo that the search went on without, and why.
         latency: Of the pick and some others as predicted and as measured, where the budget limits it.
         seconds: Wall time of every stage.
@@ -43,6 +44,7 @@ class SearchResult:
     partition: Partition
     similarity: Tensor
     descriptions: Mapping[str, ChainDescription]
+    feature_keys: Mapping[str, str]
     left_out: Mapping[str, str]
     latency: tuple[LatencyCheck, ...]
     seconds: Mapping[str, float]

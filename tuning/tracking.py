@@ -6,6 +6,7 @@ Our files (``result.json``, ``metrics.csv``, ``candidates.csv``, figures) are co
 from __future__ import annotations
 
 import csv
+import inspect
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _IDENTITY = "wandb_run.json"
+FINISH_SECONDS = 600
+"""That the end of a run waits for uploads, at most: what is not there then lies on the disk."""
 
 
 class Tracker:
@@ -50,11 +53,16 @@ class Tracker:
     def table(self, name: str, path: Path) -> None:
         """Logs a CSV file as a table, such as the candidates of a search."""
         if self._run is not None:
-            import wandb
-
             with path.open(newline="") as file:
                 columns, *rows = csv.reader(file)
-            self._run.log({name: wandb.Table(columns=columns, data=rows)})
+            self.rows(name, columns, rows)
+
+    def rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Logs a table."""
+        if self._run is not None:
+            import wandb
+
+            self._run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
 
     def figures(self, paths: Sequence[Path]) -> None:
         """Logs image files under their stems."""
@@ -65,19 +73,21 @@ class Tracker:
 
     def artifact(
         self,
-        kind: str,
+        name: str,
         digest: str,
         paths: Sequence[Path],
         *,
+        kind: str | None = None,
         inputs: Mapping[str, str] | None = None,
         **metadata: Any,
     ) -> None:
         """Logs files as one artifact that is named by its content, so that later runs find what they go on from.
 
         Args:
-            kind: Its type, and the beginning of its name, ``KIND-DIGEST``.
+            name: What its name, ``NAME-DIGEST``, begins with.
             digest: Of its content.
-            paths: Its files.
+            kind: Its type; ``name`` if not given.
+            paths: Its files; none where it lies in the store of stage results, and W&B is told of it alone.
             inputs: What it was made of: name -> digest; kept in the metadata, which offline runs have, too.
             metadata: What else is told of it.
         """
@@ -85,16 +95,16 @@ class Tracker:
             return
         import wandb
 
-        made_of = [_artifact_name(name, of) for name, of in (inputs or {}).items()]
+        made_of = [_artifact_name(given, of) for given, of in (inputs or {}).items()]
         told = {**metadata, "digest": digest, "inputs": made_of}
-        artifact = wandb.Artifact(_artifact_name(kind, digest), type=kind, metadata=told)
+        artifact = wandb.Artifact(_artifact_name(name, digest), type=kind or name, metadata=told)
         for path in paths:
             artifact.add_file(str(path))
-        for name in made_of if not self._run.offline else ():
+        for given in made_of if not self._run.offline else ():
             try:
-                self._run.use_artifact(f"{name}:latest")
+                self._run.use_artifact(f"{given}:latest")
             except Exception as error:  # noqa: BLE001 an input that no run has logged, or no network: the run goes on
-                log.debug("W&B has no artifact %s: %s", name, error)
+                log.debug("W&B has no artifact %s: %s", given, error)
         self._run.log_artifact(artifact, aliases=["latest", self.run_dir.name])
 
 
@@ -126,8 +136,10 @@ def tracking(
         notes: Of the W&B run.
         resume: continue the W&B run whose identity ``run_dir`` holds.
 
+    A server that is not reached stops no run: it goes on offline, which is told, and ``wandb sync`` sends it later.
+
     Raises:
-        UserError: ``wandb`` without a key to log in with.
+        UserError: ``wandb`` without a key to log in with, or what W&B refuses.
     """
     if logger == "csv":
         yield Tracker(run_dir, resume=resume)
@@ -135,27 +147,36 @@ def tracking(
     import wandb
 
     offline = logger == "wandb_offline"
-    if not offline and not (os.environ.get("WANDB_MODE") in ("offline", "disabled") or wandb.api.api_key):
+    if not (offline or os.environ.get("WANDB_MODE") in ("offline", "disabled") or _has_key()):
         raise UserError("logger=wandb found no W&B key: run `wandb login`, or type logger=wandb_offline")
     identity = run_dir / _IDENTITY
     earlier = read_json(identity) if resume and identity.exists() else None
     known = earlier.get("id") if isinstance(earlier, dict) else None
-    run = wandb.init(
-        project=project,
-        entity=entity,
-        name=name or run_dir.name,
-        tags=list(tags) or None,
-        notes=notes,
-        id=known,
-        resume="allow" if known else None,
-        job_type=job_type,
-        group=group,
-        config=dict(config),
-        dir=str(run_dir),
-        mode="offline" if offline else None,
-        settings=wandb.Settings(silent=True),
-        reinit="finish_previous",
-    )
+    limits = {"finish_timeout": FINISH_SECONDS} if "finish_timeout" in wandb.Settings.model_fields else {}
+    options = {
+        "project": project,
+        "entity": entity,
+        "name": name or run_dir.name,
+        "tags": list(tags) or None,
+        "notes": notes,
+        "id": known,
+        "job_type": job_type,
+        "group": group,
+        "config": dict(config),
+        "dir": str(run_dir),
+        "settings": wandb.Settings(silent=True, **limits),
+        "reinit": "finish_previous",
+    }
+    try:
+        run = wandb.init(mode="offline" if offline else None, resume="allow" if known else None, **options)
+    except wandb.errors.UsageError as error:
+        raise UserError(f"logger={logger}: W&B refuses this run: {str(error).splitlines()[0]}") from error
+    except wandb.errors.CommError as error:
+        told = str(error).splitlines()[0]
+        log.warning(
+            "W&B is not reached (%s): this run is kept offline; `wandb sync %s/wandb/*` sends it", told, run_dir
+        )
+        run = wandb.init(mode="offline", **options)
     run.define_metric("val/accuracy", summary="max")
     run.define_metric("val/loss", summary="min")
     write_json(identity, {"id": run.id, "group": group})
@@ -167,5 +188,14 @@ def tracking(
     run.finish(exit_code=0)
 
 
-def _artifact_name(kind: str, digest: str) -> str:
-    return f"{kind}-{digest.removeprefix('sha256:')[:12]}"  # W&B's names hold no colon
+def _has_key() -> bool:
+    """Whether W&B has a key to log in with; no server is asked, and nobody in the terminal."""
+    import wandb
+
+    if "prompt" in inspect.signature(wandb.login).parameters:
+        return wandb.login(prompt=False, verify=False)
+    return bool(wandb.api.api_key)  # of earlier releases
+
+
+def _artifact_name(name: str, digest: str) -> str:
+    return f"{name}-{digest.removeprefix('sha256:')[:12]}"  # W&B's names hold no colon
