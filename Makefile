@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test browser launchers lint clean
+.PHONY: help demo test browser launchers gpu-check lint clean
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
 demo: .venv/.installed  ## Search, and Freeze-Tune what was found
 	$(BIN)/python search.py
@@ -19,6 +19,9 @@ browser: .venv/.installed-test .venv/.installed-browser  ## Test pages in a head
 
 launchers: .venv/.installed-test .venv/.installed-launchers  ## Test sweeps under joblib, submitit, Ray and Optuna
 	$(BIN)/python -m pytest -m launchers tests/launch
+
+gpu-check: .venv/.installed  ## Verify on a GPU what only a GPU can show
+	$(BIN)/python -m benchmarks.gpu_check
 
 lint: .venv/.installed-lint  ## Check style and format
 	$(BIN)/ruff check .
