@@ -8,11 +8,13 @@ the file system and the zoo; only then the job opens.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import math
 import os
 import pkgutil
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -68,8 +70,6 @@ def check(config: Config) -> None:
     if config.device != "cpu":
         from zoo.devices import find_device  # with torch
 
-        if config.method.name == "cloning":
-            raise UserError(f"device={config.device}: method=cloning computes on the CPU so far; type device=cpu")
         find_device(config.device)
     _check_zoo(config)
 
@@ -113,6 +113,8 @@ def _check_machine(config: Config) -> None:
         from tuning.trainer import check_extra  # with Lightning
 
         check_extra(config.trainer)
+    if config.trainer.compile:
+        _check_compiler(config)
     if _runs_everywhere(config.trainer):
         return
     import pytorch_lightning as pl
@@ -128,12 +130,18 @@ def _check_machine(config: Config) -> None:
         kind = "gpu" if available["gpu"] else "mps" if available["mps"] else "cpu"
     if not available[kind]:
         raise UserError(f"trainer.accelerator={kind}: torch finds no such device on this machine; type trainer=cpu")
-    if kind != "cpu" and trainer.devices > available[kind]:
+    num_devices, named = trainer.num_devices or 1, trainer.devices if isinstance(trainer.devices, list) else []
+    if kind != "cpu" and max([num_devices, *(index + 1 for index in named)]) > available[kind]:
         raise UserError(
             f"trainer.devices={trainer.devices}: this machine has {available[kind]} of trainer.accelerator={kind}; "
-            f"type trainer.devices={available[kind]}"
+            f"type trainer.devices={[*range(available[kind])] if named else available[kind]}"
         )
-    if kind == "cpu" and trainer.devices > max(available["cpu"], 16):
+    if kind == "cpu" and named:
+        raise UserError(
+            f"trainer.devices={trainer.devices} names GPUs, and trainer.accelerator=cpu has processes: type "
+            f"trainer.devices={len(named)}"
+        )
+    if kind == "cpu" and num_devices > max(available["cpu"], 16):
         raise UserError(
             f"trainer.devices={trainer.devices}: this machine has {available['cpu']} processors; type "
             f"trainer.devices={available['cpu']}"
@@ -165,6 +173,20 @@ def _check_machine(config: Config) -> None:
             f"trainer.strategy={trainer.strategy} with trainer.accelerator={kind} and trainer.precision="
             f"{trainer.precision} cannot be used here: {str(error).rstrip('.')}; type trainer=cpu, gpu or ddp"
         ) from error
+
+
+def _check_compiler(config: Config) -> None:
+    """Refuses compilation of what cannot be compiled, or without what it needs."""
+    if config.method.name == "cloning":
+        raise UserError(
+            "trainer.compile=true: method=cloning runs frozen networks under hooks, which no compiler takes: leave it "
+            "out"
+        )
+    compilers = [name for name in (os.environ.get("CXX"), "g++", "c++", "clang++") if name and shutil.which(name)]
+    if not compilers:
+        raise UserError("trainer.compile=true needs a C++ compiler on the PATH (g++, clang++): leave it out")
+    if config.trainer.accelerator == "gpu" and importlib.util.find_spec("triton") is None:
+        raise UserError("trainer.compile=true needs the package triton for a GPU: leave it out")
 
 
 def _runs_everywhere(trainer: TrainerSettings) -> bool:

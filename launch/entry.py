@@ -36,7 +36,7 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
     def decorate(function: Callable[[Config], Mapping[str, Any]]) -> Callable[[], None]:
         def checked(config: Config) -> Mapping[str, Any]:
             trainer = config.trainer
-            threads.prepare(trainer.devices if trainer.accelerator == "cpu" else 1)
+            threads.prepare((trainer.num_devices or 1) if trainer.accelerator == "cpu" else 1)
             check(config)
             return function(config)
 

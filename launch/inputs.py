@@ -81,6 +81,7 @@ def read_inputs(config: Config, command: str) -> Inputs:
         "command": command,
         **{key: _told(value) for key, value in _flat(result_settings(config))},
         **{f"trainer.{key}": _told(getattr(config.trainer, key)) for key in _OF_TRAINER},
+        **({"trainer.compile": "true"} if config.trainer.compile else {}),
         **({"device": find_device(config.device).type} if config.device != "cpu" else {}),
         "data": data.digest,
         **{f"weights of {name}": digest for name, entry in zoo.items() if (digest := _weights_digest(entry))},

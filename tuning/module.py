@@ -84,9 +84,14 @@ class TuningModule(pl.LightningModule):
             network.head.requires_grad_(False)
         self.register_load_state_dict_post_hook(_expect_no_frozen_keys)
 
+    @property
+    def body(self) -> Callable[[Tensor], Tensor]:
+        """Maps the inputs of a batch to pooled features."""
+        return self._body[0]
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Maps the inputs of a batch to logits."""
-        return self.network.head(self._body[0](inputs))
+        return self.network.head(self.body(inputs))
 
     def on_train_start(self) -> None:
         """Starts the average where the weights are: at the start, or at those of the checkpoint to go on from."""
@@ -124,7 +129,7 @@ class TuningModule(pl.LightningModule):
         else:
             taught = gather_rows(self._teacher(inputs, index)) if self._teacher is not None else None
             labels, index = gather_rows(labels), gather_rows(index)
-            logits, targets = self.leave_one_out(gather_rows(self._body[0](inputs)), index), labels
+            logits, targets = self.leave_one_out(gather_rows(self.body(inputs)), index), labels
             count = len(labels)
         loss = cross_entropy(logits, targets, label_smoothing=self._tuning.label_smoothing)
         if taught is not None:

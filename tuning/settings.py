@@ -255,10 +255,11 @@ class TrainerSettings:
 
     Attributes:
         accelerator: ``cpu``, ``gpu``, ``mps`` or ``auto`` (what the machine has).
-        devices: Number of devices (processes on a CPU), each with its share of every batch.
+        devices: Number of devices (processes on a CPU), each with its share of every batch; ``auto`` is all GPUs of
+            the machine, and a list names them by their indices.
         strategy: ``auto``, ``ddp``, ...
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed`` (GPU). Weights stay in 32 bits in all of them: what is
-            frozen stays as it is, bit for bit.
+            frozen stays as it is, bit for bit. Therefore the ``true`` precisions of 16 bits are refused.
         accumulate_batches: Batches whose images make one step, as one batch of all of them would; at the end of an
             epoch those that are left. Schedules and averages count steps.
         deterministic: Refuse algorithms whose result varies from run to run.
@@ -270,11 +271,14 @@ class TrainerSettings:
         sync_batchnorm: Statistics of normalisations that are trained are those of the whole batch of all devices.
         benchmark: Let cuDNN try its algorithms for the sizes at hand.
         tf32: Products of 32 bits on a GPU's tensor cores, with the mantissa of TF32.
+        compile: Let ``torch.compile`` make kernels for what is trained; the first steps take as long as that.
+        activation_checkpointing: Keep of every node of a network its input alone and compute the node anew on the way
+            back: less memory for about a third more time, and the same numbers.
         extra: Whatever else Lightning's ``Trainer`` takes.
     """
 
     accelerator: Annotated[str, one_of("auto", "cpu", "gpu", "mps")] = "cpu"
-    devices: Annotated[int, at_least(1, 1024)] = 1
+    devices: Any = 1
     strategy: str = "auto"
     precision: Annotated[str, one_of("32-true", "bf16-mixed", "16-mixed")] = "32-true"
     accumulate_batches: Annotated[int, at_least(1)] = 1
@@ -286,14 +290,47 @@ class TrainerSettings:
     sync_batchnorm: bool = False
     benchmark: bool = False
     tf32: bool = False
+    compile: bool = False
+    activation_checkpointing: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.precision in ("bf16-true", "16-true"):
+            raise UserError(
+                f"trainer.precision={self.precision} would round the frozen weights, which stay as they are bit for "
+                f"bit: type trainer.precision={self.precision.replace('true', 'mixed')}"
+            )
         check(self, "trainer")
+        self._check_devices()
         if self.num_nodes > 1 and self.strategy == "auto":
             raise UserError(f"trainer.num_nodes={self.num_nodes} needs a strategy of many processes: trainer=ddp")
-        if self.devices > 1 and self.strategy == "auto":
+        if self.num_devices != 1 and self.strategy == "auto":
             raise UserError(f"trainer.devices={self.devices} needs a strategy that launches processes: trainer=ddp")
+
+    @property
+    def num_devices(self) -> int | None:
+        """Devices of a machine; None for ``auto``, where the machine says it."""
+        if self.devices == "auto":
+            return None
+        return self.devices if isinstance(self.devices, int) else len(self.devices)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes may train together."""
+        return self.num_devices != 1 or self.num_nodes > 1
+
+    def _check_devices(self) -> None:
+        if self.devices == "auto":
+            return
+        if not isinstance(self.devices, (list, tuple)):
+            require("trainer.devices", self.devices, at_least(1, 1024), is_whole=True, default=1)
+            return
+        are_indices = all(type(index) is int and 0 <= index < 1024 for index in self.devices)
+        if not self.devices or not are_indices or len(set(self.devices)) < len(self.devices):
+            raise UserError(
+                f"trainer.devices={shown(self.devices)}: allowed are a number, auto, or indices of GPUs, each once; "
+                "type trainer.devices=[0,1]"
+            )
 
 
 @dataclass(frozen=True)

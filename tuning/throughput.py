@@ -1,15 +1,23 @@
-"""What decides how fast training goes beside the network: the memory format, and whether images come in time."""
+"""What decides how fast training goes beside the network: memory format, kernels, memory, images that come in time."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from zoo.chain.program import Block
+from zoo.stitching.adapters import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +25,8 @@ log = logging.getLogger(__name__)
 class ChannelsLast(pl.Callback):
     """Keeps kernels (out, in, h, w) with their channels last in memory while Lightning runs; values do not change.
 
-    Convolutions follow the format of their kernels, so that images need not be converted. Afterwards everything is
-    contiguous again, as files want it.
+    Convolutions follow the format of their kernels, so that images need not be converted, and adapters hand it on.
+    Afterwards everything is contiguous again, as files want it.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -28,6 +36,63 @@ class ChannelsLast(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """After the last hook."""
         _set_memory_format(pl_module, torch.contiguous_format)
+
+
+class Compiled(pl.Callback):
+    """Lets ``torch.compile`` make kernels for the body of the network while Lightning trains it."""
+
+    backend = "inductor"
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compiles at the first batch; names of parameters stay what they are."""
+        pl_module.body.compile(backend=self.backend)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forgets the kernels: torch keeps few for all networks together, and then compiles no more without a word."""
+        pl_module.body._compiled_call_impl = None
+        torch.compiler.reset()
+
+
+class ActivationCheckpoints(pl.Callback):
+    """Keeps of every node that has parameters its input alone, while Lightning trains.
+
+    What a node is, its network's chain says (``zoo.chain``). Statistics of normalisations are taken once.
+    """
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """In front of the forwards."""
+        self._nodes = [node for block in pl_module.modules() if isinstance(block, Block) for node in block.nodes()]
+        for node in self._nodes:
+            node.forward = partial(_recomputed, node, node.forward)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The forwards are their classes' again."""
+        for node in self._nodes:
+            del node.forward
+
+
+def _recomputed(node: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    contexts = partial(_once_and_again, node)
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+
+def _once_and_again(node: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _without_statistics(node)
+
+
+@contextmanager
+def _without_statistics(node: nn.Module) -> Iterator[None]:
+    """Inside, running statistics stay as they are, bit for bit; what is normalised does not depend on them."""
+    norms = [norm for norm in node.modules() if isinstance(norm, _BatchNorm) and norm.training]
+    kept = [{name: buffer.clone() for name, buffer in norm.named_buffers(recurse=False)} for norm in norms]
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            for name, buffer in buffers.items():
+                getattr(norm, name).copy_(buffer)
 
 
 class LoaderWatch(pl.Callback):
@@ -107,3 +172,6 @@ def _set_memory_format(module: nn.Module, memory_format: torch.memory_format) ->
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=memory_format)
+    for adapter in module.modules():
+        if isinstance(adapter, Adapter):
+            adapter.memory_format = memory_format

@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from tuning.checkpoints import CheckpointFiles
 from tuning.settings import TrainerSettings
-from tuning.throughput import ChannelsLast, LoaderWatch
+from tuning.throughput import ActivationCheckpoints, ChannelsLast, Compiled, LoaderWatch
 from zoo.errors import UserError
 from zoo.limits import shown
 from zoo.storage.records import neighbours
@@ -71,7 +71,7 @@ def build_trainer(
         max_epochs=max_epochs,
         gradient_clip_val=gradient_clip_norm or None,
         logger=list(loggers) or False,
-        callbacks=[*callbacks, OwnSignals(), LoaderWatch(), *([ChannelsLast()] if settings.channels_last else [])],
+        callbacks=[*callbacks, OwnSignals(), LoaderWatch(), *_for_speed(settings)],
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         plugins=[CheckpointFiles()],
         default_root_dir=directory,  # where Lightning under SLURM looks for a checkpoint of its own to go on with
@@ -81,6 +81,15 @@ def build_trainer(
         log_every_n_steps=1,
         use_distributed_sampler=False,
     )
+
+
+def _for_speed(settings: TrainerSettings) -> list[pl.Callback]:
+    asked = {
+        ChannelsLast: settings.channels_last,
+        ActivationCheckpoints: settings.activation_checkpointing,
+        Compiled: settings.compile,
+    }
+    return [kind() for kind, is_asked in asked.items() if is_asked]
 
 
 def check_extra(settings: TrainerSettings) -> None:

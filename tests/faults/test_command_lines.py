@@ -229,15 +229,23 @@ MACHINE = [
     ("train", ["trainer.accelerator=tpu"], ["trainer.accelerator=tpu", "cpu"]),
     ("train", ["trainer.precision=16-mixed"], ["trainer.precision=16-mixed", "type trainer.precision=bf16-mixed"]),
     ("train", ["trainer.precision=16"], ["trainer.precision=16", "32-true"]),
-    ("train", ["trainer.precision=bf16-true"], ["trainer.precision=bf16-true", "32-true"]),
+    ("train", ["trainer.precision=bf16-true"], ["trainer.precision=bf16-true", "type trainer.precision=bf16-mixed"]),
     ("train", ["trainer.strategy=nosuch"], ["trainer.strategy=nosuch", "type trainer.strategy=auto"]),
     ("train", ["trainer.strategy=fsdp"], ["trainer.strategy=fsdp", "type trainer=cpu"]),
     ("train", ["trainer.strategy=deepspeed"], ["trainer.strategy=deepspeed", "type trainer=cpu"]),
     ("train", ["trainer.strategy=''"], ["trainer.strategy=", "type trainer.strategy=auto"]),
     ("train", ["trainer.strategy=ddp", "trainer.devices=1000"], ["trainer.devices=1000", "processors"]),
-    ("train", ["trainer.devices=auto"], ["trainer.devices=auto", "a whole number"]),
+    ("train", ["trainer.devices=auto"], ["trainer.devices=auto", "trainer=ddp"]),
+    ("train", ["trainer.devices=all"], ["trainer.devices=all", "a whole number"]),
     ("train", ["trainer.devices=1.5"], ["trainer.devices=1.5", "a whole number"]),
-    ("train", ["trainer.devices=[0,1]"], ["trainer.devices"]),
+    ("train", ["trainer.devices=[0,1]"], ["trainer.devices=[0, 1]", "trainer=ddp"]),
+    ("train", ["trainer.devices=[1,1]"], ["trainer.devices=[1, 1]", "type trainer.devices=[0,1]"]),
+    (
+        "train",
+        ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=[0,1]"],
+        ["trainer.devices=[0, 1] names GPUs", "type trainer.devices=2"],
+    ),
+    ("train", ["trainer.compile=true", "method=cloning"], ["trainer.compile=true", "leave it out"]),
 ]
 PLACES = [
     ("search", [f"{key}={place}"], [f"{key}={place[:100]}", told, "type "])

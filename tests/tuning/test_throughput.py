@@ -10,14 +10,16 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tuning_stand_ins import Blobs, StandIn
 
 from tuning import throughput
 from tuning.fit import tune
 from tuning.settings import TrainerSettings, TuningSettings
-from tuning.throughput import LoaderWatch
+from tuning.throughput import Compiled, LoaderWatch
 from tuning.trainer import build_trainer
+from zoo.chain.program import Block, Program, Ref, Step
 
 PLAIN = TuningSettings(mode="freeze", loss="cross_entropy", num_epochs=2, norm_stats="frozen", cache_prefix="never")
 
@@ -136,3 +138,47 @@ def test_channels_last_holds_during_training_and_leaves_no_trace(tmp_path: Path)
         if name.startswith(("first.", "second.")):
             assert torch.equal(tensor, before[name]), name
     assert result.val_accuracies == pytest.approx(expected.val_accuracies, abs=0.05)
+
+
+def as_block(parts: nn.Sequential) -> Block:
+    """The parts one after the other, as the nodes of a chain."""
+    names = ["x", *(f"node_{k}" for k in range(len(parts)))]
+    steps = [Step(names[k + 1], "module", str(k), (Ref(names[k]),)) for k in range(len(parts))]
+    return Block(parts, Program(tuple(steps), "x", names[-1]))
+
+
+def fully_tuned(folder: Path, trainer: TrainerSettings) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """State after Full-Tuning of blocks with dropout and adaptive statistics; calls of the first convolution."""
+    network, calls = StandIn(), [0]
+    network.first, network.second = as_block(network.first), as_block(network.second)
+    convolution = network.first.nodes()[0]
+    compute = convolution._conv_forward
+
+    def counted(*args: torch.Tensor) -> torch.Tensor:
+        calls[0] += torch.is_grad_enabled()
+        return compute(*args)
+
+    convolution._conv_forward = counted
+    settings = TuningSettings(mode="full", loss="cross_entropy", num_epochs=1, norm_stats="adaptive")
+    tune(network, Blobs(), settings, run_dir=folder, trainer=trainer)
+    assert "forward" not in vars(convolution)
+    return network.state_dict(), calls
+
+
+def test_activation_checkpoints_compute_nodes_twice_and_change_no_bit(tmp_path: Path) -> None:
+    expected, calls = fully_tuned(tmp_path / "a", TrainerSettings())
+    state, more_calls = fully_tuned(tmp_path / "b", TrainerSettings(activation_checkpointing=True))
+    assert more_calls[0] - calls[0] == len(Blobs().train_dataloader())
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
+
+
+def test_compiled_training_gives_the_same_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = []
+    monkeypatch.setattr(Compiled, "backend", staticmethod(lambda graph, _: graphs.append(graph) or graph.forward))
+    network, expected = StandIn(dropout=0.0), StandIn(dropout=0.0)
+    tune(expected, Blobs(), PLAIN, run_dir=tmp_path / "a")
+    tune(network, Blobs(), PLAIN, run_dir=tmp_path / "b", trainer=TrainerSettings(compile=True))
+    assert graphs
+    torch.testing.assert_close(network.state_dict(), expected.state_dict())

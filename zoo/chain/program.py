@@ -152,6 +152,11 @@ class Block(nn.Module):
         """What it runs."""
         return self._program
 
+    def nodes(self) -> list[nn.Module]:
+        """The modules that it calls, each once, in order: the indivisible parts of the network."""
+        steps = [step.target for step in self._program.steps if step.kind == "module"]
+        return list(dict.fromkeys(map(self.get_submodule, steps)))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         values = {self._program.input: x.clone() if self._clone_input else x}
         for step, last_reads in zip(self._program.steps, self._last_reads, strict=True):

@@ -43,9 +43,14 @@ class Adapter(nn.Module):
         is_residual: what comes in is added to what the adapter makes of it, and the weights begin at zero, so that the
             initial function is the identity, bit for bit; only ``linear``, from a signal to the same.
 
+    Attributes:
+        memory_format: of what goes out where that is NCHW; ``trainer.channels_last`` sets it.
+
     Raises:
         UserError: unknown kind or kernel size.
     """
+
+    memory_format = torch.contiguous_format
 
     def __init__(
         self,
@@ -93,9 +98,12 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_residual:
-            return x + from_grid(self.projection(to_grid(x, self.source)), self.target, self.prefix)
+            return x + self._from_grid(self.projection(to_grid(x, self.source)))
         x = self.norm(resize(to_grid(x, self.source), native_grid(self.target)))
-        return from_grid(self.activation(self.projection(x)), self.target, self.prefix)
+        return self._from_grid(self.activation(self.projection(x)))
+
+    def _from_grid(self, x: Tensor) -> Tensor:
+        return from_grid(x, self.target, self.prefix, self.memory_format)
 
     def extra_repr(self) -> str:
         return f"{self.source} -> {self.target}, kind={self.kind}, kernel_size={self.kernel_size}"
@@ -253,10 +261,18 @@ def native_grid(signal: Signal) -> tuple[int, int]:
     return signal.grid or (1, 1)
 
 
-def from_grid(x: Tensor, signal: Signal, prefix: Tensor | None = None) -> Tensor:
-    """(N, C, H, W) to the signal's layout, contiguous; ``prefix`` (1, P, C) are the tokens put in front."""
+def from_grid(
+    x: Tensor,
+    signal: Signal,
+    prefix: Tensor | None = None,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    """(N, C, H, W) to the signal's layout, contiguous; ``prefix`` (1, P, C) are the tokens put in front.
+
+    NCHW comes in the memory format asked for: what follows runs in it.
+    """
     if signal.layout == "NCHW":
-        return x.contiguous()
+        return x.contiguous(memory_format=memory_format)
     if signal.layout == "NHWC":
         return x.permute(0, 2, 3, 1).contiguous()
     if signal.layout == "NC":
