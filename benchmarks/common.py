@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 from launch.errors import CONF
 from zoo.registry import Zoo, read_zoo
+from zoo.storage.files import write_json, write_text
 
 T = TypeVar("T")
+RESULTS = Path(__file__).parent / "results"
 
 
 def embedded_zoo() -> Zoo:
@@ -22,3 +25,23 @@ def timed(function: Callable[..., T], *arguments, **options) -> tuple[float, T]:
     start = time.perf_counter()
     result = function(*arguments, **options)
     return time.perf_counter() - start, result
+
+
+def publish(name: str, reading: str, rows: Sequence[dict[str, Any]], directory: Path = RESULTS) -> str:
+    """Writes ``NAME.json``, the rows as they are, and ``NAME.md``, one table under what it says; returns the latter.
+
+    Args:
+        name: Of the benchmark, as in ``python -m benchmarks.NAME``.
+        reading: What the table says, and of which machine.
+        rows: Of the same keys, which are the columns.
+    """
+    lines = [f"`python -m benchmarks.{name}`: {reading}", "", f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+    lines += [f"| {' | '.join(map(_cell, row.values()))} |" for row in rows]
+    table = "\n".join(lines) + "\n"
+    write_json(directory / f"{name}.json", list(rows))
+    write_text(directory / f"{name}.md", table)
+    return table
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
