@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,10 +33,16 @@ def publish(name: str, reading: str, rows: Sequence[dict[str, Any]], directory: 
 
     Args:
         name: Of the benchmark, as in ``python -m benchmarks.NAME``.
-        reading: What the table says, and of which machine.
+        reading: What the table says.
         rows: Of the same keys, which are the columns.
     """
-    lines = [f"`python -m benchmarks.{name}`: {reading}", "", f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.0f} at the end."
+    lines = [
+        f"`python -m benchmarks.{name}`: {reading} {machine}",
+        "",
+        f"| {' | '.join(rows[0])} |",
+        "|---" * len(rows[0]) + "|",
+    ]
     lines += [f"| {' | '.join(map(_cell, row.values()))} |" for row in rows]
     table = "\n".join(lines) + "\n"
     write_json(directory / f"{name}.json", list(rows))

@@ -12,8 +12,9 @@ def test_a_published_table_has_its_rows_as_json_and_says_how_to_read_them(tmp_pa
     table = publish("assembly", "what it says.", rows, tmp_path)
     assert json.loads((tmp_path / "assembly.json").read_text()) == rows
     assert (tmp_path / "assembly.md").read_text() == table
-    assert table.splitlines() == [
-        "`python -m benchmarks.assembly`: what it says.",
+    first, *rest = table.splitlines()
+    assert first.startswith("`python -m benchmarks.assembly`: what it says.")
+    assert rest == [
         "",
         "| way | ms | n |",
         "|---|---|---|",
