@@ -20,10 +20,10 @@ from launch.schema import Config
 @application("search")
 def main(config: Config) -> Mapping[str, Any]:
     """Searches, and writes blueprint, table and figures; a sweep optimises the score of what was found."""
-    from launch import cloning_jobs, reassembly_jobs  # heavy, so only once the configuration has been found to be right
-    from launch.job import open_job
+    from launch.job import open_job  # heavy, so only once the configuration has been found to be right
+    from launch.methods import jobs_of
 
-    jobs = cloning_jobs if config.method.name == "cloning" else reassembly_jobs
+    jobs = jobs_of(config)
     with open_job(config, "search", lambda path: deploy.load(path)) as job:
         return job.completed or jobs.search(job)
 

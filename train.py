@@ -27,10 +27,10 @@ def main(config: Config) -> Mapping[str, Any]:
 
 def train(config: Config) -> Mapping[str, Any]:
     """One training, without what may come before it."""
-    from launch import cloning_jobs, reassembly_jobs  # heavy, so only once the configuration has been found to be right
-    from launch.job import open_job
+    from launch.job import open_job  # heavy, so only once the configuration has been found to be right
+    from launch.methods import jobs_of
 
-    jobs = cloning_jobs if config.method.name == "cloning" else reassembly_jobs
+    jobs = jobs_of(config)
     with open_job(config, "train", lambda path: deploy.load(path)) as job:
         return job.completed or jobs.train(job)
 

@@ -7,24 +7,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo import threads
+from zoo.errors import UserError
 
 if __name__ == "__main__":
-    threads.prepare()  # before torch is loaded
+    threads.prepare()  # before torch is loaded, which the commands do: neither --help nor a wrong word waits for it
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
-from zoo.architectures import select
-from zoo.chain import Chain, Costs
-from zoo.digests import file_sha256
-from zoo.errors import UserError
-from zoo.loading import load_chain
-from zoo.registry import ZOOS, find_entry, parse_zoo
-from zoo.storage.files import write_text
-from zoo.support import examine, support_page
-from zoo.weights import require_file
+    from zoo.chain import Chain, Costs
 
 WIDTH_IN_FILES = 140
 
@@ -65,18 +59,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "convert":
             _convert(options.source, options.function, options.output)
             return 0
-        entry = find_entry(options.network, ZOOS)
-        chain = load_chain(replace(entry, weights=None) if options.random else entry)
+        _inspect(options.network, is_random=options.random)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    return 0
+
+
+def _inspect(network: str, *, is_random: bool) -> None:
+    from rich.console import Console
+
+    from zoo.loading import load_chain
+    from zoo.registry import ZOOS, find_entry
+
+    entry = find_entry(network, ZOOS)
+    chain = load_chain(replace(entry, weights=None) if is_random else entry)
     console = Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
     console.print(chain_table(chain))
-    return 0
 
 
 def _fetch(zoo: str, names: Sequence[str]) -> None:
     from zoo.fetching import fetch
+    from zoo.registry import parse_zoo
 
     for name, path in fetch(parse_zoo(zoo), names).items():
         print(f"{name}: {path}")
@@ -84,6 +88,9 @@ def _fetch(zoo: str, names: Sequence[str]) -> None:
 
 def _convert(source: str, function: str, output: Path) -> None:
     from zoo.converting import write_converted
+    from zoo.digests import file_sha256
+    from zoo.registry import ZOOS, find_entry
+    from zoo.weights import require_file
 
     path = Path(source).expanduser()
     if not path.exists() and not path.suffix:
@@ -98,6 +105,10 @@ def _convert(source: str, function: str, output: Path) -> None:
 
 
 def _write_support(families: Sequence[str], output: Path | None) -> None:
+    from zoo.architectures import select
+    from zoo.storage.files import write_text
+    from zoo.support import examine, support_page
+
     found = []
     for architecture in select(families):
         found.append((architecture, examine(architecture)))
@@ -111,6 +122,8 @@ def _write_support(families: Sequence[str], output: Path | None) -> None:
 
 def chain_table(chain: Chain) -> Table:
     """One row for each node: what is in it, the signal that enters it, what it costs; then the output and the neck."""
+    from rich.table import Table
+
     table = Table(title=f"{chain.name}: {len(chain)} nodes")
     table.add_column("node", justify="right")
     table.add_column("kind")

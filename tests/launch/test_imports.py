@@ -39,6 +39,21 @@ def test_help_and_the_printed_configuration_load_nothing_that_computes(words: tu
     assert loaded(str(PROJECT / script), *rest, cwd=tmp_path) & set(HEAVY) == set()
 
 
+def test_the_commands_of_zoos_load_nothing_that_computes_for_their_help(tmp_path: Path) -> None:
+    code = f"import atexit, runpy; {IN_ENTRY.splitlines()[2]}; runpy.run_module('zoo', run_name='__main__')"
+    assert loaded("--help", cwd=tmp_path, code=f"import sys; {code}") & set(HEAVY) == set()
+
+
+def test_a_command_loads_the_jobs_of_its_own_method_alone(tmp_path: Path) -> None:
+    code = (
+        "from types import SimpleNamespace as N; from launch.methods import jobs_of; import sys; "
+        "print(jobs_of(N(method=N(name='reassembly'))).__name__); print('LOADED', *sys.modules, file=sys.stderr)"
+    )
+    found = loaded(cwd=tmp_path, code=code)
+    assert "launch.reassembly_jobs" in found
+    assert found & {"launch.cloning_jobs", "cloning.pipeline", "cloning.network"} == set()
+
+
 def test_a_search_has_all_it_needs_without_what_only_tuning_drawing_and_other_data_need(tmp_path: Path) -> None:
     code = (
         "import launch.entry, launch.job, launch.reassembly_jobs, launch.cloning_jobs, datamodules.digits, sys; "
