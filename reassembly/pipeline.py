@@ -35,7 +35,7 @@ from reassembly.seams import seam_values, with_predictions
 from reassembly.settings import ProxySettings, SearchSettings
 from reassembly.shortlist import seam_shortlist
 from reassembly.similarity import similarity_matrix
-from reassembly.stitch import assemble_stitched
+from reassembly.stitch import Stitches
 from reassembly.telling import tell_latency, tell_partition, tell_pick, tell_scored
 from zoo.blueprint import AdapterSpec, HeadSpec, Provenance, ReassemblyBlueprint
 from zoo.chain.batches import Rows
@@ -88,7 +88,7 @@ class Search:
         self.seconds = self.timed.seconds
         self.latency: LatencyTable | None = None
         self._scorer = lru_cache(maxsize=1)(self._make_scorer)
-        self.images = ProbeImages(data, placement.device)
+        self.images, self._stitches = ProbeImages(data, placement.device), Stitches()
 
     def run(self, tune: Tune | None = None) -> SearchResult:
         """Searches.
@@ -101,6 +101,7 @@ class Search:
         """
         for name in (*self.settings.composition.required, *self.settings.composition.forbidden):
             self.zoo.entry(name)
+        log.info("zoo %s on %s: %d networks", self.zoo.name, self.data.name, len(self.zoo))
         with self.timed("features"):
             networks = self._extract(min_blocks=self.settings.partition.num_blocks)
         with self.timed("similarity"):
@@ -186,7 +187,7 @@ class Search:
         Raises:
             UserError: A network the zoo lacks or whose weights are not the blueprint's.
         """
-        return assemble_stitched(blueprint, self.chains, self.images_for, seed=self.seed).cpu()
+        return self._stitches.assemble(blueprint, self.chains, self.images_for, seed=self.seed).cpu()
 
     def blueprint(
         self, pick: ScoredCandidate, descriptions: Mapping[str, ChainDescription], judge: str | None = None

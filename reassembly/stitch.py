@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reassembly.network import AssembledNetwork, assemble, boundary
-from zoo.blueprint import BlockSpec, ReassemblyBlueprint
+from zoo.blueprint import BlockSpec, ReassemblyBlueprint, to_text
 from zoo.chain import Chain
 from zoo.chain.batches import Rows, checked, require_finite, run_rows
 from zoo.errors import UserError
@@ -85,9 +85,36 @@ def _finite(what: str, before: BlockSpec, features: Tensor) -> Tensor:
     return features
 
 
+class Stitches:
+    """The adapters in closed form of networks that are asked for again, as a finalist is in every rung.
+
+    Only these are kept: what a network has beside its blocks is small.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[ReassemblyBlueprint, nn.ModuleList]] = {}
+
+    def assemble(
+        self, blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain], images_for: ImagesFor, *, seed: int
+    ) -> AssembledNetwork:
+        """Assembles a blueprint with adapters and head drawn from ``seed``, then initialises what is in closed form.
+
+        Args:
+            blueprint: What to assemble.
+            chains: The same in every call; likewise the other arguments.
+        """
+        network = assemble(blueprint, chains, generator=torch.Generator().manual_seed(seed))
+        if (text := to_text(blueprint)) not in self._known:
+            stitched = stitch(network, chains, images_for, seed=seed)
+            self._known[text] = stitched.blueprint, copy.deepcopy(stitched.adapters)
+            return stitched
+        network.blueprint, adapters = self._known[text]
+        network.adapters = copy.deepcopy(adapters)
+        return network.eval()
+
+
 def assemble_stitched(
     blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain], images_for: ImagesFor, *, seed: int
 ) -> AssembledNetwork:
-    """Assembles a blueprint with adapters and head drawn from ``seed``, then initialises what is in closed form."""
-    network = assemble(blueprint, chains, generator=torch.Generator().manual_seed(seed))
-    return stitch(network, chains, images_for, seed=seed)
+    """``Stitches().assemble(...)``, for those who ask once."""
+    return Stitches().assemble(blueprint, chains, images_for, seed=seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol
@@ -23,6 +23,10 @@ from zoo.chain.batches import Batches, Rows, run_in_batches
 from zoo.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+MAX_KEPT_BYTES = 1 << 28
+"""Of the features of a split that are kept until the next ones, and of the weights that they depend on."""
 
 
 class TuningData(Protocol):
@@ -122,6 +126,9 @@ class TuningInputs:
         num_train: All training images, of which closed forms take ``len(labels["train"])``.
         batch_size: For passes without gradient.
         free_bytes: What ``tuning.max_cache_bytes`` leaves beside the inputs that are kept.
+
+    The features of a split that were computed last are kept with what they depend on: after the last epoch, of a head
+    solved anew and of the choice between heads they are the same.
     """
 
     body: nn.Module
@@ -131,6 +138,7 @@ class TuningInputs:
     num_train: int
     batch_size: int
     free_bytes: int = 0
+    _last: dict[str, tuple[dict[str, Tensor], Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def complete(self) -> bool:
@@ -152,8 +160,23 @@ class TuningInputs:
             yield batch[: count - first]
 
     def features(self, split: str, device: torch.device, limit: int | None = None) -> Tensor:
-        """Pooled features (n, d) of a split, in eval mode, on the CPU; the processes share the work."""
-        return in_memory(self._outputs(split, device, limit))
+        """Pooled features (n, d) of a split, in eval mode, on the CPU, to be read; the processes share the work."""
+        if limit is not None or world_size() > 1:  # processes whose statistics differ would not agree
+            return in_memory(self._outputs(split, device, limit))
+        state = self._changing_state()
+        before, features = self._last.get(split, ({}, None))
+        if features is None or not _equal(before, state):
+            features = in_memory(self._outputs(split, device))
+            num_bytes = features.nbytes + sum(tensor.nbytes for tensor in state.values())
+            self._last.clear()
+            if num_bytes <= MAX_KEPT_BYTES:
+                self._last[split] = {name: tensor.detach().clone() for name, tensor in state.items()}, features
+        return features
+
+    def _changing_state(self) -> dict[str, Tensor]:
+        """What training may change of what the features depend on, by name; not copied."""
+        trained = ((name, tensor) for name, tensor in self.body.named_parameters() if tensor.requires_grad)
+        return dict((*trained, *self.body.named_buffers()))
 
     def feature_rows(self, split: str, device: torch.device, dim: int) -> Rows:
         """The same features, of ``dim`` float32 columns: in memory while they fit, else computed anew in each pass."""
@@ -176,6 +199,10 @@ class TuningInputs:
 
     def _count(self, split: str, limit: int | None) -> int:
         return len(self.labels[split][:limit])
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def prepare_inputs(

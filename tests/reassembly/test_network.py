@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from reassembly.network import AssembledNetwork, assemble, assembled_costs, from_bundle, load, to_bundle
-from reassembly.stitch import stitch
+from reassembly.stitch import Stitches, stitch
 from zoo.blueprint import AdapterSpec, BlockSpec, Bundle, HeadSpec, ReassemblyBlueprint, read_bundle, write_bundle
 from zoo.chain import Chain
 from zoo.chain.batches import Batches
@@ -213,6 +213,27 @@ def test_stitching_fits_every_adapter_behind_the_ones_before_it(chains):
     assert streamed.blueprint == network.blueprint
     for name, tensor in network.adapters.state_dict().items():
         torch.testing.assert_close(streamed.adapters.state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_that_is_asked_for_again_is_stitched_once_and_the_same(chains):
+    specs = (AdapterSpec("linear", 3), AdapterSpec("paper"), AdapterSpec("linear", "auto"))
+    blueprint = blueprint_of(chains, *compositions(chains)["every layout"], adapters=specs)
+    stitches, asked = Stitches(), []
+
+    def images_for(name: str) -> torch.Tensor:
+        asked.append(name)
+        return images(20)
+
+    first = stitches.assemble(blueprint, chains, images_for, seed=3)
+    before, is_known = digest(first), len(asked)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.zero_()  # as tuning in place does
+    again = stitches.assemble(blueprint, chains, images_for, seed=3)
+    assert len(asked) == is_known > 0
+    assert digest(again) == before
+    assert again.blueprint == first.blueprint != blueprint
+    assert not any(module.training for module in again.modules())
 
 
 def test_stitching_leaves_random_and_absent_adapters_alone(chains):
