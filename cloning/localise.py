@@ -6,12 +6,14 @@ the source M(x), pi the proximities of the LIME neighbours x_k = b_k x, cos the 
 images of other classes:
 
     min_a  E[pi_k (0.3 |M(x_k; m) - G(b_k)|^2 / Var(G) + 1 - cos(M(x_k; m), G(b_k)))]
-           + 2 E[relu(cos(M(y; m), M(y)))]  +  10 r_t relu(c m - keep)  +  0.03 mean m
+           + w_t E[relu(cos(M(y; m), M(y)))]  +  10 r_t relu(c m - keep)  +  0.03 mean m
     m = sigmoid(tau_t a)
 
 where the temperature tau_t rises from 1 to 5 and the weight r_t of the cost from 0 to 1 over the first stage. Smaller
-shares go on from there, one stage each. In the last two fifths of a stage the gates are rounded on the way forward, for
-it is hard gates that remain: soft ones may fit well where their cut is at chance.
+shares go on from there, one stage each. The weight w_t is that of a constraint (dual ascent): it begins at 2 and moves
+by 0.3 (cos - 0.3) a step, between 1 and 12, so that it grows while the module is more alike its source on other
+classes. In the last two fifths of a stage the gates are rounded on the way forward, for it is hard gates that remain:
+soft ones may fit well where their cut is at chance.
 
 Differs from the paper: images of other classes are pushed away from the source. Without them a module of most families
 answers on all classes as its source does. Where there are none, images of the cloned classes with their pieces in
@@ -42,6 +44,13 @@ log = logging.getLogger(__name__)
 FINAL_TEMPERATURE = 5.0
 SQUARES_WEIGHT = 0.3
 CONTRAST_WEIGHT = 2.0
+"""At the start; it follows how alike module and source are on other classes, up to ``MOST_CONTRAST``."""
+
+CONTRAST_RATE = 0.3
+LEAST_CONTRAST, MOST_CONTRAST = 1.0, 12.0
+MOST_ALIKE = 0.3
+"""Mean cosine on images of other classes above which their weight grows from step to step, and below which it falls."""
+
 DENSITY_WEIGHT = 10.0
 SPARSITY_WEIGHT = 0.03
 ROUNDED_FROM = 0.6
@@ -211,7 +220,7 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
 
     logits = (2 + 0.01 * torch.randn(num_gates(sites), generator=generator)).to(device).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=settings.learning_rate)
-    found = []
+    found, contrast = [], CONTRAST_WEIGHT
     for stage, keep in enumerate(evidence.keeps):
         num_steps = settings.num_steps if stage == 0 else -(-settings.num_steps * 5 // 8)
         for step in range(num_steps):
@@ -232,7 +241,10 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
                 + SPARSITY_WEIGHT * soft.mean()
             )
             if num_others:
-                loss = loss + CONTRAST_WEIGHT * F.relu(centred_cosine(outside, unwanted[other])).mean()
+                alike = centred_cosine(outside, unwanted[other])
+                loss = loss + contrast * F.relu(alike).mean()
+                contrast += CONTRAST_RATE * (alike.detach().mean().item() - MOST_ALIKE)
+                contrast = min(max(contrast, LEAST_CONTRAST), MOST_CONTRAST)
             (logits.grad,) = torch.autograd.grad(loss, logits)
             optimizer.step()
         found.append(logits.detach().clone())
