@@ -108,6 +108,7 @@ def table(rows: Sequence[Row], methods: Sequence[str]) -> Iterator[str]:
         yield "|---" * 10 + "|"
         for method in methods:
             of = [row for row in here if row.method == method]
+            of = [row for row in of if row.added_macs is not None] or of
             if not of:
                 continue
             cells = [_percent([getattr(row, key) for row in of]) for key in ("original", "cloned", "mean")]
