@@ -25,6 +25,8 @@ FEW = {
     "proxy.num_images": 40,
     "proxy.num_draws": 1,
     "proxy.max_scored": 4,
+    "finalists": 2,
+    "selection.num_epochs": "[1]",
     "tuning.num_epochs": 1,
 }
 FEW_OF_CLONING = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import gc
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -102,30 +103,36 @@ def fresh_caches() -> Iterator[None]:
     A position index that was computed on the meta device would be handed to the network itself afterwards, which
     would silently compute with numbers that are none. Calls may be nested; only the outermost searches.
     """
-    if getattr(_nesting, "depth", 0) == 0:
-        _forget_tensors()
+    is_outermost = getattr(_nesting, "depth", 0) == 0
+    if is_outermost:
+        caches, num_modules = _caches(), len(sys.modules)
+        _forget_tensors(caches)
     _nesting.depth = getattr(_nesting, "depth", 0) + 1
     try:
         yield
     finally:
         _nesting.depth -= 1
-        if _nesting.depth == 0:
-            _forget_tensors()
+        if is_outermost:  # the search itself takes a moment: again only where a forward has imported something
+            _forget_tensors(caches if len(sys.modules) == num_modules else _caches())
 
 
 _nesting = threading.local()
 _Cache = type(functools.lru_cache(lambda: None))
 
 
-def _forget_tensors() -> None:
-    """Empties every `functools.lru_cache` of the process that holds tensors: their type refers to all of them."""
-    for cache in gc.get_referrers(_Cache):
-        if isinstance(cache, _Cache):
-            held = gc.get_referents(cache)
-            for kept in [dict_ for dict_ in held if isinstance(dict_, dict)]:
-                held += kept.values()  # of a cache without a limit
-            if any(True for _ in tensors(held)):
-                cache.cache_clear()
+def _caches() -> list[Any]:
+    """Every `functools.lru_cache` of the process: their type refers to all of them."""
+    return [cache for cache in gc.get_referrers(_Cache) if isinstance(cache, _Cache)]
+
+
+def _forget_tensors(caches: list[Any]) -> None:
+    """Empties those that hold tensors."""
+    for cache in caches:
+        held = gc.get_referents(cache)
+        for kept in [dict_ for dict_ in held if isinstance(dict_, dict)]:
+            held += kept.values()  # of a cache without a limit
+        if any(True for _ in tensors(held)):
+            cache.cache_clear()
 
 
 class _ShapesOnly(TorchDispatchMode):
