@@ -135,7 +135,6 @@ def save(figure: Figure, path: str | Path) -> Path:
         for warning in told:
             if warning not in lacking:
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        figure.set_layout_engine("none")  # laid out for good: the same places in both files, found once
         # As outlines a figure looks the same everywhere; characters that no font here has are left to the reader's.
         rc = {"svg.fonttype": "none" if lacking else "path"}
         with rc_context(rc), warnings.catch_warnings(), atomic_path(f"{stem}.svg") as temporary:

@@ -35,6 +35,7 @@ FEW_OF_CLONING = {
     "insertion.num_epochs": 1,
     "tuning.num_epochs": 1,
 }
+WITHOUT = ["~zoo.networks.resnext_low", "~zoo.networks.mobilenetv3_rotation", "~zoo.networks.regnety_even"]
 SIZES = {"num_train": 60, "num_validation": 40, "num_test": 40}
 SIZES_OF_CLONING = {"num_train": 160, "num_validation": 60, "num_test": 60}
 ELSEWHERE = {"trainer=ddp", "resume", "--help", "--cfg"}  # more processes, interrupted runs and help: tests/cli
@@ -71,7 +72,8 @@ def small(method: Mapping[str, str], words: list[str]) -> list[str]:
     sizes = {f"dataset.{key}": n for key, n in (SIZES_OF_CLONING if is_cloning else SIZES).items()}
     few = {**(FEW_OF_CLONING if is_cloning else FEW), **({} if is_folder else sizes)}
     given = {word.partition("=")[0] for word in words}
-    return [*words, *(f"{key}={value}" for key, value in few.items() if key not in given)]
+    few_networks = [] if is_cloning else WITHOUT
+    return [*words, *few_networks, *(f"{key}={value}" for key, value in few.items() if key not in given)]
 
 
 def jobs_of(words: list[str]) -> list[list[str]]:
