@@ -150,6 +150,10 @@ def _check_machine(config: Config) -> None:
         raise UserError(
             "trainer.precision=16-mixed needs a GPU; type trainer.precision=bf16-mixed or trainer.precision=32-true"
         )
+    if kind != "gpu" and trainer.sync_batchnorm:
+        raise UserError(
+            "trainer.sync_batchnorm=true needs a GPU, for PyTorch has no other; type trainer.sync_batchnorm=false"
+        )
     strategies = ["auto", *StrategyRegistry.available_strategies()]
     if trainer.strategy not in strategies:
         raise UserError(

@@ -229,6 +229,7 @@ MACHINE = [
     ("train", ["trainer.accelerator=tpu"], ["trainer.accelerator=tpu", "cpu"]),
     ("train", ["trainer.precision=16-mixed"], ["trainer.precision=16-mixed", "type trainer.precision=bf16-mixed"]),
     ("train", ["trainer.precision=16"], ["trainer.precision=16", "32-true"]),
+    ("train", ["trainer.sync_batchnorm=true"], ["needs a GPU", "type trainer.sync_batchnorm=false"]),
     ("train", ["trainer.precision=bf16-true"], ["trainer.precision=bf16-true", "type trainer.precision=bf16-mixed"]),
     ("train", ["trainer.strategy=nosuch"], ["trainer.strategy=nosuch", "type trainer.strategy=auto"]),
     ("train", ["trainer.strategy=fsdp"], ["trainer.strategy=fsdp", "type trainer=cpu"]),
