@@ -4,6 +4,7 @@ Every way to tune runs in one, two and three processes on the CPU (gloo), on the
 largest difference of validation losses from those of one process, over all candidates (start, tuned, refitted, ...),
 relative to them, and the largest of any tuned number; processes that differ among themselves, and other picks of the
 finalists, are an error. The last row is killed, one of its processes alone, after the first epoch, and goes on.
+Written to ``benchmarks/results/ddp.json`` and ``.md`` when all have run.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from benchmarks.common import embedded_zoo
+from benchmarks.common import embedded_zoo, publish
 from benchmarks.tuning import assembly
 from cloning.pipeline import CloningSearch, CloningSettings
 from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
@@ -126,6 +127,10 @@ class _KillOne(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+READING = (
+    "differences of several processes from one: the largest of a validation loss, relative to it, and of any number "
+    "that was tuned."
+)
 CASES: Mapping[str, Callable[[Worker, str], Ended]] = {
     "Full": lambda worker, name: worker.tuned(name, mode="full", loss="cross_entropy"),
     "Full, averaged weights": lambda worker, name: worker.tuned(name, mode="full", loss="cross_entropy", ema_decay=0.7),
@@ -215,13 +220,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(1)
         work(options.worker, options.cases, options.processes[0], options.accelerator, resume=options.resume)
         return
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        print("| | processes | losses | any number |\n|---|---|---|---|", flush=True)
         for number in options.processes:
             run_in_processes(Path(folder), number, accelerator=options.accelerator, names=options.cases)
             for name in options.cases:
                 losses, apart = compare(Path(folder), name, number)
-                print(f"| {name} | {number} | {losses:.1e} | {apart:.1e} |", flush=True)
+                rows.append({"": name, "processes": number, "losses": losses, "any number": apart})
+                print(*rows[-1].values(), sep="\t", flush=True)
+    if options.cases == [*CASES, KILLED]:
+        publish("ddp", READING, rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,11 @@
+"""Processes that tune together, as the benchmark starts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.ddp import run_in_processes
+
+
+def test_finalists_tuned_in_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    assert run_in_processes(tmp_path, 2, names=["finalists"])["finalists"] < 1e-5
