@@ -63,7 +63,7 @@ def gated(network: nn.Module, sites: Sequence[GateSite], gates: Tensor) -> Itera
         sites: Where to multiply.
         gates: (num_gates(sites),) in [0, 1].
     """
-    handles, gates = [], gates.to(next(network.parameters()).device)
+    handles = []
     try:
         for site, values in zip(sites, split_gates(gates, sites), strict=True):
             module = network.get_submodule(site.path)
@@ -78,11 +78,11 @@ def gated(network: nn.Module, sites: Sequence[GateSite], gates: Tensor) -> Itera
 
 
 def _gate_output(site: GateSite, gates: Tensor) -> Any:
-    return lambda module, args, output: output * site.spread(gates, output.ndim)
+    return lambda module, args, output: output * site.spread(gates.to(output.device), output.ndim)
 
 
 def _gate_input(site: GateSite, gates: Tensor) -> Any:
-    return lambda module, args: (args[0] * site.spread(gates, args[0].ndim), *args[1:])
+    return lambda module, args: (args[0] * site.spread(gates.to(args[0].device), args[0].ndim), *args[1:])
 
 
 def pack_gates(gates: Tensor) -> bytes:
