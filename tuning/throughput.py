@@ -61,7 +61,8 @@ class ActivationCheckpoints(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """In front of the forwards."""
-        self._nodes = [node for block in pl_module.modules() if isinstance(block, Block) for node in block.nodes()]
+        nodes = (node for block in pl_module.modules() if isinstance(block, Block) for node in block.nodes())
+        self._nodes = [node for node in nodes if any(True for _ in node.parameters())]
         for node in self._nodes:
             node.forward = partial(_recomputed, node, node.forward)
 
@@ -75,7 +76,12 @@ def _recomputed(node: nn.Module, forward: Callable[..., Any], *args: Any, **kwar
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     contexts = partial(_once_and_again, node)
-    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+    return checkpoint(partial(_on_copies, forward), *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+
+def _on_copies(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The forward may write into its inputs (activations in place), and these are kept for the second time."""
+    return forward(*(arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in args), **kwargs)
 
 
 def _once_and_again(node: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

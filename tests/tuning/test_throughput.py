@@ -172,6 +172,19 @@ def test_activation_checkpoints_compute_nodes_twice_and_change_no_bit(tmp_path: 
     assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
 
 
+def test_activation_checkpoints_take_nodes_that_write_into_their_input(tmp_path: Path) -> None:
+    states = []
+    for is_on in (False, True):
+        network = StandIn()
+        network.second = nn.Sequential(nn.Sequential(nn.ReLU(inplace=True), network.second), nn.ReLU(inplace=True))
+        network.first, network.second = as_block(network.first), as_block(network.second)
+        settings = TuningSettings(mode="full", loss="cross_entropy", num_epochs=1)
+        trainer = TrainerSettings(activation_checkpointing=is_on)
+        tune(network, Blobs(), settings, run_dir=tmp_path / str(is_on), trainer=trainer)
+        states.append(network.state_dict())
+    assert all(torch.equal(tensor, states[0][name]) for name, tensor in states[1].items())
+
+
 def test_compiled_training_gives_the_same_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
