@@ -196,7 +196,7 @@ def _check_compiler(config: Config) -> None:
 def _runs_everywhere(trainer: TrainerSettings) -> bool:
     """Whether every machine can do it: one process on the processor. Lightning, which takes seconds, is not asked."""
     is_simple = trainer.accelerator == "cpu" and trainer.devices == 1 and trainer.strategy == "auto"
-    return is_simple and trainer.precision in ("32-true", "bf16-mixed")
+    return is_simple and trainer.precision in ("32-true", "bf16-mixed") and not trainer.sync_batchnorm
 
 
 def _check_optimizer(config: Config) -> None:
