@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import pickle
 import random
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +87,7 @@ def test_processes_that_share_a_batch_draw_what_one_process_draws(
 @pytest.mark.parametrize("options", EVERY, ids=str)
 def test_a_worker_process_may_be_started_anew(options: dict) -> None:
     split = data_of(**options)._split("train", COLOUR, augmented=True)
-    assert torch.equal(pickle.loads(pickle.dumps(split)).images([2, 5])[0], split.images([2, 5])[0])
+    assert torch.equal(ForkingPickler.loads(ForkingPickler.dumps(split)).images([2, 5])[0], split.images([2, 5])[0])
 
 
 def test_worker_processes_draw_what_one_process_draws() -> None:

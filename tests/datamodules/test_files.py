@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import shutil
 import signal
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ def test_a_worker_process_names_the_broken_file_in_one_line(tmp_path: Path) -> N
     assert str(error.value).startswith(str(tmp_path))
     assert "cannot be read as an image" in str(error.value)
     assert "\n" not in str(error.value)
-    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+    assert str(ForkingPickler.loads(ForkingPickler.dumps(error.value))) == str(error.value)
 
 
 def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
