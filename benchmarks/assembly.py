@@ -58,6 +58,7 @@ def rebuild(tree: PrefixTree, candidate: Candidate, zoo, digests) -> float:
     head = HeadSpec(num_classes=NUM_CLASSES)
     blueprint = ReassemblyBlueprint(candidate.blocks, adapters, head, {name: digests[name] for name in names})
     network = assemble(blueprint, tree.blocks.chains, check_digests=False)
+    network.blocks.to(memory_format=torch.channels_last)
     output = tree.apply(network.blocks[0], PathOutput(tree.data.images_for(candidate.blocks[0].network)))
     for stage, (before, block) in enumerate(pairwise(candidate.blocks), start=1):
         if not block.continues(before):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import chain as concatenated
 from typing import Any
 
+import torch
 from torch import nn
 
 from reassembly.network import MeanPool
 from zoo.blueprint import BlockSpec
 from zoo.chain import Chain, Signal
+from zoo.chain.batches import run_in_batches
 
 MAX_BYTES = 4 * 2**30
 """Of the blocks that are kept in memory; likewise of the home features of closed-form adapters."""
@@ -45,6 +48,8 @@ class BlockCache:
     """Blocks by their specification, each with its signals and the neck behind it.
 
     A visit to a network takes all blocks that are wanted of it; a block outlives the network that it was taken from.
+    Blocks with convolutions are copies with their channels last in memory, which run 1.2 to 1.8 times as fast on a CPU
+    (``python -m benchmarks.assembly``); their outputs differ from the network's own by rounding, about 1e-6.
 
     Args:
         chains: Of all networks.
@@ -69,7 +74,7 @@ class BlockCache:
         return self._signals[spec]
 
     def block(self, spec: BlockSpec) -> nn.Module:
-        """The block itself; it shares the parameters of its network where that is still in memory."""
+        """The block; one without convolutions shares the parameters of its network where that is still in memory."""
         return self._module(spec)[0]
 
     def neck(self, spec: BlockSpec) -> nn.Module:
@@ -90,7 +95,21 @@ class BlockCache:
     def _take(self, chain: Chain, spec: BlockSpec) -> tuple[nn.Module, nn.Module]:
         start, stop = spec.nodes
         self._signals[spec] = chain.signal(start), chain.signal(stop)
-        pair = chain.block(start, stop), chain.neck() if stop == len(chain) - 1 else MeanPool(chain.signal(stop))
+        block = _with_channels_last(chain.block(start, stop), chain.signal(start))
+        pair = block, chain.neck() if stop == len(chain) - 1 else MeanPool(chain.signal(stop))
         tensors = concatenated.from_iterable((*module.parameters(), *module.buffers()) for module in pair)
         self._modules.put(spec, pair, sum(tensor.nbytes for tensor in tensors))
         return pair
+
+
+def _with_channels_last(block: nn.Module, signal: Signal) -> nn.Module:
+    """A copy of a block with its kernels' channels last; the block itself where it has none or cannot run so."""
+    first = next((parameter for parameter in block.parameters() if parameter.ndim == 4), None)
+    if first is None:
+        return block
+    copied = copy.deepcopy(block).to(memory_format=torch.channels_last)
+    try:
+        run_in_batches(copied, first.new_zeros(signal.shape(2)), batch_size=2)
+    except RuntimeError:  # what it does to a feature map (`view`) wants one that is contiguous
+        return block
+    return copied

@@ -52,7 +52,10 @@ class Evaluation:
             UserError: Its outputs are not finite.
         """
         take_from_main(self.network.trained_state().values(), self.trainer.strategy.root_device)
-        accuracy, loss = self.measure("val", inputs.body, inputs.loaders)
+        return self.measured(name, *self.measure("val", inputs.body, inputs.loaders))
+
+    def measured(self, name: str, accuracy: float, loss: float) -> Candidate:
+        """The same of a state whose figures on validation are known."""
         log.info("%s: validation accuracy %.4f, loss %.4f", name, accuracy, loss)
         if not math.isfinite(loss):
             raise UserError(
@@ -60,7 +63,7 @@ class Evaluation:
                 "and input.std of another scale"
             )
         state = {name: tensor.detach().cpu().clone() for name, tensor in self.network.trained_state().items()}
-        return Candidate(name, accuracy, loss, state)
+        return Candidate(name, round(accuracy, 6), loss, state)
 
     def measure(
         self,

@@ -201,7 +201,10 @@ def tune(
                 )
             with clock("refit"):
                 _restore(network, checkpoints.state(BEST))
-                candidates.append(evaluation.candidate("tuned", inputs))
+                best = min(
+                    curves[1:], key=lambda row: -row["val/accuracy"]
+                )  # the first of equals, as in the checkpoint
+                candidates.append(evaluation.measured("tuned", best["val/accuracy"], best["val/loss"]))
                 if tuning.head.refit == "always" or (tuning.head.refit == "auto" and inputs.complete):
                     _restore(network, checkpoints.state(LAST))
                     solve_head(network, inputs, device)

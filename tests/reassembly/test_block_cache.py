@@ -85,6 +85,32 @@ def test_a_dropped_network_is_freed_but_for_its_blocks(zoo: Zoo, loads: list[str
     assert loads == ["net4", "net6"]
 
 
+class Viewing(nn.Module):
+    """Reads its feature map by `view`, which needs one that is contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.mix = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.mix(x.view(len(x), -1).view(x.shape))
+
+
+@pytest.mark.parametrize(("layer", "is_copied"), [(nn.Conv2d(4, 4, 3, padding=1), True), (Viewing(), False)])
+def test_blocks_with_convolutions_run_with_channels_last_where_they_can(layer: nn.Module, is_copied: bool) -> None:
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.ReLU(), *head).eval()
+    chain = Chain.from_network(network, INPUT.example(), name="net")
+    x = torch.randn(3, *chain.signal(1).shape(1)[1:], generator=torch.Generator().manual_seed(0))
+    block = BlockCache({"net": chain}).block(BlockSpec("net", (1, 2)))
+    kernel, own = (next(p for p in module.parameters() if p.shape[-1] == 3) for module in (block, layer))
+    assert (kernel is not own) == is_copied == kernel.is_contiguous(memory_format=torch.channels_last)
+    assert own.is_contiguous()
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), chain.block(1, 2)(x))
+
+
 def test_the_largest_values_are_dropped_first() -> None:
     kept = ByteLimitedCache(max_bytes=10)
     for key, size in (("a", 3), ("b", 6), ("c", 2)):

@@ -40,6 +40,12 @@ def zoo() -> Zoo:
     return Zoo("two", [embedded[name] for name in ("resnet_digits", "vit_digits")])
 
 
+@pytest.fixture(autouse=True)
+def one_memory_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in device knows one only, and kernels for another round differently."""
+    monkeypatch.setattr("reassembly.block_cache._with_channels_last", lambda block, signal: block)
+
+
 def run(zoo: Zoo, root: Path, placement: Placement, settings: SearchSettings = SETTINGS) -> tuple[Search, SearchResult]:
     data = Digits(num_train=24, num_validation=30, num_test=30)
     search = Search(zoo, data, settings, store=Store(root), seed=0, placement=placement)

@@ -111,6 +111,7 @@ def features_one_by_one(candidate, chains, data, settings, adapter, draw, seed=0
     """Features of a network that is assembled alone, adapters set from front to back, run whole; and its codes."""
     spec = AdapterSpec(adapter.kind, 1, "random")
     network = assemble(blueprint_of(candidate, chains, spec), chains)
+    network.blocks.to(memory_format=torch.channels_last)
     x = data.images_for(candidate.blocks[0].network)
     home = HomeFeatures(BlockCache(chains), data.images_for, adapter.kind, settings.batch_size)
     tree = PrefixTree([], data, home, settings, adapter, seed)
@@ -374,6 +375,7 @@ def test_truncations_at_every_node_run_their_network_once_and_score_as_built(cha
         costs = count(network, torch.zeros(1, *SIZES[pieces[0].network]))
         assert (costs.num_params, costs.macs) == (candidate.num_params, candidate.macs)
         assert candidate.is_adapted == (len(pieces) > 1)
+        network.blocks.to(memory_format=torch.channels_last)
         with torch.no_grad():
             features = network.forward_features(data.images_for(pieces[0].network))
         scores = scored[candidate].scores
