@@ -11,7 +11,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics.classification import MulticlassAccuracy
 
 from tuning.accumulation import Accumulation
 from tuning.averaging import MovingAverage
@@ -21,7 +20,7 @@ from tuning.losses import LeaveOneOutHead, cross_entropy, distillation
 from tuning.mixing import mix
 from tuning.network import TunableNetwork
 from tuning.optimizers import build_optimizer, build_schedule
-from tuning.outcomes import MeanLoss
+from tuning.outcomes import ImageMean
 from tuning.parameter_groups import parameter_groups
 from tuning.reference import ReferenceOutputs
 from tuning.settings import Recipe
@@ -76,10 +75,8 @@ class TuningModule(pl.LightningModule):
         self._batch_idx, self._is_first_backward = 0, True
         self._worst_loss: Tensor | None = None
         for split in ("train", "val", "test"):
-            setattr(self, f"{split}_loss", MeanLoss())
-            # Looking at the values of every batch would wait for the device.
-            accuracy = MulticlassAccuracy(network.head.out_features, average="micro", validate_args=False)
-            setattr(self, f"{split}_accuracy", accuracy)
+            setattr(self, f"{split}_loss", ImageMean())
+            setattr(self, f"{split}_accuracy", ImageMean())
         if leave_one_out is not None:
             network.head.requires_grad_(False)
         self.register_load_state_dict_post_hook(_expect_no_frozen_keys)
@@ -139,7 +136,9 @@ class TuningModule(pl.LightningModule):
         self._worst_loss = loss.detach() if worst is None else torch.where(worst.isfinite(), loss.detach(), worst)
         if self.device.type == "cpu" or self.leave_one_out is not None:
             self.require_finite()
-        self._log("train", loss.detach(), logits.detach(), labels)
+        self._take_in("train", loss.detach(), logits.detach(), labels)
+        if self.trainer.is_last_batch:  # before the callbacks of the epoch's end, which read it
+            self._log("train")
         if self._accumulation.num_batches > 1:
             return self._accumulation.scaled(loss * world_size(), count, batch_idx)
         return loss * world_size() / count
@@ -166,6 +165,10 @@ class TuningModule(pl.LightningModule):
         logits = self._measure("test", batch)
         if self._outcomes is not None:
             self._outcomes(logits, batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        """Tells what was measured."""
+        self._log("test")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Averages after every step, however many batches it took."""
@@ -199,6 +202,7 @@ class TuningModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Goes back from the averaged weights to those that training goes on with."""
+        self._log("val")
         if self._average is not None:
             self._average.exchange()
 
@@ -250,15 +254,18 @@ class TuningModule(pl.LightningModule):
     def _measure(self, split: str, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         inputs, labels, _ = batch
         logits = self(inputs)
-        self._log(split, cross_entropy(logits, labels), logits, labels)
+        self._take_in(split, cross_entropy(logits, labels), logits, labels)
         return logits
 
-    def _log(self, split: str, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
-        loss, accuracy = getattr(self, f"{split}_loss"), getattr(self, f"{split}_accuracy")
-        loss.update(loss_sum, len(labels))
-        accuracy.update(logits, labels)
-        for name, metric in (("loss", loss), ("accuracy", accuracy)):
-            self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(labels), logger=False)
+    def _take_in(self, split: str, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
+        getattr(self, f"{split}_loss").update(loss_sum, len(labels))
+        getattr(self, f"{split}_accuracy").update((logits.argmax(1) == labels).sum(), len(labels))
+
+    def _log(self, split: str) -> None:
+        """Once an epoch: asking Lightning at every batch takes longer than a small network's step."""
+        for name in ("loss", "accuracy"):
+            metric = getattr(self, f"{split}_{name}")
+            self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, logger=False)
 
 
 def _frozen_keys(module: TuningModule) -> set[str]:

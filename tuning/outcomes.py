@@ -15,29 +15,29 @@ TOP5_ABOVE_CLASSES = 20
 """With so many classes or fewer, top-5 accuracy says little."""
 
 
-class MeanLoss(Metric):
-    """The mean loss of all images; not finite where one of them is not.
+class ImageMean(Metric):
+    """The mean over all images, of a loss or of what is right; not finite where one of them is not.
 
     ``torchmetrics.MeanMetric`` waits for the device at every batch to look for NaN, or else forgets the weights.
     """
 
     is_differentiable, higher_is_better, full_state_update = False, False, False
-    loss_sum: Tensor
+    total: Tensor
     count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("loss_sum", "count"):
+        for name in ("total", "count"):
             self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
 
-    def update(self, loss_sum: Tensor, count: int) -> None:
-        """Takes in the loss of a batch, summed over its images, and their number."""
-        self.loss_sum += loss_sum
+    def update(self, total: Tensor, count: int) -> None:
+        """Takes in a batch: the sum over its images, and their number."""
+        self.total += total
         self.count += count
 
     def compute(self) -> Tensor:
         """The mean so far."""
-        return self.loss_sum / self.count
+        return self.total / self.count
 
 
 @dataclass(frozen=True)

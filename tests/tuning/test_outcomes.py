@@ -9,7 +9,7 @@ from tuning_stand_ins import Blobs, StandIn
 
 from tuning.figures import confusion_figure
 from tuning.fit import tune
-from tuning.outcomes import MeanLoss, OutcomesCollector
+from tuning.outcomes import ImageMean, OutcomesCollector
 from tuning.report import write_report
 from tuning.settings import TuningSettings
 
@@ -39,7 +39,7 @@ def test_top5_accuracy_of_many_classes(num_classes: int, expected: float | None)
 
 
 def test_the_mean_loss_is_that_of_images_and_keeps_what_is_not_finite() -> None:
-    loss = MeanLoss()
+    loss = ImageMean()
     loss.update(torch.tensor(6.0), 2)
     loss.update(torch.tensor(1.0), 8)
     assert float(loss.compute()) == pytest.approx(0.7)
