@@ -204,7 +204,7 @@ class ProxySettings:
     max_scored: Annotated[int | None, at_least(1)] = 1000
     min_difference: Annotated[int, at_least(1)] = 1
     max_seams_per_block: Annotated[int | None, at_least(1)] = None
-    max_redrawn: Annotated[int | None, at_least(1)] = 60
+    max_redrawn: Annotated[int | None, at_least(1)] = 24
 
     def __post_init__(self) -> None:
         check(self, "proxy")
