@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from benchmarks.fronts.task import Task
 from figures.style import KINDS, ORIGINS, PICK, new_figure, number, tidy
@@ -26,6 +27,7 @@ CLAIM = (
 
 def measure(task: Task, arguments: argparse.Namespace) -> Rows:
     """Every block of the base network replaced by every block of every other one, at every position."""
+    probes = task.similarity("probe_kl")
     partition, mode = task.catalogue.partition, arguments.mode
     base = arguments.base or partition.networks[0]
     if base not in partition.networks:
@@ -45,7 +47,8 @@ def measure(task: Task, arguments: argparse.Namespace) -> Rows:
                     "position": original,
                     "depth": depth,
                     "block": f"{block.network}[{block.nodes[0]}:{block.nodes[1]}]",
-                    "similarity": similarity(task, block, own[original]),
+                    "similarity": of_ends(task, task.catalogue.similarity, block, own[original]),
+                    "probe_similarity": of_ends(task, probes, block, own[original]),
                     "accuracy": test_accuracy(task, recipe_of(task, blocks), mode),
                     "accuracy_of_base": whole,
                 }
@@ -53,13 +56,13 @@ def measure(task: Task, arguments: argparse.Namespace) -> Rows:
     return rows
 
 
-def similarity(task: Task, block: BlockSpec, other: BlockSpec) -> float:
+def of_ends(task: Task, similarity: Tensor, block: BlockSpec, other: BlockSpec) -> float:
     """Of what comes in and what goes out, from 0 to 2; what comes into a first block is what its stem gives."""
     first, start = {}, 0
     for name, description in task.descriptions.items():
         first[name], start = start, start + len(description) - 1
     ends = [[first[b.network] + max(cut - 1, 0) for cut in b.nodes] for b in (block, other)]
-    return round(sum(float(task.catalogue.similarity[a, b]) for a, b in zip(*ends, strict=True)), 6)
+    return round(sum(float(similarity[a, b]) for a, b in zip(*ends, strict=True)), 6)
 
 
 def conclude(rows: Rows) -> tuple[Mapping[str, Any], str]:
@@ -67,7 +70,9 @@ def conclude(rows: Rows) -> tuple[Mapping[str, Any], str]:
     groups = [(row["seed"], row["position"]) for row in rows]
     named = [str(group) for group in groups]
     accuracies = [row["accuracy"] for row in rows]
-    together = kendall([row["similarity"] for row in rows], accuracies, named)
+    together, probes = (
+        kendall([row[name] for row in rows], accuracies, named) for name in ("similarity", "probe_similarity")
+    )
     depth = kendall([-abs(row["depth"] - row["position"]) for row in rows], accuracies, named)
     by_position: dict[int, Tau] = {}
     for position in sorted({row["position"] for row in rows}):
@@ -76,12 +81,15 @@ def conclude(rows: Rows) -> tuple[Mapping[str, Any], str]:
         by_position[position] = kendall(*columns)
     summary = {
         "similarity": asdict(together),
+        "probe_similarity": asdict(probes),
         "nearness_of_depth": asdict(depth),
         "by_position": {str(position): asdict(tau) for position, tau in by_position.items()},
     }
     each = ", ".join(f"{position + 1}: {tau}" for position, tau in by_position.items())
-    text = f"tau of similarity with accuracy within a position {together} (by position {each}), of nearness in depth"
-    return summary, f"{text} {depth}; {len(rows)} replacements"
+    text = (
+        f"tau of similarity with accuracy within a position {together} (by position {each}), of that of probes' answers"
+    )
+    return summary, f"{text} (probe_kl) {probes}, of nearness in depth {depth}; {len(rows)} replacements"
 
 
 def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from datamodules import ImageDataModule
 from launch.checks import check_dataset, configured
@@ -23,7 +24,7 @@ from launch.schema import Config, keys, register
 from reassembly.assembly import Candidate
 from reassembly.pipeline import Search
 from reassembly.result import SearchResult
-from reassembly.settings import Budget, CompositionSettings, ProxySettings, SearchSettings
+from reassembly.settings import Budget, CompositionSettings, ProxySettings, SearchSettings, SimilaritySettings
 from zoo.chain_cache import ChainCache
 from zoo.description import ChainDescription, identity
 from zoo.errors import UserError
@@ -98,9 +99,15 @@ class Task:
     @cached_property
     def catalogue(self) -> SearchResult:
         """Partition, descriptions and every composition with its costs, unscored and under no budget."""
-        settings = replace(
-            self.settings, proxy=ProxySettings(name="params"), composition=CompositionSettings(), finalists=1
-        )
+        return self._listed(self.settings.similarity)
+
+    def similarity(self, measure: str) -> Tensor:
+        """Of all nodes by another measure than the settings', in the order of the networks and their nodes."""
+        return self._listed(replace(self.settings.similarity, measure=measure)).similarity
+
+    def _listed(self, similarity: SimilaritySettings) -> SearchResult:
+        proxy, composition = ProxySettings(name="params"), CompositionSettings()
+        settings = replace(self.settings, similarity=similarity, proxy=proxy, composition=composition, finalists=1)
         search = Search(self.zoo, self.data, settings, store=self.store, seed=self.seed)
         search.chains = self.chains
         return search.run()

@@ -69,7 +69,7 @@ def test_a_study_says_claim_measured_and_conditions(name: str, cache: Path, tmp_
     if name == "replacement":
         names = {row["block"].partition("[")[0] for row in found["rows"]}
         assert names == {"regnety_even"}
-        assert all(0 <= row["similarity"] <= 2 for row in found["rows"])
+        assert all(0 <= row[name] <= 2 for row in found["rows"] for name in ("similarity", "probe_similarity"))
     if name == "adapters":
         assert len({row["accuracy"] for row in found["rows"]}) > 1
 
