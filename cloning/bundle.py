@@ -29,7 +29,7 @@ from torch import Tensor
 
 from cloning.blueprint import CloningBlueprint, build, describe
 from cloning.fitting import solve_network_head, with_fitted_adapters
-from cloning.framing import Packed, framed, unframed
+from cloning.framing import TOLERANCES, Packed, framed, unframed
 from cloning.frozen import FrozenNetwork
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
@@ -48,10 +48,6 @@ _STORED = "networks/"
 SECTIONS = ("blueprint", *LEARNT, "probe")
 NUM_PROBES = 4
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
-TOLERANCES = {"float32": 1e-3, "float16": 2e-2}
-"""How far logits may be from the sender's, as a share of the largest: other hardware and libraries round in another
-way, and half precision rounds what was sent."""
-
 Load = Callable[[str], FrozenNetwork]
 
 

@@ -16,6 +16,10 @@ from zoo.storage.plain import parse_json
 MAX_FILE_BYTES = 2**31
 MAX_HEADER_BYTES = 2**12
 
+TOLERANCES = {"float32": 1e-3, "float16": 2e-2}
+"""How far logits may be from the sender's, as a share of the largest: other hardware and libraries round in another
+way, and half precision rounds what was sent."""
+
 
 @dataclass(frozen=True)
 class Packed:

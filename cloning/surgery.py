@@ -7,7 +7,7 @@ are taken before and after, and what was added is taken off again and compared w
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,21 +24,6 @@ from zoo.storage.files import write_bytes
 from zoo.storage.records import neighbours
 
 SUFFIX = ".hz"
-
-
-def add_arguments(commands: argparse._SubParsersAction) -> Iterable[argparse.ArgumentParser]:
-    """Declares the commands; gives those that need a zoo."""
-    adding = commands.add_parser("add", help="put the clones of a file onto a target, or onto a network with others")
-    adding.add_argument("base", metavar="TARGET_OR_CLONE", help="a network of the zoo, a packed clone, or a run")
-    adding.add_argument("clone", metavar="CLONE", type=Path, help="a packed clone on the same target")
-    removing = commands.add_parser("remove", help="take the clones of a source off again")
-    removing.add_argument("base", metavar="CLONE", help="a packed clone, or a run")
-    removing.add_argument("clone", metavar="SOURCE", help="the network that gave, or a packed clone of it")
-    for command in (adding, removing):
-        command.add_argument("--output", type=Path, help="the new file; by default TARGET+SOURCE+...hz, here")
-    listing = commands.add_parser("list", help="what packed clones hold, without any network")
-    listing.add_argument("paths", metavar="PATH", type=Path, nargs="+", help="packed clones, or folders of them")
-    return adding, removing
 
 
 def add(options: argparse.Namespace) -> str:

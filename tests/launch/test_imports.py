@@ -39,8 +39,9 @@ def test_help_and_the_printed_configuration_load_nothing_that_computes(words: tu
     assert loaded(str(PROJECT / script), *rest, cwd=tmp_path) & set(HEAVY) == set()
 
 
-def test_the_commands_of_zoos_load_nothing_that_computes_for_their_help(tmp_path: Path) -> None:
-    code = f"import atexit, runpy; {IN_ENTRY.splitlines()[2]}; runpy.run_module('zoo', run_name='__main__')"
+@pytest.mark.parametrize("package", ["zoo", "cloning"])
+def test_the_commands_of_packages_load_nothing_that_computes_for_their_help(package: str, tmp_path: Path) -> None:
+    code = f"import atexit, runpy; {IN_ENTRY.splitlines()[2]}; runpy.run_module('{package}', run_name='__main__')"
     assert loaded("--help", cwd=tmp_path, code=f"import sys; {code}") & set(HEAVY) == set()
 
 

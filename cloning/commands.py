@@ -1,0 +1,124 @@
+"""What ``python -m cloning pack | unpack | repair | list`` does; the rest is in ``surgery`` and ``serving``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cloning import surgery
+from cloning.blueprint import CloningBlueprint
+from cloning.bundle import MAGIC, Unpacked, from_bundle, pack, repair, to_bundle
+from cloning.composite import unpack_any
+from cloning.frozen import FrozenNetworks
+from cloning.measures import size_share
+from cloning.network import ClonedNetwork
+from cloning.samples import Samples
+from datamodules.images import normalise
+from zoo.blueprint import WEIGHTS_FILE, read_bundle, write_bundle
+from zoo.errors import UserError
+from zoo.registry import read_zoo
+from zoo.storage.files import read_safetensors
+from zoo.storage.records import short_repr
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def pack_run(options: argparse.Namespace) -> str:
+    """``pack``: a run's cloned network into one file."""
+    _require_free(options.file)
+    directory = next((d for d in (options.run_dir, options.run_dir / "bundle") if (d / WEIGHTS_FILE).exists()), None)
+    if directory is None:
+        raise UserError(f"{options.run_dir} holds no bundle: give a directory of train.py method=cloning")
+    network = from_bundle(read_bundle(directory, CloningBlueprint), _networks(options.zoo))
+    size = pack(network, options.file, dtype=options.dtype)
+    _, share = size_share(network)
+    return f"{options.file}: {size:,} bytes; what was learnt is {share:.2%} of the cloned network"
+
+
+def unpack_file(options: argparse.Namespace) -> str:
+    """``unpack``: the network of a file, rebuilt and compared."""
+    if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
+        raise UserError(f"--tolerance={options.tolerance}: expected a share of the largest logit, 0 or more")
+    if options.output:
+        _require_bundle_place(options.output)
+    found = unpack_any(options.file, _networks(options.zoo), tolerance=options.tolerance)
+    if options.output:
+        write_bundle(options.output, to_bundle(found.network))
+    return _report(found)
+
+
+def repair_file(options: argparse.Namespace) -> str:
+    """``repair``: damaged adapters or head of a file, fitted anew."""
+    _require_free(options.repaired)
+    tensors, _ = read_safetensors(options.samples)
+    found = repair(options.file, _networks(options.zoo), lambda network: _samples(options.samples, tensors, network))
+    size = pack(found.network, options.repaired)
+    fitted = ", ".join(found.repaired) or "nothing, all was intact"
+    return f"{options.repaired}: {size:,} bytes; fitted anew: {fitted}; {_report(found)}"
+
+
+def _samples(path: Path, tensors: Mapping[str, Tensor], network: ClonedNetwork) -> Samples:
+    """The samples of a file, checked against what the network takes and gives."""
+    if set(tensors) != {"images", "labels"}:
+        raise UserError(f"{path}: holds {short_repr(sorted(tensors))}; expected images and labels")
+    images, labels, spec = tensors["images"], tensors["labels"], network.target.input
+    shape = (spec.channels, spec.height, spec.width)
+    if not images.is_floating_point() or images.ndim != 4 or tuple(images.shape[1:]) != shape or not len(images):
+        given = f"{images.dtype} {list(images.shape)}"
+        raise UserError(f"{path}: images are {given}; expected floats (n, {', '.join(map(str, shape))})")
+    images = images.float()
+    if not ((images >= 0) & (images <= 1)).all():
+        raise UserError(f"{path}: images hold values outside of [0, 1], in which they are before mean and std")
+    if labels.dtype not in _INTEGERS or tuple(labels.shape) != (len(images),):
+        raise UserError(
+            f"{path}: labels are {labels.dtype} {list(labels.shape)}; expected ({len(images)},) whole numbers"
+        )
+    if labels.min() < 0 or labels.max() >= len(network.classes):
+        raise UserError(
+            f"{path}: labels go from {labels.min()} to {labels.max()}; expected 0 to {len(network.classes) - 1}, "
+            f"the numbers of {', '.join(network.classes)}"
+        )
+    return Samples(normalise(images, spec), labels.long())
+
+
+def _require_free(path: Path) -> None:
+    """Refuse to write over a file that is no packed clone, or below one."""
+    if (above := next((parent for parent in path.parents if parent.exists()), path)) and not above.is_dir():
+        raise UserError(f"{path}: {above} is a file, not a directory: give another path to write to")
+    if path.is_dir() or (path.exists() and not _begins_with(path, MAGIC)):
+        raise UserError(f"{path} is there and no packed clone: give another path to write to")
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def _require_bundle_place(path: Path) -> None:
+    """Refuse to write a bundle into a directory of other things."""
+    if path.exists() and not (path.is_dir() and ((path / WEIGHTS_FILE).exists() or not any(path.iterdir()))):
+        raise UserError(f"--output={path} is there and no bundle: give another directory")
+
+
+def list_files(options: argparse.Namespace) -> tuple[str, int]:
+    """``list``: what packed clones hold; the second value is the exit status."""
+    told, num_damaged = surgery.listed(options.paths)
+    return told, 1 if num_damaged else 0
+
+
+def _report(found: Unpacked) -> str:
+    network = found.network
+    grafts = "; ".join(f"{c.source.name} gives {','.join(c.classes)} at {c.position}" for c in network.clones)
+    equal = "bit-equal" if found.difference == 0 else f"up to {found.difference:.2g} apart"
+    if math.isnan(found.difference):
+        equal = "not compared, as what the sender found is damaged"
+    return f"{network.target.name} with {grafts}; logits of sender and receiver are {equal}"
+
+
+def _networks(zoo: str) -> FrozenNetworks:
+    return FrozenNetworks(read_zoo(zoo))
