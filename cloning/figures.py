@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from cloning.insertion import PositionResult, on_front
+from cloning.choice import PositionResult, on_front
 from cloning.measures import Locality
 from figures.style import (
     CLONED,

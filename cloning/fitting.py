@@ -49,11 +49,31 @@ def fit_adapter(
     def wanted(part: Tensor) -> Tensor:
         return source.features_at(start, convert(part, target.input, source.input), gates=clone.gates)
 
-    return closed_form_adapter(
-        target.chain.signal(clone.position),
-        source.chain.signal(start),
+    return fit_adapter_to(
+        target,
+        clone,
         run_rows(incoming, images, batch_size=BATCH_SIZE, check=finite(target.chain, clone.position)),
         run_rows(wanted, images, batch_size=BATCH_SIZE, check=finite(source.chain, start)),
+        kernel_size=kernel_size,
+        seed=seed,
+    )
+
+
+def fit_adapter_to(
+    target: FrozenNetwork,
+    clone: Clone,
+    incoming: Rows,
+    wanted: Rows,
+    *,
+    kernel_size: int | Literal["auto"],
+    seed: int,
+) -> AdapterFit:
+    """The same, of what comes in at the clone's position and what the masked source makes there itself, (n, ...)."""
+    return closed_form_adapter(
+        target.chain.signal(clone.position),
+        clone.source.chain.signal(source_position(target, clone.source, clone.position)),
+        incoming,
+        wanted,
         kernel_size=kernel_size,
         seed=seed,
     )

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from cloning.blueprint import CloningBlueprint, build, describe
+from cloning.choice import PositionResult, choose
 from cloning.clone import Clone
 from cloning.fitting import fit_adapter, with_fitted_adapters
 from cloning.frozen import FrozenNetwork, FrozenNetworks
 from cloning.gates import num_gates, pack_gates, unpack_gates
-from cloning.insertion import PositionResult, check_position, choose, search_position
+from cloning.insertion import check_position, search_position
 from cloning.localise import localise
 from cloning.measures import Accuracies, Locality, measure_accuracies, measure_locality
 from cloning.network import ClonedNetwork

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 
+from cloning.choice import PositionResult, on_front
 from cloning.diagram import cloned_diagram
-from cloning.insertion import PositionResult, on_front
 from cloning.measures import Locality, kept_per_layer
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearchResult

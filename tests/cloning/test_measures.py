@@ -7,8 +7,8 @@ import pytest
 import torch
 from cloning_stand_ins import clone, cloned, images, network
 
+from cloning.choice import PositionResult
 from cloning.figures import gates_figure, locality_figure, positions_figure
-from cloning.insertion import PositionResult
 from cloning.measures import (
     conditional_similarity,
     kept_per_layer,

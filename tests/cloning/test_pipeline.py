@@ -11,11 +11,12 @@ import torch
 from cloning_stand_ins import small_data, small_zoo
 
 from cloning.blueprint import describe
+from cloning.choice import PositionResult, choose
 from cloning.clone import Clone
 from cloning.fitting import fit_adapter
 from cloning.frozen import FrozenNetworks
 from cloning.gates import num_gates
-from cloning.insertion import PositionResult, choose, search_position
+from cloning.insertion import search_position
 from cloning.localise import KEEPS
 from cloning.measures import added_costs
 from cloning.pipeline import CloningSearch, CloningSettings
@@ -74,7 +75,7 @@ def test_a_network_in_use_stays_the_same_and_others_are_freed() -> None:
 
 
 def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloning.insertion.MOST_LOST", 1.0)
+    monkeypatch.setattr("cloning.choice.MOST_LOST", 1.0)
     job = search(tmp_path, insertion=InsertionSettings("tolerance", tolerance=1000, num_epochs=1))
     found = job.run()
     assert (found.selection.target, found.selection.kept) == ("low", tuple("abc"))
