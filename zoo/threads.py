@@ -1,7 +1,9 @@
-"""How many threads a process computes on, and how they wait for each other; to be said before torch is imported."""
+"""How many threads a process computes on, how they wait for each other, and what becomes of memory that is freed; to be
+said before torch is imported."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -10,8 +12,18 @@ _CHOSEN = "HUOZI_NUM_THREADS"
 """What we chose for ``OMP_NUM_THREADS``: processes that are started later tell it from the choice of the user by it."""
 
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+MAX_FREED_BYTES = 512 << 20
+"""Of freed memory at the end of the heap that a process keeps for what it allocates next."""
+MAX_HEAP_BYTES = 1 << 30
+"""Larger tensors than this get pages of their own, which go back at once."""
+
+
 def prepare(num_processes: int = 1) -> None:
     """Sets what OpenMP reads when torch is loaded, where the environment does not say it already.
+
+    Freed memory is used again: by default glibc gives every tensor above 32 MiB back to the system and has its pages
+    filled with zeros anew for the next one, a third of the processor time of a search over ImageNet networks.
 
     Threads that wait for a partner sleep (``OMP_WAIT_POLICY=PASSIVE``): where another process has the partner's core,
     threads that spin, which is the default, make a training of ten seconds one of minutes. There are no more threads
@@ -21,6 +33,7 @@ def prepare(num_processes: int = 1) -> None:
     Args:
         num_processes: That compute together on this machine.
     """
+    _keep_freed_memory()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     chosen = os.environ.get("OMP_NUM_THREADS")
     is_ours = chosen is not None and chosen == os.environ.get(_CHOSEN)
@@ -32,6 +45,17 @@ def prepare(num_processes: int = 1) -> None:
         os.environ["OMP_NUM_THREADS"] = os.environ[_CHOSEN] = str(num_threads)
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(num_threads)
+
+
+def _keep_freed_memory() -> None:
+    """Where the C library is glibc, and the user has not told it otherwise (``MALLOC_..._``, ``GLIBC_TUNABLES``)."""
+    is_told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if is_told or not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt"):
+        library.mallopt(_MMAP_THRESHOLD, MAX_HEAP_BYTES)
+        library.mallopt(_TRIM_THRESHOLD, MAX_FREED_BYTES)
 
 
 def num_cores() -> int:

@@ -106,3 +106,29 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         [sys.executable, "-c", code], cwd=project, env={**environment, **given}, capture_output=True, text=True
     )
     assert json.loads(finished.stdout.splitlines()[0]) == expected
+
+
+_FAULTS = """
+import resource, sys
+from zoo import threads
+if sys.argv[1] == "kept":
+    threads.prepare()
+bytearray(b"x") * (64 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    bytearray(b"x") * (64 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_used_again():
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+
+    def faults(way: str, **more: str) -> int:
+        words = [sys.executable, "-c", _FAULTS, way]
+        return int(subprocess.run(words, env=clean | more, capture_output=True, text=True, check=True).stdout)
+
+    pages = 64 << 20 >> 12
+    assert faults("kept") < pages / 4
+    assert faults("as it is") > pages
+    assert faults("kept", MALLOC_MMAP_THRESHOLD_="1048576") > pages  # as the user says
