@@ -67,6 +67,12 @@ def check(config: Config) -> None:
         _check_parent(config)
     _check_optimizer(config)
     _check_machine(config)
+    config.executor.require_machine()
+    if config.executor.name == "ray" and config.device.startswith("cuda:"):
+        raise UserError(
+            f"device={config.device} with executor=ray: every task gets a GPU of its own, which Ray chooses; type "
+            "device=cuda"
+        )
     if config.device != "cpu":
         from zoo.devices import find_device  # with torch
 
@@ -118,7 +124,6 @@ def _check_machine(config: Config) -> None:
     if _runs_everywhere(config.trainer):
         return
     import pytorch_lightning as pl
-    from pytorch_lightning.strategies import StrategyRegistry
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from tuning.trainer import quiet
@@ -153,12 +158,6 @@ def _check_machine(config: Config) -> None:
     if kind != "gpu" and trainer.sync_batchnorm:
         raise UserError(
             "trainer.sync_batchnorm=true needs a GPU, for PyTorch has no other; type trainer.sync_batchnorm=false"
-        )
-    strategies = ["auto", *StrategyRegistry.available_strategies()]
-    if trainer.strategy not in strategies:
-        raise UserError(
-            f"trainer.strategy={shown(trainer.strategy)} is unknown; allowed are auto, ddp, ddp_spawn, fsdp, deepspeed "
-            "and the variants of them that Lightning lists; type trainer.strategy=auto"
         )
     try:
         with quiet():

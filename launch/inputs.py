@@ -32,6 +32,7 @@ from zoo.weights import weights_sha256
 # Where a job is computed and logged, and how its directory is treated, changes no result.
 ELSEWHERE = (
     "device",
+    "executor",
     "output_dir",
     "runs_dir",
     "cache",

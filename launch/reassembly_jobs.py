@@ -101,7 +101,12 @@ def _build_search(job: Job) -> Search:
         selection=config.selection,
         tuning_mode=config.tuning.mode,
     )
-    return Search(job.zoo, job.data, settings, store=job.store, seed=config.seed, placement=job.placement)
+    common = {"store": job.store, "seed": config.seed, "placement": job.placement}
+    if config.executor.name == "serial" or not job.is_main:  # who waits for the main process needs no workers
+        return Search(job.zoo, job.data, settings, **common)
+    from reassembly.distributed import DistributedSearch
+
+    return DistributedSearch(job.zoo, job.data, settings, executor=config.executor, **common)
 
 
 def _short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, int], float]:

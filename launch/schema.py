@@ -24,6 +24,7 @@ from reassembly.settings import (
 )
 from tuning.settings import OptimizerSettings, ScheduleSettings, TrainerSettings, TuningSettings
 from zoo.errors import UserError
+from zoo.executors.settings import ExecutorSettings
 from zoo.limits import SEED, at_least, check, one_of
 
 
@@ -136,6 +137,7 @@ class Config:
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logger: LoggerSettings = field(default_factory=LoggerSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
+    executor: ExecutorSettings = field(default_factory=ExecutorSettings)
     device: str = "cpu"
     precision: Annotated[str, one_of("float32", "bfloat16")] = "float32"
     seed: Annotated[int, SEED] = 0
@@ -159,7 +161,7 @@ class Config:
 
 
 _OF_REASSEMBLY = frozenset(
-    {"similarity", "partition", "proxy", "adapter", "composition", "head", "finalists", "selection"}
+    {"similarity", "partition", "proxy", "adapter", "composition", "head", "finalists", "selection", "executor"}
 )
 _OF_CLONING = frozenset({"task", "localisation", "insertion", "correction"})
 

@@ -57,9 +57,6 @@ from zoo.storage.store import content_key
 
 log = logging.getLogger(__name__)
 
-_LAUNCHING = ("ddp", "fsdp", "deepspeed", "model_parallel")
-"""Strategies whose further processes run the command again, which in a multirun would be the whole sweep."""
-_IN_PROCESS = ("_spawn", "_fork", "_notebook")
 _ELSEWHERE = ("skip_completed", "cache", "logger")
 """Settings without which a sweep is the same one."""
 
@@ -217,8 +214,9 @@ def run_job(
 
 
 def launches_processes(trainer: TrainerSettings) -> bool:
-    """Whether Lightning starts the further processes of this strategy by running the command again."""
-    return trainer.strategy.startswith(_LAUNCHING) and not trainer.strategy.endswith(_IN_PROCESS)
+    """Whether Lightning starts further processes by running the command again, which in a multirun would be the whole
+    sweep."""
+    return trainer.strategy != "auto"
 
 
 def _in_its_own_process(config: Config) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ def extract_features(
         tensors = {str(cut): tensor.cpu() for cut, tensor in enumerate(features, start=1)}
         return StageResult(tensors, to_plain(describe(chain)))
 
-    inputs = {"network": identity(entry), "data": data_key}
+    inputs = feature_inputs(entry, data_key)
     stored = store.fetch("features", inputs, compute)
     description = from_plain(ChainDescription, stored.values, f"features of {entry.name}")
     return NetworkFeatures(
@@ -66,6 +67,11 @@ def extract_features(
         description=description,
         features=tuple(stored.tensors[str(cut)] for cut in range(1, len(description))),
     )
+
+
+def feature_inputs(entry: ZooEntry, data_key: str) -> dict[str, Any]:
+    """What names the features of a network in a store."""
+    return {"network": identity(entry), "data": data_key}
 
 
 def node_features(

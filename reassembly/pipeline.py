@@ -19,6 +19,7 @@ from datamodules import ImageDataModule
 from reassembly.assembly import Candidate, ScoredCandidate
 from reassembly.candidates import Question, ask, content_digest, list_admitted, promising, undominated_candidates
 from reassembly.costing import Costing
+from reassembly.enumeration import PathCosts
 from reassembly.features import NetworkFeatures, extract_features, feature_indices
 from reassembly.finalists import decided
 from reassembly.home_accuracy import most_accurate
@@ -31,7 +32,7 @@ from reassembly.programme.highs import solve_milp
 from reassembly.proxies import Proxy, find_proxy
 from reassembly.result import SearchResult
 from reassembly.scoring import Scorer
-from reassembly.seams import seam_values, with_predictions
+from reassembly.seams import SeamRequest, seam_values, with_predictions
 from reassembly.settings import ProxySettings, SearchSettings
 from reassembly.shortlist import seam_shortlist
 from reassembly.similarity import similarity_matrix
@@ -53,7 +54,6 @@ from zoo.storage.stages import StageTimer
 from zoo.storage.store import StageResult, Store, content_key
 
 log = logging.getLogger(__name__)
-
 
 Tune = Callable[[ReassemblyBlueprint, int], float]
 """Tunes the network of a blueprint for some epochs and returns its accuracy on the validation split."""
@@ -87,7 +87,7 @@ class Search:
         self.timed = StageTimer()
         self.seconds = self.timed.seconds
         self.latency: LatencyTable | None = None
-        self._scorer = lru_cache(maxsize=1)(self._make_scorer)
+        self.scorer = lru_cache(maxsize=1)(self._make_scorer)
         self.images, self._stitches = ProbeImages(data, placement.device), Stitches()
 
     def run(self, tune: Tune | None = None) -> SearchResult:
@@ -131,7 +131,7 @@ class Search:
         predicted = None
         if (candidates := listing.candidates) is None:
             with self.timed("seams"):
-                candidates, predicted = self._promising(question, networks, similarity)
+                candidates, predicted = self._promising(question, self._seam_request(question, networks, similarity))
         with self.timed("scores"):
             scored = self._score(candidates, networks)
         prediction = None
@@ -237,7 +237,7 @@ class Search:
         if name is None and judge == "home_accuracy":
             name = most_accurate(self.zoo)
         with self.timed("features"):
-            networks = self._extract() if name is None else [self._extract_one(self.zoo.entry(name))]
+            networks = self._extract() if name is None else [self.extract_one(self.zoo.entry(name))]
         descriptions = {network.description.name: network.description for network in networks}
         costing = self._costing(descriptions)
         candidates = [costing.whole(description) for description in descriptions.values()]
@@ -266,7 +266,7 @@ class Search:
         with progress("features of networks", len(self.zoo)) as advance:
             for entry in self.zoo.values():
                 try:
-                    network = self._extract_one(entry)
+                    network = self.extract_one(entry)
                     network.description.require_length(min_blocks)
                     networks.append(network)
                 except UserError as error:
@@ -281,11 +281,13 @@ class Search:
             log.warning("zoo %s: %d networks; left out: %s", self.zoo.name, len(self.zoo), told)
         return networks
 
-    def _extract_one(self, entry: ZooEntry) -> NetworkFeatures:
-        key = content_key(*self._data_key(), self.settings.similarity.num_probe_images, *self.placement.key)
-        return extract_features(
-            entry, self.chains, lambda: self.images_for(entry.name), key, self.store, self.placement.dtype
-        )
+    def extract_one(self, entry: ZooEntry) -> NetworkFeatures:
+        """The features of one network of the zoo."""
+        key, images = self._images_key(), lambda: self.images_for(entry.name)
+        return extract_features(entry, self.chains, images, key, self.store, self.placement.dtype)
+
+    def _images_key(self) -> str:
+        return content_key(*self._data_key(), self.settings.similarity.num_probe_images, *self.placement.key)
 
     def _data_key(self) -> list[str | None]:
         return [self.data.digest, module_digest(type(self.data).__module__)]
@@ -347,6 +349,12 @@ class Search:
         )
         return Scorer(self.chains, data, settings, self.settings.adapter.spec(), self.seed)
 
+    def seam_values(self, request: SeamRequest, origins: Sequence[str]) -> PathCosts:
+        """What is predicted of compositions by the scores of the seams behind these networks."""
+        cuts = {column[0].network: [b.nodes[0] for b in column] for column in zip(*request.blocks, strict=True)}
+        scorer = self.scorer(self.settings.proxy.name)
+        return seam_values(request, origins, lambda paths: scorer.path_scores(paths, cuts), self.store)
+
     def _promising(
         self, question: Question, networks: Sequence[NetworkFeatures], similarity: Tensor
     ) -> tuple[list[Candidate], list[float]]:
@@ -358,16 +366,8 @@ class Search:
             "settings": [settings.name, settings.adapters, settings.num_images, settings.batch_size],
             "adapter": [self.settings.adapter.spec(), self.seed],
         }
-        scorer = self._scorer(settings.name)
-        cuts = {column[0].network: [b.nodes[0] for b in column] for column in zip(*question.table.blocks, strict=True)}
-        value = seam_values(
-            question.table.blocks,
-            question.origins(),
-            lambda paths: scorer.path_scores(paths, cuts),
-            self.store,
-            inputs,
-            seam_shortlist(question.table.blocks, networks, similarity, self.settings),
-        )
+        shortlist = seam_shortlist(question.table.blocks, networks, similarity, self.settings)
+        value = self.seam_values(SeamRequest(question.table.blocks, inputs, shortlist), question.origins())
         if (exact := solve_milp(question.programme(value), time_limit=10)) is not None:
             log.info("the programme's optimum is %.4g; HiGHS leaves a gap of %.2g", exact.value, exact.gap)
         return promising(
@@ -380,7 +380,7 @@ class Search:
         settings, spec = self._scoring(judge), self.settings.adapter.spec()
 
         def compute() -> StageResult:
-            return StageResult(values=to_plain(self._scorer(settings.name).scores(candidates)))
+            return StageResult(values=to_plain(self.scorer(settings.name).scores(candidates)))
 
         inputs = {
             "networks": {network.description.name: network.key for network in networks},

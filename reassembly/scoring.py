@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,7 +83,17 @@ class Scorer:
                 own, adapter = replace(settings, name=leading, also=tuple(also)), self.adapter
                 if group[0].on_all_cuts:
                     own, adapter = replace(own, adapters="closed_form"), replace(adapter, kernel_size=1)
-                yield _Walk(own, adapter, group[0], self.home, self.data, self.seed)
+                yield _Walk(own, adapter, group[0], self.score_tree)
+
+    def score_tree(
+        self,
+        candidates: Sequence[Candidate],
+        settings: ProxySettings,
+        adapter: AdapterSpec,
+        known: Scores | None = None,
+    ) -> list[ScoredCandidate]:
+        """The candidates with their scores in the order of one walk over their tree; see ``PrefixTree``."""
+        return list(PrefixTree(candidates, self.data, self.home, settings, adapter, self.seed, known).scores())
 
 
 @dataclass(frozen=True)
@@ -93,9 +103,7 @@ class _Walk:
     settings: ProxySettings
     adapter: AdapterSpec
     proxy: Proxy
-    home: HomeFeatures
-    data: ScoringData
-    seed: int
+    score_tree: Callable[..., list[ScoredCandidate]]
 
     def scores(self, candidates: Sequence[Candidate]) -> list[ScoredCandidate]:
         """The candidates in the order of the leading proxy."""
@@ -114,9 +122,8 @@ class _Walk:
         self, candidates: Iterable[Candidate], *, known: Scores | None = None, **changes: Any
     ) -> list[ScoredCandidate]:
         """One walk over the tree of these candidates, with other settings for it."""
-        settings = replace(self.settings, **changes)
-        tree = PrefixTree(candidates, self.data, self.home, settings, self.adapter, self.seed, known)
-        return sorted(tree.scores(), key=self._order)
+        found = self.score_tree(list(candidates), replace(self.settings, **changes), self.adapter, known)
+        return sorted(found, key=self._order)
 
     def _order(self, entry: ScoredCandidate) -> tuple:
         c = entry.candidate

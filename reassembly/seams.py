@@ -81,39 +81,58 @@ def additive_values(blocks: Sequence[Sequence[BlockSpec]], scores: Mapping[Path,
     return PathCosts(unary, seams, tail)
 
 
+@dataclass(frozen=True)
+class SeamRequest:
+    """Which seams are to be scored, and what their scores depend on.
+
+    Attributes:
+        blocks: K rows of N references.
+        inputs: What the scores depend on beside the blocks, plain.
+        shortlist: Of the seams that are scored; None scores all.
+    """
+
+    blocks: tuple[tuple[BlockSpec, ...], ...]
+    inputs: Mapping[str, Any]
+    shortlist: Shortlist | None = None
+
+    def paths(self, origin: str) -> list[Path]:
+        """See ``seam_paths``."""
+        return seam_paths(self.blocks, origin, self.shortlist)
+
+    def store_inputs(self, origin: str) -> dict[str, Any]:
+        """What names the scores of a network's seams in a store."""
+        rows = [[str(block) for block in row] for row in self.blocks]
+        told = [[str(block) for block in path] for path in self.paths(origin)] if self.shortlist is not None else None
+        return {**self.inputs, "blocks": rows, "origin": origin, "paths": told}
+
+
 def seam_values(
-    blocks: Sequence[Sequence[BlockSpec]],
+    request: SeamRequest,
     origins: Sequence[str],
     score: Callable[[Iterable[Path]], Mapping[Path, float]],
     store: Store,
-    inputs: Mapping[str, Any],
-    shortlist: Shortlist | None = None,
 ) -> PathCosts:
     """``additive_values`` of scores that are stored network by network, so that they serve any budget.
 
     Args:
-        blocks: K rows of N references.
+        request: Which seams.
         origins: Networks before whose seams something is asked; the others' are forbidden.
         score: Scores of paths, higher is better.
         store: Of stage results.
-        inputs: What the scores depend on beside the blocks.
-        shortlist: Of the seams that are scored; None scores all.
     """
     scores: dict[Path, float] = {}
-    rows = [[str(block) for block in row] for row in blocks]
     with progress("scores of seams", len(origins)) as advance:
         for name in origins:
-            paths = seam_paths(blocks, name, shortlist)
+            paths = request.paths(name)
 
             def compute(paths: Sequence[Path] = paths) -> StageResult:
                 found = score(paths)
                 return StageResult(values=[found[path] for path in paths])
 
-            scored = None if shortlist is None else [[str(block) for block in path] for path in paths]
-            stored = store.fetch("seams", {**inputs, "blocks": rows, "origin": name, "paths": scored}, compute).values
+            stored = store.fetch("seams", request.store_inputs(name), compute).values
             scores.update(zip(paths, stored, strict=True))
             advance()
-    return additive_values(blocks, scores)
+    return additive_values(request.blocks, scores)
 
 
 @dataclass(frozen=True)

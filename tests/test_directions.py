@@ -28,6 +28,7 @@ ROOMS = {
     "zoo.storage": {"zoo.errors", "zoo.limits"},
     "zoo.chain": {"zoo.errors"},
     "zoo.ridge": set(),
+    "zoo.executors": {"zoo.errors", "zoo.limits", "zoo.threads"},
     "zoo.stitching": {"zoo.errors", "zoo.chain", "zoo.ridge"},
     "zoo.blueprint": {"zoo.errors", "zoo.digests", "zoo.storage"},
 }

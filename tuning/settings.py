@@ -249,6 +249,10 @@ class ScheduleSettings:
             )
 
 
+_DDP = ("ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+_SHARDING = ("fsdp", "deepspeed", "model_parallel")
+
+
 @dataclass(frozen=True)
 class TrainerSettings:
     """Where the computation runs; names and values as Lightning's ``Trainer`` takes them.
@@ -257,7 +261,8 @@ class TrainerSettings:
         accelerator: ``cpu``, ``gpu``, ``mps`` or ``auto`` (what the machine has).
         devices: Number of devices (processes on a CPU), each with its share of every batch; ``auto`` is all GPUs of
             the machine, and a list names them by their indices.
-        strategy: ``auto``, ``ddp``, ...
+        strategy: ``auto`` (one device), or Lightning's ``ddp`` and its variants by parameters that no loss reaches.
+            Those that shard weights are refused: what is frozen, guarded and solved is read and written whole.
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed`` (GPU). Weights stay in 32 bits in all of them: what is
             frozen stays as it is, bit for bit. Therefore the ``true`` precisions of 16 bits are refused.
         accumulate_batches: Batches whose images make one step, as one batch of all of them would; at the end of an
@@ -279,7 +284,7 @@ class TrainerSettings:
 
     accelerator: Annotated[str, one_of("auto", "cpu", "gpu", "mps")] = "cpu"
     devices: Any = 1
-    strategy: str = "auto"
+    strategy: Annotated[str, one_of("auto", "ddp", *_DDP)] = "auto"
     precision: Annotated[str, one_of("32-true", "bf16-mixed", "16-mixed")] = "32-true"
     accumulate_batches: Annotated[int, at_least(1)] = 1
     deterministic: bool = False
@@ -299,6 +304,12 @@ class TrainerSettings:
             raise UserError(
                 f"trainer.precision={self.precision} would round the frozen weights, which stay as they are bit for "
                 f"bit: type trainer.precision={self.precision.replace('true', 'mixed')}"
+            )
+        if self.strategy.startswith(_SHARDING):
+            raise UserError(
+                f"trainer.strategy={shown(self.strategy)} shards weights, which freezing, the guard, closed-form heads "
+                "and bundles read and write whole: type trainer=ddp, with trainer.activation_checkpointing=true where "
+                "memory is short"
             )
         check(self, "trainer")
         self._check_devices()

@@ -117,6 +117,10 @@ class Store:
         key = self.key(stage, inputs)
         return self._read(self.root / stage / f"{key}.entry", (stage, key))
 
+    def holds(self, stage: str, inputs: Any) -> bool:
+        """Whether there is a result of ``stage`` for ``inputs``, whole or damaged; it is not read."""
+        return (self.root / stage / f"{self.key(stage, inputs)}.entry").exists()
+
     @contextmanager
     def _locked(self, path: Path) -> Iterator[bool]:
         """Holds the lock of an entry; gives whether there is one: there is none where nothing can be written."""
