@@ -203,7 +203,8 @@ class DistributedSearch(Search):
         if not self._has_features(name) and os.access(self.store.root, os.W_OK):
             raise UserError(
                 f"cache.root={self.store.root}: the features of {name} that a worker wrote there are not to be seen "
-                "here: type cache.root= a directory that all machines share"
+                "here: type cache.root= a directory that all machines share, and have the same version of this "
+                "project on all of them"
             )
 
     def seam_values(self, request: SeamRequest, origins: Sequence[str]) -> PathCosts:
