@@ -3,7 +3,8 @@
 Every way to tune runs in one, two and three processes on the CPU (gloo), on the embedded zoo. The table gives the
 largest difference of validation losses from those of one process, over all candidates (start, tuned, refitted, ...),
 relative to them, and the largest of any tuned number; processes that differ among themselves, and other picks of the
-finalists, are an error. The last row is killed, one of its processes alone, after the first epoch, and goes on.
+finalists, are an error. One row is killed, one of its processes alone, after the first epoch, and goes on. The last
+is of one process that runs its batches in halves, which changes nothing but rounding.
 Written to ``benchmarks/results/ddp.json`` and ``.md`` when all have run.
 """
 
@@ -38,6 +39,8 @@ from zoo.storage.store import Store
 
 NAMES = ("resnext_low", "resnet_digits")
 KILLED = "killed and resumed"
+HALVES = "halves"
+"""Of one process that runs its batches in halves: what differs is rounding alone, and how far it goes."""
 Ended = dict[str, Any]
 """What a process ends with: ``losses`` by candidate, ``state``, and ``pick`` where something was chosen."""
 
@@ -61,13 +64,14 @@ class Worker:
         """A network of parts of the networks named, tuned."""
         data = self.data()
         network = assembly(data, embedded_zoo(), names)
-        kill = [_KillOne()] if settings.pop("kills", False) and not resume else []
+        callbacks = [_KillOne()] if settings.pop("kills", False) and not resume else []
+        callbacks += [_InHalves()] if settings.pop("halves", False) else []
         tuning = TuningSettings(**{"num_epochs": 2, "norm_stats": "frozen", **settings})
         result = tune(
             *(network, data, tuning),
             run_dir=self.folder / name,
             trainer=self.trainer,
-            callbacks=kill,
+            callbacks=callbacks,
             resume=resume,
         )
         return _ended(network, result)
@@ -127,6 +131,19 @@ class _KillOne(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class _InHalves(pl.Callback):
+    """Runs every batch of a training in two halves, those that two processes would take; all else stays as it is."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        body = pl_module.body
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            halves = [torch.arange(start, len(x), 2) for start in (0, 1)]
+            return torch.cat([body(x[half]) for half in halves])[torch.cat(halves).argsort()]
+
+        pl_module._body = (run,)
+
+
 READING = (
     "differences of several processes from one: the largest of a validation loss, relative to it, and of any number "
     "that was tuned."
@@ -152,7 +169,9 @@ def work(folder: Path, names: Sequence[str], num_processes: int, accelerator: st
     trainer = TrainerSettings(accelerator=accelerator, devices=num_processes, strategy=strategy, progress_bar="never")
     worker, rank = Worker(folder, trainer), os.environ.get("LOCAL_RANK", "0")
     for name in names:
-        if name == KILLED:
+        if folder.name == HALVES:
+            ended = worker.tuned(name, mode="freeze", halves=True)
+        elif name == KILLED:
             kills = num_processes > 1
             ended = worker.tuned(name, mode="full", loss="cross_entropy", kills=kills, resume=resume)
         else:
@@ -174,10 +193,10 @@ def run_in_processes(
     return {name: compare(folder, name, num_processes)[0] for name in names}
 
 
-def compare(folder: Path, name: str, num_processes: int) -> tuple[float, float]:
+def compare(folder: Path, name: str, num_processes: int, run: str | None = None) -> tuple[float, float]:
     """The largest relative difference of validation losses, and of any number of the state, from one process's."""
-    one = torch.load(folder / "1" / f"{name} 0.pt")
-    several = [torch.load(folder / str(num_processes) / f"{name} {rank}.pt") for rank in range(num_processes)]
+    one, there = torch.load(folder / "1" / f"{name} 0.pt"), folder / (run or str(num_processes))
+    several = [torch.load(there / f"{name} {rank}.pt") for rank in range(num_processes)]
     for rank, ended in enumerate(several):
         same = all(torch.equal(tensor, several[0]["state"][key]) for key, tensor in ended["state"].items())
         if ended["losses"] != several[0]["losses"] or not same:
@@ -228,6 +247,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 losses, apart = compare(Path(folder), name, number)
                 rows.append({"": name, "processes": number, "losses": losses, "any number": apart})
                 print(*rows[-1].values(), sep="\t", flush=True)
+        if "Freeze" in options.cases:
+            _run(Path(folder) / HALVES, ["Freeze"], 1, options.accelerator)
+            losses, apart = compare(Path(folder), "Freeze", 1, HALVES)
+            rows.append({"": "Freeze, batches in halves", "processes": 1, "losses": losses, "any number": apart})
+            print(*rows[-1].values(), sep="\t", flush=True)
     if options.cases == [*CASES, KILLED]:
         publish("ddp", READING, rows)
 

@@ -167,16 +167,16 @@ class DistributedSearch(Search):
         super().__init__(zoo, data, settings, store=store, seed=seed, placement=placement)
         on_gpu = executor.name == "ray" and placement.device.type == "cuda"
         work = SearchWork(zoo, data, settings, store.root.absolute(), store.rebuild_damaged, seed, placement)
-        self._pool = open_pool(executor, work, num_gpus_per_task=int(on_gpu))
+        self.pool = open_pool(executor, work, num_gpus_per_task=int(on_gpu))
         self._refused: dict[str, UserError] = {}
         self._keys: dict[str, str] = {}
 
     def run(self, tune: Tune | None = None) -> SearchResult:
-        with self._pool:
+        with self.pool:
             return super().run(tune)
 
     def whole_network(self, name: str | None, select: str | None = None) -> ReassemblyBlueprint:
-        with self._pool:
+        with self.pool:
             return super().whole_network(name, select)
 
     def extract_one(self, entry: ZooEntry) -> NetworkFeatures:
@@ -230,7 +230,7 @@ class DistributedSearch(Search):
             told = None if known is None else tuple(known[candidate] for candidate in part)
             return Subtree(judge, part, settings, adapter, told, inputs)
 
-        parts = subtrees(candidates, 2 * self._pool.num_workers)
+        parts = subtrees(candidates, 2 * self.pool.num_workers)
         found = self._compute("subtrees", "scores of candidates", [*map(task, parts)], [len(part) for part in parts])
         _raise_first(found)
         rows = [(part[place], *told) for n, part in enumerate(parts) for place, *told in found[n]]
@@ -246,7 +246,7 @@ class DistributedSearch(Search):
         if tasks:
             self.store.misses[stage] = self.store.misses.get(stage, 0) + len(tasks)
             with progress(what, sum(sizes)) as advance:
-                for place, result in self._pool.run([tasks[index] for index in order]):
+                for place, result in self.pool.run([tasks[index] for index in order]):
                     found[order[place]] = result
                     advance(sizes[order[place]])
         return found

@@ -1,0 +1,118 @@
+"""How a search scales with its workers: ``python -m benchmarks.executor`` (some minutes on two cores).
+
+The features and scores of one search over the embedded zoo, in this process and on one and two worker processes of one
+thread each, each from an empty cache; results that differ are an error. What k nodes would take is computed, and marked
+so, from the seconds of the single tasks, which are measured in this process: the longest first, each to the worker that
+is free, as the workers take them. Written to ``benchmarks/results/executor.json`` and ``.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.common import embedded_zoo, publish
+from datamodules import Digits
+from reassembly.distributed import DistributedSearch
+from reassembly.pipeline import Search
+from reassembly.result import SearchResult
+from reassembly.settings import Budget, PartitionSettings, ProxySettings, SearchSettings
+from zoo.executors.pool import Pool
+from zoo.executors.settings import ExecutorSettings
+from zoo.executors.worker import Outcome, perform, unpacked
+from zoo.storage.store import Store
+
+NUM_NODES = (2, 4, 8)
+CORES_PER_NODE = 8
+READING = (
+    "features and scores of one search; speed-up over one process. Rows of nodes are computed from the single tasks, "
+    f"{CORES_PER_NODE} workers a node, without the seconds in which workers start."
+)
+
+
+class MeasuredPool(Pool):
+    """Does the tasks of another pool in this process, as one worker would, and keeps how long each takes, by round."""
+
+    num_workers = CORES_PER_NODE
+
+    def __init__(self, pool: Pool) -> None:
+        self.settings, self.num_threads, self.packed_work = pool.settings, pool.num_threads, pool.packed_work
+        self.rounds: list[list[float]] = []
+
+    def outcomes(self, tasks: Sequence[Any], level: int) -> Iterator[tuple[int, Outcome]]:
+        work = unpacked(self.packed_work)
+        self.rounds.append([])
+        for index, task in enumerate(tasks):
+            start = time.perf_counter()
+            outcome = perform(work, task, level)
+            self.rounds[-1].append(time.perf_counter() - start)
+            yield index, outcome
+
+    def close(self) -> None:
+        pass
+
+
+def makespan(seconds: Sequence[float], num_workers: int) -> float:
+    """When the last of the tasks ends that are taken in their order, each by the worker that is free first."""
+    free = [0.0] * num_workers
+    for length in seconds:
+        heapq.heappush(free, heapq.heappop(free) + length)
+    return max(free)
+
+
+def searched(make: Callable[..., Search], num_images: int) -> tuple[float, Search, SearchResult]:
+    """Seconds of features and scores of a search without anything stored."""
+    settings = SearchSettings(
+        partition=PartitionSettings(num_blocks=3),
+        budget=Budget(max_params=200_000),
+        proxy=ProxySettings(num_images=num_images),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        search = make(embedded_zoo(), Digits(), settings, store=Store(folder), seed=0)
+        found = search.run()
+    return found.seconds["features"] + found.seconds["scores"], search, found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--images", type=int, default=300)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    alone, _, expected = searched(Search, options.images)
+    rows: list[dict[str, Any]] = [
+        {"where": "this process", "workers": 1, "seconds": alone, "speed-up": 1.0, "how": "measured"}
+    ]
+    for number in options.workers:
+        executor = ExecutorSettings("processes", number)
+        seconds, _, found = searched(partial(DistributedSearch, executor=executor), options.images)
+        if found.candidates != expected.candidates:
+            raise RuntimeError(f"{number} workers find something else")
+        told = {"where": "worker processes", "workers": number}
+        rows.append({**told, "seconds": seconds, "speed-up": alone / seconds, "how": "measured"})
+    rounds = searched(_measured, options.images)[1].pool.rounds
+    rest = max(0.0, alone - sum(map(sum, rounds)))
+    for nodes in NUM_NODES:
+        workers = nodes * CORES_PER_NODE
+        seconds = rest + sum(makespan(lengths, workers) for lengths in rounds)
+        told = {"where": f"{nodes} nodes", "workers": workers}
+        rows.append({**told, "seconds": seconds, "speed-up": alone / seconds, "how": "computed"})
+    print(publish("executor", READING, rows))
+
+
+def _measured(*arguments: Any, **options: Any) -> DistributedSearch:
+    search = DistributedSearch(*arguments, executor=ExecutorSettings("processes", 2), **options)
+    search.pool = MeasuredPool(search.pool)
+    return search
+
+
+if __name__ == "__main__":
+    main()
