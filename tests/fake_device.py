@@ -21,6 +21,9 @@ FAKE = torch.device("ipu", 0)
 _INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default}
 _COMPOSED = {torch.nn.functional.one_hot, torch._C._nn.one_hot}
 """Of which torch makes parts on what it takes for the tensor's device."""
+_NEW = {Tensor.new_empty, Tensor.new_full, Tensor.new_ones, Tensor.new_zeros}
+_NEW_FOR_GRADIENTS = {torch.ops.aten.new_empty.default, torch.ops.aten.new_zeros.default}
+"""Autograd asks for them on what it takes for the device of the tensor whose gradient they are to hold."""
 _TRANSFERS = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
 
 
@@ -68,6 +71,8 @@ class OnFake(Tensor):
             if func in _COMPOSED:
                 given = tree_map(lambda x: x.held if isinstance(x, OnFake) else x, (args, kwargs))
                 return OnFake(func(*given[0], **given[1]))
+            if func in _NEW and kwargs.get("device") is not None and torch.device(kwargs["device"]).type != FAKE.type:
+                return func(args[0].held, *args[1:], **kwargs)
             if func is Tensor.matmul and args[0].ndim == 1:  # torch would reshape the product in place
                 return (args[0][None] @ args[1])[0]
             if func is torch.Tensor.device.__get__:
@@ -153,6 +158,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any], *, no_float64: bool) -> A
     if asked is not None:
         asked = torch.device(asked)
         kwargs = {**kwargs, "device": torch.device("cpu") if asked.type == FAKE.type else asked}
+        if fakes and func in _NEW_FOR_GRADIENTS:
+            asked = FAKE
     if not fakes and (asked is None or asked.type != FAKE.type):
         return func(*args, **kwargs)
     plain = [x for x in tensors if not isinstance(x, OnFake) and x.ndim > 0]

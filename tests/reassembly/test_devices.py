@@ -18,7 +18,7 @@ from reassembly.settings import (
     SearchSettings,
     SimilaritySettings,
 )
-from tests.fake_device import FAKE, MixedDevicesError, fake_device
+from tests.fake_device import FAKE, MixedDevicesError, fake_device, is_on_fake
 from zoo.blueprint import to_text
 from zoo.devices import CPU, Placement, find_device
 from zoo.errors import UserError
@@ -88,6 +88,15 @@ def test_the_fake_device_refuses_what_a_gpu_would() -> None:
         with pytest.raises(MixedDevicesError):
             x.numpy()
         assert torch.equal((2 * x).cpu(), torch.full((3,), 2.0))
+        assert type(x.new_zeros(2, device="cpu")) is torch.Tensor
+
+
+def test_gradients_of_what_is_selected_stay_on_the_fake_device() -> None:
+    with fake_device() as device:
+        x = torch.ones(2, 4).to(device).requires_grad_()
+        (2 * x.index_select(1, torch.tensor([0, 2]).to(device)) + x[:, torch.tensor([1, 3])]).sum().backward()
+        assert is_on_fake(x.grad)
+        assert torch.equal(x.grad.cpu(), torch.tensor([[2.0, 1.0, 2.0, 1.0]] * 2))
 
 
 def test_bfloat16_is_another_entry_and_changes_scores_by_rounding(zoo: Zoo, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ SETTINGS = SearchSettings(
     similarity=SimilaritySettings(num_probe_images=24, batch_size=None),
     partition=PartitionSettings(num_blocks=2, num_starts=2, max_bound_steps=50),
     budget=Budget(max_params=250_000),
-    proxy=ProxySettings(num_draws=2, num_images=24, also=("logme", "random"), max_scored=3, max_redrawn=2),
+    proxy=ProxySettings(num_draws=2, num_images=24, also=("logme", "random"), max_scored=1, max_redrawn=2),
 )
 KINDS = ["processes", pytest.param("ray", marks=pytest.mark.launchers)]
 
