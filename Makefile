@@ -17,8 +17,8 @@ test: .venv/.installed-test  ## Run the test suite
 browser: .venv/.installed-test .venv/.installed-browser  ## Test pages in a headless Chromium
 	$(BIN)/python -m pytest -m browser tests/deploy
 
-launchers: .venv/.installed-test .venv/.installed-launchers  ## Test sweeps under joblib, submitit, Ray and Optuna
-	$(BIN)/python -m pytest -m launchers tests/launch
+launchers: .venv/.installed-test .venv/.installed-launchers  ## Test sweeps under launchers, and the search on Ray
+	$(BIN)/python -m pytest -m launchers tests/launch tests/zoo/executors tests/reassembly/test_distributed.py
 
 gpu-check: .venv/.installed  ## Verify on a GPU what only a GPU can show
 	$(BIN)/python -m benchmarks.gpu_check

@@ -131,7 +131,7 @@ class Search:
         predicted = None
         if (candidates := listing.candidates) is None:
             with self.timed("seams"):
-                candidates, predicted = self._promising(question, self._seam_request(question, networks, similarity))
+                candidates, predicted = self._promising(question, networks, similarity)
         with self.timed("scores"):
             scored = self._score(candidates, networks)
         prediction = None
