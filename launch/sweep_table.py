@@ -117,8 +117,11 @@ def print_table(rows: Sequence[Row], directory: Path, width: int | None = None) 
     if any(len(group) > 1 for group in groups):
         firsts = [group[0] for group in groups]
         labels = differing([{**row, "overrides": _without_seed(row)} for row in firsts])
-        spread = [_spread([_figures(row) for row in group if row["status"] == "completed"]) for group in groups]
-        body = [[label, str(len(group))] for label, group in zip(labels, groups, strict=True)]
+        ended = [[row for row in group if row["status"] == "completed"] for group in groups]
+        spread = [_spread([_figures(row) for row in group]) for group in ended]
+        pairs = zip(ended, groups, strict=True)
+        counts = [str(len(done)) if done == group else f"{len(done)} of {len(group)}" for done, group in pairs]
+        body = [[label, count] for label, count in zip(labels, counts, strict=True)]
         _print_columns(console, "mean ± deviation over seeds", ["settings", "jobs"], body, spread)
     for row, label in zip(rows, differing(rows), strict=True):
         if row["status"] != "completed":

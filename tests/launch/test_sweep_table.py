@@ -60,7 +60,7 @@ def test_eighty_columns_tell_the_jobs_apart_and_the_means_over_seeds(
     print_table(collect(sweep), sweep, width=80)
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
-    for told in ("learning_rate=0.1", "seed=2", "not begun", "1,234,567", "0.7 ± 0.2", "0.6 ± 0.2"):
+    for told in ("learning_rate=0.1", "seed=2", "not begun", "1,234,567", "0.7 ± 0.2", "0.6 ± 0.2", "0 of 3"):
         assert told in printed
     assert "tuning=full" not in printed  # of all jobs
     assert "job 3 failed (learning_rate=0.01 seed=0): no [such] file" in printed
