@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from zoo import threads
 from zoo.errors import UserError, reason
 
 Line = tuple[str, int, str]
@@ -55,6 +56,8 @@ def perform(work: Callable[[Any], Any], task: Any, level: int) -> Outcome:
 
 def prepare(num_threads: int) -> None:
     """Makes a worker compute as the process that sends the tasks does: the last bits depend on how many threads do."""
+    threads.prepare()
+
     import torch
 
     torch.set_num_threads(num_threads)
