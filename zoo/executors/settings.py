@@ -34,8 +34,8 @@ class ExecutorSettings:
         if self.num_workers != "auto":
             if isinstance(self.num_workers, str):
                 raise UserError(
-                    f"executor.num_workers={shown(self.num_workers)} is neither auto nor a whole number of at least 1; "
-                    "type executor.num_workers=auto"
+                    f"executor.num_workers={shown(self.num_workers)} is unknown; allowed are auto and whole numbers "
+                    "of at least 1; type executor.num_workers=auto"
                 )
             check(self, "executor")
             if self.name == "serial" and self.num_workers != 1:

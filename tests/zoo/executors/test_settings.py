@@ -16,7 +16,7 @@ from zoo.executors.settings import ExecutorSettings
     [
         ("threads", "auto", "executor.name=threads is unknown; allowed are serial, processes, ray"),
         ("processes", 0, "executor.num_workers=0 is out of range"),
-        ("processes", "many", "executor.num_workers=many is neither auto nor a whole number"),
+        ("processes", "many", "executor.num_workers=many is unknown; allowed are auto"),
         ("processes", True, "executor.num_workers=true is not a whole number"),
         ("serial", 4, "type executor=processes executor.num_workers=4"),
     ],
