@@ -11,8 +11,9 @@ from zoo.ridge import to_float64
 
 PENALTY = 0.03
 _MAX_ITERATIONS = 300
-_LEAST_GRADIENT = 1e-7
-"""Per entry, in the scale of the curvature; the loss is then within 1e-9 of its minimum."""
+_HISTORY_SIZE = 20
+LEAST_GRADIENT = 1e-6
+"""Per entry, in the scale of the curvature, at which a head counts as solved."""
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
@@ -28,7 +29,13 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
 
 @torch.enable_grad()
 def solve_head(
-    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, *, penalty: float = PENALTY
+    features: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    penalty: float = PENALTY,
+    least_gradient: float = LEAST_GRADIENT,
 ) -> tuple[Tensor, Tensor]:
     """The head near (W_0, b_0) that separates a few samples, by a convex problem with one solution.
 
@@ -46,6 +53,7 @@ def solve_head(
         weight: (C, d), W_0.
         bias: (C,), b_0; not penalised.
         penalty: Above 0.
+        least_gradient: At which the iterations end; see ``LEAST_GRADIENT``.
 
     Returns:
         (C, d) and (C,) in the dtype of ``weight``.
@@ -76,7 +84,11 @@ def solve_head(
     scaled, offset = rows @ scaling.T, z @ anchor.T
     change = torch.zeros(len(weight), len(scaling)).to(scaled).requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [change, intercept], max_iter=_MAX_ITERATIONS, line_search_fn="strong_wolfe", tolerance_grad=_LEAST_GRADIENT
+        [change, intercept],
+        max_iter=_MAX_ITERATIONS,
+        history_size=_HISTORY_SIZE,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=least_gradient,
     )
 
     def loss() -> Tensor:

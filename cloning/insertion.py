@@ -48,6 +48,9 @@ MAX_HELD_BYTES = 2**29
 PROMISING = 1.25
 """Times tolerance and least loss: what is worth a short tuning."""
 
+NEARLY_SOLVED = 1e-4
+"""Gradient at which a head is good enough to compare by: losses are within a hundredth of those of the solved one."""
+
 PATIENCE = 3
 """Positions in a row that are not, after which the search for the cheapest near the least ends."""
 
@@ -201,7 +204,8 @@ class _Tries:
         grafted = grafted or [self.own[0][:0], self._grafted(network, 1)]
         if self.is_tuned:
             features = torch.cat([self.own[0], grafted[0]], dim=1)
-            solved = solve_head(features, self.train.labels, *network.initial_head())
+            start = network.initial_head()
+            solved = solve_head(features, self.train.labels, *start, least_gradient=NEARLY_SOLVED)
             network.head.weight.copy_(solved[0])
             network.head.bias.copy_(solved[1])
         logits = network.head(torch.cat([self.own[1], grafted[1]], dim=1))

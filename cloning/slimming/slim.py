@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cloning.gates import GateSite, gated
+from cloning.gates import GateSite, gated, split_gates
 from cloning.slimming.cut import cut
 from cloning.slimming.plan import plan_cut
 from cloning.slimming.units import NetworkUnits
@@ -97,20 +97,25 @@ class _Attempt:
         shape = chain.signal(start).shape(2)
         parameter = next(chain.network.parameters())
         self.x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(parameter)
-        self.expected = self._masked_features()
+        parts = zip(sites, split_gates(gates, sites), strict=True)
+        self.is_whole = all(bool((part > 0.5).all()) for site, part in parts if site.node >= start)
+        self.expected = None if self.is_whole else self._masked_features()
 
     @torch.no_grad()
     def without(self, left_out: Sequence[int] | Mapping[int, str]) -> tuple[nn.Module, Costs] | str:
         """The network and its costs with nothing cut around some sites; or why it is none."""
         network = copy.deepcopy(self.chain.block(self.start, len(self.chain))).eval().requires_grad_(False)
         network.set_submodule(self.classifier, nn.Identity())
-        plan = plan_cut(self.units, self.sites, self.gates.cpu(), self.start, self.classifier, left_out)
         try:
-            cut(network, plan, self.sites)
+            if not self.is_whole:
+                plan = plan_cut(self.units, self.sites, self.gates.cpu(), self.start, self.classifier, left_out)
+                cut(network, plan, self.sites)
             with sdpa_kernel(SDPBackend.MATH), MacCounter() as counter:
                 features = network(self.x.clone())
         except FOREIGN_FAULTS as error:
             return reason(error)
+        if self.expected is None:
+            return network, Costs(num_params(network), counter.macs // len(self.x))
         if features.shape != self.expected.shape:
             return f"it gives {list(features.shape)} instead of {list(self.expected.shape)}"
         difference = (features - self.expected).abs().max().item()
