@@ -7,6 +7,7 @@ import functools
 import gc
 import sys
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,18 +122,38 @@ _Cache = type(functools.lru_cache(lambda: None))
 
 
 def _caches() -> list[Any]:
-    """Every `functools.lru_cache` of the process: their type refers to all of them."""
-    return [cache for cache in gc.get_referrers(_Cache) if isinstance(cache, _Cache)]
+    """Every `functools.lru_cache` of the process: their type refers to all of them.
+
+    The search goes through all objects there are, so that it is done where one came or went: each refers to the type.
+    """
+    global _found
+    num_references, caches = _found[0], [reference() for reference in _found[1]]
+    if None in caches or sys.getrefcount(_Cache) != num_references:
+        caches = [cache for cache in gc.get_referrers(_Cache) if isinstance(cache, _Cache)]
+        _found = sys.getrefcount(_Cache), [weakref.ref(cache) for cache in caches]
+    return caches
+
+
+_found: tuple[int, list[weakref.ref[Any]]] = (0, [])
 
 
 def _forget_tensors(caches: list[Any]) -> None:
-    """Empties those that hold tensors."""
+    """Empties those that hold tensors; one that held none and has computed nothing since is not looked into again."""
     for cache in caches:
-        held = gc.get_referents(cache)
+        hits, misses, *_ = cache.cache_info()
+        before = _tensorless.get(cache)
+        if before is not None and before[0] <= hits and before[1] == misses:  # nor was it emptied meanwhile
+            continue
+        held = [kept for kept in gc.get_referents(cache) if kept is not vars(cache)]
         for kept in [dict_ for dict_ in held if isinstance(dict_, dict)]:
             held += kept.values()  # of a cache without a limit
         if any(True for _ in tensors(held)):
             cache.cache_clear()
+        elif sum(type(kept) in (dict, list) for kept in held) == 1:  # its own; into any other tensors may come later
+            _tensorless[cache] = hits, misses
+
+
+_tensorless: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
 
 
 class _ShapesOnly(TorchDispatchMode):
