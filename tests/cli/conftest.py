@@ -1,18 +1,34 @@
-"""Commands as real subprocesses, in an empty directory each, with one cache of stage results for all."""
+"""Commands as users type them, in an empty directory each, with one cache of stage results for all.
+
+``run`` starts the entry script in this process, which has its libraries loaded; ``run_process`` starts a process, for
+what only a process shows.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import logging
 import os
+import runpy
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from filelock import FileLock
+
+from launch.interruption import SIGNALS
+from tests.conftest import undrawn
 
 PROJECT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,7 @@ class Finished:
 
 def start(script: str, *overrides: str, cwd: Path) -> subprocess.Popen[str]:
     """Starts ``python script overrides`` in ``cwd``."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = {**os.environ, **ENVIRONMENT}
     environment.pop("HYDRA_FULL_ERROR", None)
     command = [sys.executable, str(PROJECT / script), *overrides]
     return subprocess.Popen(
@@ -45,11 +61,48 @@ def start(script: str, *overrides: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def run(script: str, *overrides: str, cwd: Path) -> Finished:
-    """Runs ``python script overrides`` in ``cwd`` to its end."""
+def run_process(script: str, *overrides: str, cwd: Path) -> Finished:
+    """Runs ``python script overrides`` in ``cwd`` to its end, as a process."""
     process = start(script, *overrides, cwd=cwd)
     stdout, stderr = process.communicate(timeout=600)
     return Finished(process.returncode, stdout, stderr)
+
+
+def run(script: str, *overrides: str, cwd: Path, draws: bool = False) -> Finished:
+    """Runs ``python script overrides`` in ``cwd`` to its end, in this process; figures stay undrawn by default."""
+    drawing = contextlib.nullcontext() if draws else undrawn()
+    with drawing, _as_in_a_process(cwd, [str(PROJECT / script), *overrides]) as (stdout, stderr):
+        try:
+            runpy.run_path(str(PROJECT / script), run_name="__main__")
+            code = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+    assert isinstance(code, int)
+    return Finished(code, stdout.getvalue(), stderr.getvalue())
+
+
+@contextlib.contextmanager
+def _as_in_a_process(cwd: Path, words: list[str]) -> Iterator[tuple[io.StringIO, io.StringIO]]:
+    """Gives what is written to stdout and stderr; what a script does to its process is undone afterwards."""
+    root, before = logging.getLogger(), Path.cwd()
+    level, handlers = root.level, root.handlers[:]
+    on_signal = [signal.getsignal(number) for number in SIGNALS]
+    os.chdir(cwd)
+    try:
+        with (
+            mock.patch.dict(os.environ, ENVIRONMENT),
+            mock.patch.object(sys, "argv", words),
+            contextlib.redirect_stdout(io.StringIO()) as stdout,
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
+        ):
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+            yield stdout, stderr
+    finally:
+        os.chdir(before)
+        root.setLevel(level)
+        root.handlers[:] = handlers
+        for number, handler in zip(SIGNALS, on_signal, strict=True):
+            signal.signal(number, handler)
 
 
 def run_until_killed(*overrides: str, run_dir: Path) -> None:
@@ -64,12 +117,22 @@ def run_until_killed(*overrides: str, run_dir: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The override that makes all commands of the session share their stage results."""
-    session = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        session = session.parent  # that of all workers
-    return f"cache.root={session / 'stage-results'}"
+def once(session: Path) -> Callable[..., Path]:
+    """Runs a command into the directory of this name, by whichever worker comes first, and gives the directory.
+
+    The command has to tell where the file ``tells`` of that directory lies.
+    """
+
+    def ran(name: str, script: str, *overrides: str, tells: str) -> Path:
+        directory = session / name
+        with FileLock(session / f"{name}.lock"):
+            if not (directory / "result.json").exists():
+                finished = run(script, *overrides, f"output_dir={name}", cwd=session, draws=True)
+                assert finished.code == 0, finished.stderr
+                assert f"{name}/{tells}" in finished.stderr
+        return directory
+
+    return ran
 
 
 def read_result(directory: Path) -> dict:

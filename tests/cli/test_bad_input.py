@@ -1,4 +1,7 @@
-"""Bad input: one line that says what was given, what is allowed and what to type; a failing status; nothing written."""
+"""Bad input: one line that says what was given, what is allowed and what to type; a failing status; nothing written.
+
+A few of each kind; ``tests/faults/test_command_lines.py`` holds hundreds.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import run
+from tests.cli.conftest import run, run_process
 
-COMPOSITION = {  # a few as commands; tests/faults/test_command_lines.py holds hundreds in the process
+COMPOSITION = {
     "unknown option of a group": ("search.py", ["zoo=embeded"], ["zoo=embeded", "embedded"]),
     "type of an argument": ("search.py", ["dataset.num_train=1e3"], ["type dataset.num_train=1000"]),
     "seed": ("train.py", ["seed=-1"], ["seed=-1", "4294967295"]),
@@ -34,6 +37,17 @@ EXECUTION = {  # refused by what the configuration names
 @pytest.mark.parametrize(("script", "overrides", "told"), COMPOSITION.values(), ids=COMPOSITION)
 def test_composition(script: str, overrides: list[str], told: list[str], tmp_path: Path) -> None:
     finished = run(script, *overrides, "output_dir=out", cwd=tmp_path)
+    assert finished.code == 2
+    assert [part for part in told if part not in finished.error] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+AS_PROCESSES = [COMPOSITION["seed"], EXECUTION["more images than there are"]]
+
+
+@pytest.mark.parametrize(("script", "overrides", "told"), AS_PROCESSES)
+def test_as_a_process(script: str, overrides: list[str], told: list[str], cache: str, tmp_path: Path) -> None:
+    finished = run_process(script, *overrides, "output_dir=out", cache, cwd=tmp_path)
     assert finished.code == 2
     assert [part for part in told if part not in finished.error] == []
     assert list(tmp_path.iterdir()) == []

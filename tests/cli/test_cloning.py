@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.cli.conftest import PROJECT, Finished, read_result, run, run_until_killed
+from cloning.__main__ import main as cloning
+from tests.cli.conftest import PROJECT, read_result, run, run_until_killed
 from zoo.digests import digest
 from zoo.loading import load_network
 from zoo.registry import read_zoo
@@ -35,40 +34,22 @@ USED = ("resnext_low", "regnety_even")
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
+def searched(once: Callable[..., Path], cache: str) -> Path:
     """The directory of a search over all positions."""
-    directory = tmp_path_factory.mktemp("searched")
-    finished = run("search.py", *SMALL, "insertion.num_epochs=2", cache, "output_dir=out", cwd=directory)
-    assert finished.code == 0, finished.stderr
-    return directory / "out"
+    return once("cloning-searched", "search.py", *SMALL, "insertion.num_epochs=2", cache, tells="blueprint.yaml")
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
+def tuned(once: Callable[..., Path], cache: str) -> Path:
     """The directory of a tuning at a fixed position."""
-    directory = tmp_path_factory.mktemp("tuned")
-    finished = run("train.py", *FIXED, "tuning.num_epochs=20", cache, "output_dir=out", cwd=directory)
-    assert finished.code == 0, finished.stderr
-    return directory / "out"
+    overrides = [*FIXED, "tuning.num_epochs=20", cache]
+    return once("cloning-tuned", "train.py", *overrides, tells="bundle/weights.safetensors")
 
 
 def zoo_digests() -> dict[str, str]:
     """Of the networks used, loaded anew."""
     zoo = read_zoo(PROJECT / "conf" / "zoo" / "embedded.yaml")
     return {name: digest(load_network(zoo[name])) for name in USED}
-
-
-def cloning(*arguments: str | Path, cwd: Path) -> Finished:
-    """Runs ``python -m cloning`` in ``cwd``."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "cloning", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    return Finished(finished.returncode, finished.stdout, finished.stderr)
 
 
 def test_search_writes_blueprint_positions_figures_and_measures(searched: Path) -> None:
@@ -158,11 +139,13 @@ def test_strict_mode_keeps_the_closed_form_and_says_so(cache: str, tmp_path: Pat
     assert result["metrics"]["original_accuracy"] > 0.5
 
 
-def test_a_clone_travels_and_is_refused_when_damaged(tuned: Path, tmp_path: Path) -> None:
-    packed = cloning("pack", tuned, "clone.hz", cwd=tmp_path)
-    assert packed.code == 0, packed.stderr
-    unpacked = cloning("unpack", "clone.hz", "--output", "bundle", "--zoo", "embedded", cwd=tmp_path)
-    assert "bit-equal" in unpacked.stdout, unpacked.stderr
+def test_a_clone_travels_and_is_refused_when_damaged(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cloning(["pack", str(tuned), "clone.hz"]) == 0
+    assert cloning(["unpack", "clone.hz", "--output", "bundle", "--zoo", "embedded"]) == 0
+    assert "bit-equal" in capsys.readouterr().out
     sent, received = (load_file(path / "weights.safetensors") for path in (tuned / "bundle", tmp_path / "bundle"))
     assert sent.keys() == received.keys()
     assert all(torch.equal(sent[name], received[name]) for name in sent)
@@ -170,10 +153,10 @@ def test_a_clone_travels_and_is_refused_when_damaged(tuned: Path, tmp_path: Path
     content = bytearray((tmp_path / "clone.hz").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "flipped.hz").write_bytes(content)
-    refused = cloning("unpack", "flipped.hz", "--output", "nothing", cwd=tmp_path)
-    assert refused.code == 2
-    assert "damaged" in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
+    assert cloning(["unpack", "flipped.hz", "--output", "nothing"]) == 2
+    told = capsys.readouterr().err
+    assert "damaged" in told
+    assert len(told.splitlines()) == 1
     assert not (tmp_path / "nothing").exists()
 
 

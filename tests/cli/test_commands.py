@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.cli.conftest import read_result, run, run_until_killed
+from tests.cli.conftest import read_result, run, run_process, run_until_killed
 
 HEAVY = {"timm", "torchvision", "torch._dynamo", "pytorch_lightning", "matplotlib", "scipy", "sklearn", "wandb"}
 """What a search that finds everything in the cache does without."""
@@ -37,13 +38,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
+def searched(once: Callable[..., Path], cache: str) -> Path:
     """The directory of a search."""
-    directory = tmp_path_factory.mktemp("searched")
-    finished = run("search.py", *SMALL, cache, "output_dir=out", cwd=directory)
-    assert finished.code == 0, finished.stderr
-    assert "out/blueprint.yaml" in finished.stderr
-    return directory / "out"
+    return once("searched", "search.py", *SMALL, cache, tells="blueprint.yaml")
 
 
 def figures(*names: str) -> set[str]:
@@ -79,7 +76,7 @@ def test_a_second_search_reuses_every_stage_and_a_changed_setting_what_does_not_
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setenv("PYTHONPROFILEIMPORTTIME", "1")  # lists all imports on stderr
-        finished = run("search.py", *SMALL, cache, "output_dir=again", cwd=tmp_path)
+        finished = run_process("search.py", *SMALL, cache, "output_dir=again", cwd=tmp_path)
     assert finished.code == 0
     loaded = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines() if "|" in line}
     assert "torch" in loaded
@@ -107,12 +104,9 @@ def test_a_damaged_cache_entry_is_refused_by_name(searched: Path, cache: str, tm
 
 
 @pytest.fixture(scope="module")
-def tuned(searched: Path, tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
+def tuned(searched: Path, once: Callable[..., Path], cache: str) -> Path:
     """The directory of a Freeze-Tuning of what that search found."""
-    directory = tmp_path_factory.mktemp("tuned")
-    finished = run("train.py", *SMALL, cache, "tuning.num_epochs=4", "output_dir=out", cwd=directory)
-    assert finished.code == 0, finished.stderr
-    return directory / "out"
+    return once("tuned", "train.py", *SMALL, cache, "tuning.num_epochs=4", tells="bundle/weights.safetensors")
 
 
 def test_train_tunes_what_the_search_found(searched: Path, tuned: Path) -> None:
@@ -125,7 +119,7 @@ def test_train_tunes_what_the_search_found(searched: Path, tuned: Path) -> None:
 
 
 def test_a_sweep_has_one_table_of_all_jobs_and_one_offline_run_a_job_that_began(cache: str, tmp_path: Path) -> None:
-    finished = run(
+    finished = run_process(
         "train.py",
         "-m",
         *SMALL,
@@ -188,7 +182,8 @@ def test_a_chain_of_trainings_begins_with_one_that_all_its_jobs_and_later_comman
 def test_two_processes_give_the_result_of_one(cache: str, tmp_path: Path) -> None:
     common = [*SMALL, cache, "method=baseline", "method.network=resnet_digits", "tuning.num_epochs=2"]
     assert run("train.py", *common, "output_dir=one", cwd=tmp_path).code == 0
-    finished = run("train.py", *common, "trainer=ddp", "trainer.accelerator=cpu", "output_dir=two", cwd=tmp_path)
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu"]
+    finished = run_process("train.py", *common, *ddp, "output_dir=two", cwd=tmp_path)
     assert finished.code == 0, finished.stderr
     one, two = read_result(tmp_path / "one"), read_result(tmp_path / "two")
     assert two["val_accuracies"] == pytest.approx(one["val_accuracies"], abs=1e-6)
@@ -222,7 +217,7 @@ def curves(directory: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("script", ["search.py", "train.py"])
 def test_help_is_short_and_names_the_groups(script: str, tmp_path: Path) -> None:
-    finished = run(script, "--help", cwd=tmp_path)
+    finished = run_process(script, "--help", cwd=tmp_path)
     assert finished.code == 0
     assert f"python {script}" in finished.stdout
     assert "budget: 10m_3g" in finished.stdout
