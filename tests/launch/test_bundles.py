@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from cloning.blueprint import CloningBlueprint
 from launch import cloning_jobs, reassembly_jobs
 from launch.checks import check
+from tests.conftest import undrawn
 from tests.launch.conftest import checked, perform
 from zoo.blueprint import read_blueprint, read_bundle, text_digest, write_bundle
 from zoo.errors import UserError
@@ -42,7 +43,8 @@ def place(composer: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """The working directory of all commands here."""
     directory, before = tmp_path_factory.mktemp("bundles"), Path.cwd()
     os.chdir(directory)
-    yield directory
+    with undrawn():
+        yield directory
     os.chdir(before)
 
 
