@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
 from cloning.framing import TOLERANCES
 from cloning.serving import command as serving
-from zoo.errors import UserError
+from zoo.errors import UserError, tell
 
 _COMMANDS: Mapping[str, str] = {
     "pack": "cloning.commands.pack_run",
@@ -63,12 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = getattr(importlib.import_module(module), name)(options)
         told, status = told if isinstance(told, tuple) else (told, 0)
         print(told)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
+    except (UserError, OSError) as error:
+        return tell(error)
     return status
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from zoo.errors import UserError
+from zoo.errors import UserError, tell
 from zoo.progress import StderrHandler
 
 COMMANDS = {
@@ -39,15 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[StderrHandler()])
     try:
         return importlib.import_module(f"deploy.{options.command}").run(options) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # whoever read the output, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 1
+    except (UserError, OSError) as error:
+        return tell(error)
 
 
 if __name__ == "__main__":

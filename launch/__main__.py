@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from launch.sweep_table import ORPHANS_SECONDS, collect, exit_status, print_table
-from zoo.errors import UserError
+from zoo.errors import UserError, tell
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,8 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         rows = collect(options.directory, patience_seconds=ORPHANS_SECONDS)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
     print_table(rows, options.directory)
     return exit_status(rows)
 

@@ -77,27 +77,32 @@ def with_parent(config: Config, train: Callable[[Config], Mapping[str, Any]]) ->
 
 
 def check_data_of_all_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
-    """Reads the data of all jobs of a sweep, before the first of them trains a parent for all.
+    """Reads the data of all jobs of a sweep, before the first of them trains a parent for all, and looks for weights.
 
     Args:
         command: ``search`` or ``train``.
         jobs: Their overrides.
 
     Raises:
-        UserError: Data that cannot be read, with the overrides of its job.
+        UserError: Data that cannot be read, files of weights that are not there; with the overrides of their job.
     """
     from launch.checks import check
     from launch.inputs import read_data
+    from launch.zoos import configured_zoo
+    from zoo.registry import require_files
 
     read: set[str] = set()
     for overrides in jobs:
         config = OmegaConf.to_object(compose(command, list(overrides)))
         assert isinstance(config, Config)
-        if (key := content_key(config.dataset)) not in read:
+        if (key := content_key(config.dataset, config.zoo)) not in read:
             read.add(key)
             try:
                 check(config)
                 read_data(config)
+                zoo = configured_zoo(config, keep=False)
+                if zoo.leave_out == "never" and config.method.name == "reassembly" and config.blueprint is None:
+                    require_files(zoo)  # the parent's search would, in every job
             except (UserError, InstantiationException) as error:
                 raise UserError(f"{' '.join(overrides)}: {explain(error, ())}") from error
 

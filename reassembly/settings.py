@@ -276,7 +276,9 @@ class SelectionSettings:
         check(self, "selection")
         for seat in self.seats:
             require("selection.seats", seat, one_of(*KINDS, *PROXIES), default="[ridge_cuts,ridge,truncated,network]")
-        for number in self.num_epochs or (0,):
+        if not self.num_epochs:
+            raise UserError("selection.num_epochs=[] holds no number of epochs; type selection.num_epochs=[1,2]")
+        for number in self.num_epochs:
             require("selection.num_epochs", number, at_least(1), default="[1,2]")
 
     def proxies(self, num_finalists: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import threads
-from zoo.errors import UserError
+from zoo.errors import UserError, tell
 
 if __name__ == "__main__":
     threads.prepare()  # before torch is loaded, which the commands do: neither --help nor a wrong word waits for it
@@ -24,7 +24,7 @@ WIDTH_IN_FILES = 140
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code, 2 for a mistake of the user."""
+    """Runs the command; returns the exit code: 2 for a mistake of the user, 1 for any other failure."""
     parser = argparse.ArgumentParser(prog="python -m zoo", description="Look at the networks of a zoo.")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="print a network as a chain of nodes")
@@ -60,9 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _convert(options.source, options.function, options.output)
             return 0
         _inspect(options.network, is_random=options.random)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    except (UserError, OSError) as error:
+        return tell(error)
     return 0
 
 
@@ -94,7 +93,10 @@ def _convert(source: str, function: str, output: Path) -> None:
 
     path = Path(source).expanduser()
     if not path.exists() and not path.suffix:
-        weights = find_entry(source, ZOOS).weights
+        try:
+            weights = find_entry(source, ZOOS).weights
+        except UserError as error:
+            raise UserError(f"there is no file {source}, and {error}") from error
         if weights is None or weights.file is None:
             raise UserError(f"{source} has no file of weights; give the file that is to be converted")
         require_file(weights)

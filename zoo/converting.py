@@ -175,4 +175,4 @@ def _run(*arguments: str) -> None:
     )
     if done.returncode:
         told = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise UserError(told[-1])
+        raise UserError(told[-1].removeprefix("error: "))

@@ -6,6 +6,8 @@ Code of others (a factory, a forward, a reader of files) may raise anything, or 
 
 from __future__ import annotations
 
+import sys
+
 FOREIGN_FAULTS = (Exception, SystemExit)
 
 
@@ -18,6 +20,14 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message if len(message) <= 8000 else message[:8000] + "...")
+
+
+def tell(error: UserError | OSError) -> int:
+    """Prints the line that ends a command on stderr, and returns its exit status: 2 for bad input, 1 for a failure."""
+    is_bad_input = isinstance(error, UserError)
+    line = error if is_bad_input else f"{error.filename or 'output'}: {error.strerror or error}"
+    print(f"error: {line}", file=sys.stderr)
+    return 2 if is_bad_input else 1
 
 
 def reason(error: BaseException, limit: int = 160) -> str:

@@ -208,8 +208,10 @@ def find_entry(text: str, folder: Path) -> ZooEntry:
         UserError: Nothing has that name; near names are told.
     """
     source, colon, name = text.partition(":")
+    if (colon or source in ("timm", "torchvision")) and not (source and name):
+        raise UserError(f"{text!r} names no network: write timm:NAME, torchvision:NAME or module:factory")
     if source in ("timm", "torchvision"):
-        return ZooEntry(name=name or text, source=source, model=name, input=published_input(source, name, {}))
+        return ZooEntry(name=name, source=source, model=name, input=published_input(source, name, {}))
     if colon:
         return ZooEntry(name=text, source=text, input=_IMAGENET)
     contents = {path: read_yaml(path) for path in sorted(folder.glob("*.yaml"))}

@@ -102,7 +102,7 @@ def test_the_command_itself_reports_a_mistake_in_one_line(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "cloning", "unpack", str(tmp_path / "file")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"{tmp_path / 'file'}: no packed clone: it does not begin with huozi-clone/1\n"
+    assert done.stderr == f"error: {tmp_path / 'file'}: no packed clone: it does not begin with huozi-clone/1\n"
 
 
 def test_what_is_there_and_something_else_is_not_written_over(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

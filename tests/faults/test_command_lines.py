@@ -153,6 +153,7 @@ COMPOSITION = [
     ("search", ["proxy.also=[oracle]"], ["proxy.also=oracle", "ridge"]),
     ("search", ["proxy.max_seams_per_block=0"], ["proxy.max_seams_per_block=0", "at least 1"]),
     ("search", ["selection.seats=[oracle]"], ["selection.seats=oracle", "truncated"]),
+    ("search", ["selection.num_epochs=[]"], ["selection.num_epochs=[]", "type selection.num_epochs=[1,2]"]),
     ("search", ["selection.num_epochs=[0]"], ["selection.num_epochs=0", "at least 1"]),
     ("search", ["task.classes=5"], ["task.classes", "type task.classes=[5]"]),
     ("search", ["similarity=5"], ["similarity=5", "linear_cka"]),

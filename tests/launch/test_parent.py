@@ -15,7 +15,7 @@ import deploy
 from launch import parent
 from launch.checks import check
 from launch.job import open_job
-from launch.parent import parent_config, with_parent
+from launch.parent import check_data_of_all_jobs, parent_config, with_parent
 from launch.schema import Config
 from tests.launch.conftest import CONF, checked
 from zoo.errors import UserError
@@ -101,3 +101,12 @@ def test_data_that_cannot_be_read_is_told_before_the_first_job_of_a_sweep(tmp_pa
     (line,) = ended.stderr.strip().splitlines()
     assert line.startswith("error: dataset=caltech101 experiment=transfer: dataset.root=data")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_missing_are_told_once_before_the_first_job_of_a_sweep(folder: Path) -> None:
+    lacking = "zoo.networks.resnet_digits.weights.file=nowhere.safetensors"
+    jobs = [["experiment=transfer", f"dataset={data}", lacking] for data in ("digits", "cluttered_mnist")]
+    with pytest.raises(UserError, match=r"resnet_digits: weights file .*nowhere\.safetensors does not exist"):
+        check_data_of_all_jobs("train", jobs)
+    check_data_of_all_jobs("train", [[*jobs[0], "++zoo.leave_out=missing"]])
+    assert list(folder.iterdir()) == []

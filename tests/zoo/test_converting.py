@@ -112,6 +112,7 @@ def test_what_is_no_converter_is_told_in_one_line(npz: Path, function: str, told
     ("arguments", "told"),
     [
         (["none.npz", "x.safetensors"], "none.npz does not exist"),
+        (["weights/none", "x.safetensors"], "error: there is no file weights/none, and no network 'weights/none'"),
         (["weights.npz", "x.pth", "--with", "own_converters:arrays"], "x.pth is written as safetensors"),
         (["resnet_digits", "."], ". is written as safetensors"),
         (["no_such_network", "x.safetensors"], "no network 'no_such_network'"),

@@ -24,11 +24,23 @@ def test_random_weights_need_no_file(capsys: pytest.CaptureFixture[str]) -> None
     assert "vit_digits: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("network", ["timm:resnet1818", "no_such_network", "no_such_module:factory"])
-def test_unknown_networks_are_told_in_one_line(network: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        ("timm:resnet1818", "timm has no model 'resnet1818'"),
+        ("no_such_network", "no network 'no_such_network'"),
+        ("no_such_module:factory", "no_such_module"),
+        ("timm:", "'timm:' names no network: write timm:NAME"),
+        ("torchvision", "'torchvision' names no network"),
+        (":factory", "':factory' names no network"),
+    ],
+)
+def test_unknown_networks_are_told_in_one_line(network: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", network]) == 2
     output = capsys.readouterr()
     assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert told in output.err
     assert output.err.count("\n") == 1
 
 

@@ -20,7 +20,7 @@ if __name__ == "__main__":
 from torch import Tensor
 
 from zoo.blueprint import Bundle, read_bundle
-from zoo.errors import UserError
+from zoo.errors import UserError, tell
 from zoo.loading import load_network
 from zoo.registry import find_entry
 from zoo.storage.files import write_safetensors
@@ -39,8 +39,7 @@ def main() -> int:
             sha256 = hashlib.sha256((PROJECT_ROOT / file).read_bytes()).hexdigest()
             print(f"{name}: weights: {{file: {file}, sha256: {sha256}}}")
     except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return tell(error)
     return 0
 
 
