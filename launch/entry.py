@@ -37,7 +37,8 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
         def checked(config: Config) -> Mapping[str, Any]:
             trainer = config.trainer
             threads.prepare((trainer.num_devices or 1) if trainer.accelerator == "cpu" else 1)
-            check(config)
+            with progress.progress("reading settings and zoo", 1):  # of a zoo that no command has read yet: seconds
+                check(config)
             return function(config)
 
         def make_config(cfg: DictConfig) -> Config:

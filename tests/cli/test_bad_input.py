@@ -5,6 +5,8 @@ A few of each kind; ``tests/faults/test_command_lines.py`` holds hundreds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,23 @@ def test_as_a_process(script: str, overrides: list[str], told: list[str], cache:
     assert finished.code == 2
     assert [part for part in told if part not in finished.error] == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_that_settings_and_zoo_are_read_is_shown_until_they_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[None]:
+        shown.append(what)
+        yield
+        shown.append("done")
+
+    monkeypatch.setattr("zoo.progress.progress", progress)
+    finished = run("search.py", "zoo.networks.resnet_digits.source=nosuch", cwd=tmp_path)
+    assert "nosuch" in finished.error
+    assert shown == ["reading settings and zoo"]
 
 
 @pytest.mark.parametrize(("script", "overrides", "told"), EXECUTION.values(), ids=EXECUTION)
