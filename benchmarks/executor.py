@@ -29,8 +29,8 @@ from zoo.executors.settings import ExecutorSettings
 from zoo.executors.worker import Outcome, perform, unpacked
 from zoo.storage.store import Store
 
-NUM_NODES = (2, 4, 8)
 CORES_PER_NODE = 8
+COMPUTED = (2, CORES_PER_NODE, 2 * CORES_PER_NODE, 4 * CORES_PER_NODE)
 READING = (
     "features and scores of one search; speed-up over one process. Rows of nodes are computed from the single tasks, "
     f"{CORES_PER_NODE} workers a node, without the seconds in which workers start."
@@ -83,29 +83,33 @@ def searched(make: Callable[..., Search], num_images: int) -> tuple[float, Searc
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="none: computed rows alone, not kept")
     parser.add_argument("--images", type=int, default=300)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    alone, _, expected = searched(Search, options.images)
-    rows: list[dict[str, Any]] = [
-        {"where": "this process", "workers": 1, "seconds": alone, "speed-up": 1.0, "how": "measured"}
-    ]
+    rows: list[dict[str, Any]] = []
+    if options.workers:
+        alone, _, expected = searched(Search, options.images)
+        rows.append({"where": "this process", "workers": 1, "seconds": alone, "speed-up": 1.0, "how": "measured"})
     for number in options.workers:
         executor = ExecutorSettings("processes", number)
         seconds, _, found = searched(partial(DistributedSearch, executor=executor), options.images)
         if found.candidates != expected.candidates:
             raise RuntimeError(f"{number} workers find something else")
-        told = {"where": "worker processes", "workers": number}
-        rows.append({**told, "seconds": seconds, "speed-up": alone / seconds, "how": "measured"})
-    rounds = searched(_measured, options.images)[1].pool.rounds
-    rest = max(0.0, alone - sum(map(sum, rounds)))
-    for nodes in NUM_NODES:
-        workers = nodes * CORES_PER_NODE
+        told = {"where": "worker processes", "workers": number, "seconds": seconds, "speed-up": alone / seconds}
+        rows.append({**told, "how": "measured"})
+    whole, search, _ = searched(_measured, options.images)
+    rounds = search.pool.rounds
+    rest = max(0.0, whole - sum(map(sum, rounds)))
+    for workers in COMPUTED:
         seconds = rest + sum(makespan(lengths, workers) for lengths in rounds)
-        told = {"where": f"{nodes} nodes", "workers": workers}
-        rows.append({**told, "seconds": seconds, "speed-up": alone / seconds, "how": "computed"})
-    print(publish("executor", READING, rows))
+        told = {"where": f"{max(1, workers // CORES_PER_NODE)} nodes", "workers": workers}
+        rows.append({**told, "seconds": seconds, "speed-up": whole / seconds, "how": "computed"})
+    if options.workers:
+        print(publish("executor", READING, rows))
+        return
+    for row in rows:
+        print(*row.values(), sep="\t")
 
 
 def _measured(*arguments: Any, **options: Any) -> DistributedSearch:
