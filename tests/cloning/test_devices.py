@@ -42,7 +42,7 @@ def measured(search: CloningSearch, network: ClonedNetwork) -> list:
 
 CASES = {
     "lime": replace(SETTINGS, insertion=InsertionSettings(num_epochs=1), localisation=replace(QUICK, keep=None)),
-    "taylor": replace(SETTINGS, localisation=replace(QUICK, name="taylor"), insertion=InsertionSettings(num_epochs=1)),
+    "taylor": replace(SETTINGS, localisation=replace(QUICK, name="taylor"), insertion=InsertionSettings("fixed", 0)),
     "statistics": replace(
         SETTINGS,
         localisation=replace(QUICK, name="magnitude"),
