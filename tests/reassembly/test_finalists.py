@@ -102,8 +102,8 @@ def test_wrong_seats_and_rungs_are_refused_in_one_line():
     with pytest.raises(UserError, match=r"selection\.seats=rigde") as caught:
         SelectionSettings(seats=("rigde",))
     assert "\n" not in str(caught.value)
-    for rungs in ((), (0,), (1, -2)):
-        with pytest.raises(UserError, match=r"selection\.num_epochs=.*at least 1"):
+    for rungs, allowed in (((), "holds no number"), ((0,), "at least 1"), ((1, -2), "at least 1")):
+        with pytest.raises(UserError, match=rf"selection\.num_epochs=.*{allowed}"):
             SelectionSettings(num_epochs=rungs)
     assert SelectionSettings().proxies(1) == ()
     assert set(SelectionSettings().proxies(9)) == {"ridge_cuts", "ridge"}
