@@ -149,7 +149,7 @@ def test_tree_features_and_codes_equal_those_of_whole_networks(
 
     spy = Proxy("spy", remember, "nothing", needs=frozenset({"features", "codes"}))
     monkeypatch.setitem(PROXIES, "spy", spy)
-    settings = ProxySettings(name="spy", num_draws=2, adapters=adapters, batch_size=8)
+    settings = ProxySettings(name="spy", num_draws=2, max_redrawn=None, adapters=adapters, batch_size=8)
     score(candidates, chains, data, settings, adapter)
     assert len(seen) == len(candidates) == 3 + 9 + 27
     for candidate in candidates[::3]:
@@ -166,7 +166,7 @@ def test_tree_features_and_codes_equal_those_of_whole_networks(
 
 def test_scores_are_the_mean_over_draws_of_each_network_scored_alone(chains, data, candidates):
     names = ("ridge", "logme", "naswot", "params", "macs")
-    settings = ProxySettings(also=names, num_draws=2, batch_size=20)
+    settings = ProxySettings(also=names, num_draws=2, max_redrawn=None, batch_size=20)
     scored = {entry.candidate: entry.scores for entry in score(candidates, chains, data, settings, seed=3)}
     for candidate in candidates[::5]:
         draws = []
@@ -194,7 +194,7 @@ def test_a_shared_prefix_runs_once_and_networks_keep_their_modes(chains, data, c
     )
     chains["plain"].network.train()
     before = {name: (digest(c.network), [m.training for m in c.network.modules()]) for name, c in chains.items()}
-    score(candidates, chains, data, ProxySettings(num_draws=2))
+    score(candidates, chains, data, ProxySettings(num_draws=2, max_redrawn=None))
     after = {name: (digest(c.network), [m.training for m in c.network.modules()]) for name, c in chains.items()}
     chains["plain"].network.eval()
     assert after == before
@@ -317,9 +317,11 @@ def test_the_table_of_candidates_is_written_as_csv(chains, data, candidates, tmp
 
 
 def test_ridge_on_all_cuts_scores_networks_in_closed_form_built_one_by_one(chains, data, candidates):
-    settings = ProxySettings(name="ridge_cuts", also=("ridge", "params"), num_draws=2)
+    settings = ProxySettings(name="ridge_cuts", also=("ridge", "params"), num_draws=2, max_redrawn=None)
     scored = {entry.candidate: entry for entry in score(candidates, chains, data, settings, AdapterSpec(kernel_size=3))}
-    plain = {e.candidate: e.scores for e in score(candidates, chains, data, ProxySettings(num_draws=2))}
+    plain = {
+        e.candidate: e.scores for e in score(candidates, chains, data, ProxySettings(num_draws=2, max_redrawn=None))
+    }
     assert set(scored) == set(candidates)
     assert list(scored) == sorted(scored, key=lambda c: (-scored[c].scores["ridge_cuts"], c.macs, c.num_params))
     for candidate in candidates[::5]:
