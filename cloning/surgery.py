@@ -30,6 +30,10 @@ def add(options: argparse.Namespace) -> str:
     """Adds, checks that all of it can be undone, and writes."""
     _require_new(options.output)
     networks = FrozenNetworks(read_zoo(options.zoo))
+    if str(options.clone) in networks.zoo and not Path(options.clone).exists():
+        raise UserError(
+            f"{options.clone} is a network of the zoo, no packed clone: type add {options.clone} {options.base}"
+        )
     base, clone = open_base(options.base, networks), read_composite(options.clone)
     return _written(base.with_clone(clone), base, clone.sources, networks, options)
 
@@ -41,7 +45,14 @@ def remove(options: argparse.Namespace) -> str:
     base = open_base(options.base, networks)
     sources: Sequence[str] = (options.clone,)
     if Path(options.clone).is_file() and options.clone not in base.sources:
-        sources = read_composite(Path(options.clone)).sources
+        given, held = read_composite(Path(options.clone)), {part.content for part in base.parts}
+        if any(part.content not in held for part in given.parts):
+            places = [f"{clone.network} (position {clone.position})" for clone in base.blueprint.clones]
+            raise UserError(
+                f"{options.clone} is not in {options.base} as it is, which holds clones of "
+                f"{', '.join(places) or 'none'}: give the name of one of these to take it off"
+            )
+        sources = given.sources
     rest = base
     for source in sources:
         rest = rest.without(source, networks)
@@ -52,18 +63,18 @@ def listed(paths: Sequence[Path]) -> tuple[str, int]:
     """What packed clones hold, and how many of them cannot be read.
 
     Raises:
-        UserError: A path that is not there, a folder without a packed clone.
+        UserError: The only path there is cannot be read, or is a folder without a packed clone.
     """
     lines, num_damaged = [], 0
     for path in paths:
         files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
-        if not files:
-            raise UserError(f"{path} holds no packed clone (*{SUFFIX})")
-        for file in files:
+        for file in files or [path]:
             try:
+                if not files:
+                    raise UserError(f"{path} holds no packed clone (*{SUFFIX})")
                 lines += _lines(file)
             except UserError as error:
-                if len(files) == len(paths) == 1:
+                if len(files or [path]) == len(paths) == 1:
                     raise
                 num_damaged += 1
                 lines.append(f"refused: {error}")

@@ -30,6 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("high.hz", "low", "high", "d", 2),
         ("rare.hz", "low", "rare", "f", 0),
         ("foreign.hz", "high", "rare", "g", 0),
+        ("elsewhere.hz", "low", "high", "d", 0),
     ):
         grafted = clone(networks(source), gained, position)
         classes = [*networks(target).classes, gained]
@@ -93,6 +94,10 @@ def test_packed_clones_are_listed(place: Path, capsys: pytest.CaptureFixture[str
     told = capsys.readouterr().out
     assert told.count("\nrefused: cut.hz: its part 2: damaged") + told.startswith("refused: cut.hz") == 1
     assert "foreign.hz: " in told
+    Path("empty").mkdir()
+    assert call("list", "empty", "high.hz") == 1
+    told = capsys.readouterr().out
+    assert told.startswith("refused: empty holds no packed clone (*.hz)\nhigh.hz: ")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +113,11 @@ def test_packed_clones_are_listed(place: Path, capsys: pytest.CaptureFixture[str
         (("add", "low", "high.hz", "--output", "rare.hz"), "rare.hz is there already: give another path (--output)"),
         (("add", "low", "high.hz", "--output", "zoo.yaml/x"), "zoo.yaml is a file, not a directory"),
         (("remove", "high.hz", "rare"), "no clone of 'rare' to take off; there are clones of high"),
+        (
+            ("remove", "high.hz", "elsewhere.hz"),
+            "elsewhere.hz is not in high.hz as it is, which holds clones of high",
+        ),
+        (("add", "high.hz", "low"), "low is a network of the zoo, no packed clone: type add low high.hz"),
         (("remove", "low", "high"), "no clone of 'high' to take off; there are clones of none"),
         (("list", "absent.hz"), "absent.hz: expected a file, but it does not exist"),
         (("list", "cut.hz"), "cut.hz: damaged in probe"),

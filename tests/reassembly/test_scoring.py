@@ -107,6 +107,13 @@ def blueprint_of(candidate: Candidate, chains, adapter: AdapterSpec) -> Reassemb
     return ReassemblyBlueprint(candidate.blocks, adapters, HeadSpec(num_classes=NUM_CLASSES), networks)
 
 
+def in_series(stages, x):
+    """Runs stages one after the other; what runs between them is contiguous, as everywhere."""
+    for stage in stages:
+        x = stage(x).contiguous()
+    return x
+
+
 def features_one_by_one(candidate, chains, data, settings, adapter, draw, seed=0):
     """Features of a network that is assembled alone, adapters set from front to back, run whole; and its codes."""
     spec = AdapterSpec(adapter.kind, 1, "random")
@@ -118,15 +125,15 @@ def features_one_by_one(candidate, chains, data, settings, adapter, draw, seed=0
     for k in range(len(network.adapters)):
         before, block = candidate.blocks[k : k + 2]
         if not block.continues(before):
-            stages = nn.Sequential(*network.stages()[: 2 * k + 1])
+            stages = network.stages()[: 2 * k + 1]
             with torch.no_grad():
-                come_in = torch.cat([stages(batch) for batch in x.split(settings.batch_size)])
+                come_in = torch.cat([in_series(stages, batch) for batch in x.split(settings.batch_size)])
             network.adapters[k] = tree.make_adapter(before, block, k + 1, draw, come_in)
     batches, codes = x.split(settings.batch_size), CodeRecorder()
     with torch.no_grad():
         with codes:
-            outputs = [network.forward_features(batches[0])]
-        outputs += [network.forward_features(batch) for batch in batches[1:]]
+            outputs = [in_series(network.stages(), batches[0])]
+        outputs += [in_series(network.stages(), batch) for batch in batches[1:]]
     return torch.cat(outputs), codes.kernel
 
 
@@ -379,7 +386,7 @@ def test_truncations_at_every_node_run_their_network_once_and_score_as_built(cha
         assert candidate.is_adapted == (len(pieces) > 1)
         network.blocks.to(memory_format=torch.channels_last)
         with torch.no_grad():
-            features = network.forward_features(data.images_for(pieces[0].network))
+            features = in_series(network.stages(), data.images_for(pieces[0].network))
         scores = scored[candidate].scores
         assert scores["ridge"] == pytest.approx(ridge_score(features, data.labels, NUM_CLASSES), abs=1e-9)
         assert scores["params"] == candidate.num_params

@@ -91,7 +91,10 @@ def run_in_batches(
     for batch, outputs in map_batches(module, inputs, batch_size=batch_size, device=device, precision=precision):
         parts = outputs if isinstance(outputs, tuple) else (outputs,)
         if isinstance(inputs, (Tensor, Batches)):  # of known length: written in place, so that nothing is held twice
-            collected = collected or [[_empty_rows(part, len(inputs), batch.device)] for part in parts]
+            shapes = [(len(inputs), *part.shape[1:]) for part in parts]
+            collected = collected or [
+                [part.new_empty(shape, device=batch.device)] for part, shape in zip(parts, shapes, strict=True)
+            ]
             for (whole,), part in zip(collected, parts, strict=True):
                 whole[num_rows : num_rows + len(part)] = part
         else:
@@ -103,13 +106,6 @@ def run_in_batches(
         raise ValueError("no inputs to run")
     wholes = tuple(pieces[0] if len(pieces) == 1 else torch.cat(pieces) for pieces in collected)
     return wholes if isinstance(outputs, tuple) else wholes[0]
-
-
-def _empty_rows(part: Tensor, num_rows: int, device: torch.device) -> Tensor:
-    """Room for as many rows as there will be, in the memory format of the first ones: kernels follow it."""
-    is_last = part.ndim == 4 and not part.is_contiguous() and part.is_contiguous(memory_format=torch.channels_last)
-    memory_format = torch.channels_last if is_last else torch.contiguous_format
-    return torch.empty((num_rows, *part.shape[1:]), dtype=part.dtype, device=device, memory_format=memory_format)
 
 
 def run_rows(
