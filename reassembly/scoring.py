@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from reassembly.assembly import Candidate, ScoredCandidate, split
 from reassembly.block_cache import BlockCache
@@ -14,6 +17,9 @@ from reassembly.proxies import Proxy, find_proxy
 from reassembly.settings import ProxySettings
 from zoo.blueprint import AdapterSpec, BlockSpec
 from zoo.chain import Chain
+from zoo.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class Scorer:
@@ -38,6 +44,7 @@ class Scorer:
     ) -> None:
         self.settings, self.adapter = settings or ProxySettings(), adapter or AdapterSpec()
         self.data, self.seed = data, seed
+        _check_labels(data, {self.settings.name, *self.settings.also})
         self.proxy = find_proxy(self.settings.name)
         self.home = HomeFeatures(
             BlockCache(chains), data.images_for, self.adapter.kind, self.settings.batch_size, data.precision
@@ -134,6 +141,26 @@ def _worth(proxy: Proxy, entry: ScoredCandidate) -> float:
     score = entry.scores[proxy.name]
     return score if proxy.higher_is_better else -score
 
+
+def _check_labels(data: ScoringData, proxies: set[str]) -> None:
+    """Refuses, or warns of, images of which nothing can be left out for scores that are leave-one-out.
+
+    Raises:
+        UserError: No two images are of one class.
+    """
+    if not proxies & LEAVE_ONE_OUT:
+        return
+    counts = torch.bincount(data.labels, minlength=data.num_classes)
+    told = f"{len(data.labels)} images score the candidates"
+    advice = "raise dataset.num_train and proxy.num_images, or type proxy=naswot"
+    if len(counts) and counts.max() < 2:
+        raise UserError(f"{told}, no two of one class: a score by leave-one-out says nothing; {advice}")
+    if few := int((counts < 2).sum()):
+        log.warning("%s: %d of %d classes have fewer than two; %s", told, few, data.num_classes, advice)
+
+
+LEAVE_ONE_OUT = frozenset({"ridge", "ridge_cuts"})
+"""Proxies that answer for an image by the others."""
 
 Scores = Mapping[Candidate, Mapping[str, float]]
 

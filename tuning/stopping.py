@@ -38,7 +38,7 @@ class StopEarly(EarlyStopping):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops, and says so."""
         super().on_train_epoch_end(trainer, pl_module)
-        if trainer.should_stop and trainer.is_global_zero:
+        if trainer.should_stop and trainer.is_global_zero and trainer.current_epoch + 1 < trainer.max_epochs:
             rule = f" by more than {self._settings.min_delta:g}" if self._settings.min_delta else ""
             log.info(
                 "stopped after epoch %d of %d: %s %.4f was not improved on%s in %d epochs",

@@ -260,6 +260,8 @@ def _from_yaml(plain: Any, where: str, kinds: Sequence[type[Blueprint]]) -> Blue
         raise UserError(f"{where}: format {records.short_repr(version)} is not supported; expected {FORMAT}")
     by_method = {_method(kind): kind for kind in kinds or (ReassemblyBlueprint,)}
     method = plain.get("method")
+    if method is None:
+        raise UserError(f"{where}: field method is missing: write method: {' or method: '.join(by_method)}")
     if not isinstance(method, str) or method not in by_method:
         raise UserError(
             f"{where}: made by method={_word(method)}, expected method={' or '.join(by_method)}: "

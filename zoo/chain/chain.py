@@ -21,7 +21,7 @@ from zoo.chain.nodes import choose_cuts
 from zoo.chain.observe import Observation, observe
 from zoo.chain.origins import Origin, parameter_origins
 from zoo.chain.program import Block, Program, Step
-from zoo.chain.refusals import ADVICE, failed_forward, no_tensor, require_plain
+from zoo.chain.refusals import ADVICE, failed_forward, no_tensor, require_plain, wrong_precision
 from zoo.chain.signals import Signal
 from zoo.chain.slices import Slicer
 from zoo.chain.trace import trace
@@ -139,7 +139,8 @@ class Chain(Nodes):
         except UserError:
             raise
         except FOREIGN_FAULTS as error:
-            raise UserError(f"{name} cannot be sliced: {reason(error)}; {ADVICE}") from error
+            told = UserError(f"{name} cannot be sliced: {reason(error)}; {ADVICE}")
+            raise wrong_precision(network, example_input, name) or told from error
         return chain
 
     @classmethod

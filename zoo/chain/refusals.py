@@ -39,15 +39,20 @@ def require_plain(network: nn.Module, example_input: torch.Tensor, name: str) ->
             raise UserError(f"{name} cannot be sliced: it is an exported program; give the Python network")
 
 
-def failed_forward(network: nn.Module, x: torch.Tensor, name: str, told: str) -> UserError:
-    """Why the network does not run on the example: its precision if that differs, else what it said."""
+def wrong_precision(network: nn.Module, x: torch.Tensor, name: str) -> UserError | None:
+    """Says which parameter is of another precision than the example, if one is."""
     for key, parameter in network.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != x.dtype:
             return UserError(
                 f"{name} cannot be sliced: its parameter {key} is {_short(parameter.dtype)}, but images are float32; "
                 "convert the network first: network.float()"
             )
-    return UserError(
+    return None
+
+
+def failed_forward(network: nn.Module, x: torch.Tensor, name: str, told: str) -> UserError:
+    """Why the network does not run on the example: its precision if that differs, else what it said."""
+    return wrong_precision(network, x, name) or UserError(
         f"{name} cannot be sliced: its forward on {tuple(x.shape[1:])} fails without data (control flow that "
         f"depends on pixels, or another input size): {told}; {ADVICE}"
     )

@@ -103,6 +103,7 @@ def test_text_begins_with_format_and_method_and_keeps_every_block_on_a_line():
         ),
         ("format: huozi-blueprint/1\n", "", "format None is not supported"),
         ("method: reassembly", "method: cloning", "made by method=cloning, expected method=reassembly"),
+        ("method: reassembly", "", "field method is missing: write method: reassembly"),
         ("method: reassembly", "method: [1]", "made by method=[1], expected method=reassembly"),
         ("head:", "haed:", "unknown field 'haed': did you mean 'head'?"),
         ("network: mobile", "netwrok: mobile", "unknown field 'blocks[0].netwrok': did you mean 'network'?"),

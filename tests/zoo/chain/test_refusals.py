@@ -69,6 +69,7 @@ class Sized(Body):
         (Named(), r"one tensor but a dict of logits, features; wrap it .*self.network\(x\)\['logits'\]"),
         (Body().to(torch.bfloat16), "stem.weight is bfloat16, but images are float32; .*network.float"),
         (Body().double(), "stem.weight is float64"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()).double(), "0.weight is float64"),
         (torch.compile(Body()), "Module cannot be sliced: it is compiled; give the network without torch.compile"),
         (Failing(), "Failing cannot be sliced: .* Odd: of its own kind"),
         (Reading(), "Reading cannot be sliced: .*meta"),
