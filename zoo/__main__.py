@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _inspect(network: str, *, is_random: bool) -> None:
     from rich.console import Console
 
+    from zoo.digests import digest
     from zoo.loading import load_chain
     from zoo.registry import ZOOS, find_entry
 
@@ -75,6 +76,8 @@ def _inspect(network: str, *, is_random: bool) -> None:
     chain = load_chain(replace(entry, weights=None) if is_random else entry)
     console = Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
     console.print(chain_table(chain))
+    if not is_random:
+        print(f"digest {digest(chain.network)}, by which recipes name its weights")
 
 
 def _fetch(zoo: str, names: Sequence[str]) -> None:

@@ -6,6 +6,9 @@ from torch import nn
 
 from zoo import Chain
 from zoo.__main__ import chain_table, main
+from zoo.digests import digest
+from zoo.loading import load_network
+from zoo.registry import read_zoo
 
 
 def test_every_node_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,6 +20,12 @@ def test_every_node_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert cells[9][:3] == ["9", "head", "global_pool fc"]
     assert cells[10][1:] == ["whole", "gives NC 1000", "", "", "11,689,512", "1,814,073,344"]
     assert cells[11][1:] == ["neck", "gives NC 512", "", "", "0", "0"]
+
+
+def test_the_digest_is_that_of_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "vit_digits"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"digest {digest(load_network(read_zoo('embedded')['vit_digits']))}, ")
 
 
 def test_random_weights_need_no_file(capsys: pytest.CaptureFixture[str]) -> None:
