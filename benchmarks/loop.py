@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.common import embedded_zoo, publish
-from benchmarks.tuning import assembly
+from benchmarks.tuning import WAYS, assembly
 from datamodules import Digits
 from reassembly.network import AssembledNetwork
 from tuning.fit import tune
@@ -30,11 +30,8 @@ from tuning.optimizers import build_optimizer, build_schedule
 from tuning.parameter_groups import parameter_groups
 from tuning.settings import HeadSettings, OptimizerSettings, ScheduleSettings, TuningSettings
 
-WAYS = {
-    "full": {"mode": "full"},
-    "freeze": {"mode": "freeze", "cache_prefix": "never"},
-    "freeze, stages cached": {"mode": "freeze", "cache_prefix": "always"},
-}
+COMPARED = ("full", "freeze", "freeze, stages cached")
+"""Of ``benchmarks.tuning``'s ways, those that train more than a head."""
 
 
 class _Fit(pl.Callback):
@@ -51,9 +48,7 @@ def ours(network: AssembledNetwork, data: Digits, tuning: TuningSettings, optimi
     """Processor seconds of ``tune``'s training."""
     fit = _Fit()
     with tempfile.TemporaryDirectory() as directory:
-        tune(
-            network, data, tuning, optimizer=optimizer, run_dir=Path(directory), callbacks=[fit], test=False
-        )  # the head is solved first, as for the other
+        tune(network, data, tuning, optimizer=optimizer, run_dir=Path(directory), callbacks=[fit], test=False)
     return fit.seconds
 
 
@@ -101,7 +96,8 @@ def main() -> None:
     torch.set_num_threads(1)
     data, optimizer, rows = Digits(), OptimizerSettings().for_loss("cross_entropy"), []
     network = assembly(data, embedded_zoo(), ("resnext_low", "resnet_digits"))
-    for way, settings in WAYS.items():
+    for way in COMPARED:
+        settings = WAYS[way]
         tuning = TuningSettings(
             loss="cross_entropy",
             norm_stats="frozen",

@@ -44,7 +44,7 @@ class Scorer:
     ) -> None:
         self.settings, self.adapter = settings or ProxySettings(), adapter or AdapterSpec()
         self.data, self.seed = data, seed
-        _check_labels(data, {self.settings.name, *self.settings.also})
+        _check_labels(data, map(find_proxy, (self.settings.name, *self.settings.also)))
         self.proxy = find_proxy(self.settings.name)
         self.home = HomeFeatures(
             BlockCache(chains), data.images_for, self.adapter.kind, self.settings.batch_size, data.precision
@@ -142,13 +142,13 @@ def _worth(proxy: Proxy, entry: ScoredCandidate) -> float:
     return score if proxy.higher_is_better else -score
 
 
-def _check_labels(data: ScoringData, proxies: set[str]) -> None:
-    """Refuses, or warns of, images of which nothing can be left out for scores that are leave-one-out.
+def _check_labels(data: ScoringData, proxies: Iterable[Proxy]) -> None:
+    """Refuses, or warns of, images of which nothing can be left out, for proxies that do so.
 
     Raises:
         UserError: No two images are of one class.
     """
-    if not proxies & LEAVE_ONE_OUT:
+    if not any(proxy.leaves_one_out for proxy in proxies):
         return
     counts = torch.bincount(data.labels, minlength=data.num_classes)
     told = f"{len(data.labels)} images score the candidates"
@@ -158,9 +158,6 @@ def _check_labels(data: ScoringData, proxies: set[str]) -> None:
     if few := int((counts < 2).sum()):
         log.warning("%s: %d of %d classes have fewer than two; %s", told, few, data.num_classes, advice)
 
-
-LEAVE_ONE_OUT = frozenset({"ridge", "ridge_cuts"})
-"""Proxies that answer for an image by the others."""
 
 Scores = Mapping[Candidate, Mapping[str, float]]
 

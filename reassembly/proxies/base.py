@@ -55,6 +55,7 @@ class Proxy:
             whole networks only.
         on_all_cuts: It looks at the features behind every block, and is scored behind 1x1 adapters in closed form,
             whatever adapters the others are scored behind: random ones tell it nothing.
+        leaves_one_out: It answers for an image by the others of its class, of which there have to be some.
     """
 
     name: str
@@ -65,3 +66,4 @@ class Proxy:
     label: str = ""
     is_control: bool = False
     on_all_cuts: bool = False
+    leaves_one_out: bool = False

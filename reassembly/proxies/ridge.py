@@ -27,4 +27,5 @@ RIDGE = Proxy(
     cost="one forward pass of the probe images and one eigendecomposition of size min(n, d)",
     needs=frozenset({"features"}),
     label="leave-one-out accuracy of a ridge head, %",
+    leaves_one_out=True,
 )

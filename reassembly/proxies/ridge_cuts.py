@@ -30,4 +30,5 @@ RIDGE_CUTS = Proxy(
     needs=frozenset({"features"}),
     label="leave-one-out log-likelihood of a ridge head on all cuts, nats",
     on_all_cuts=True,
+    leaves_one_out=True,
 )

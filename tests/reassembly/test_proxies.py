@@ -13,6 +13,7 @@ from sklearn.mixture import GaussianMixture
 from torch import nn
 from torch.nn.functional import one_hot
 
+from reassembly.prefix_tree import ScoringData
 from reassembly.proxies import PROXIES, find_proxy
 from reassembly.proxies.controls import random_score
 from reassembly.proxies.leep import as_probabilities, leep_score
@@ -20,6 +21,7 @@ from reassembly.proxies.logme import logme_score
 from reassembly.proxies.naswot import DIAGONAL, CodeRecorder, code_kernel, naswot_score
 from reassembly.proxies.nleep import nleep_score, principal_components
 from reassembly.proxies.ridge import ridge_score
+from reassembly.scoring import Scorer
 from reassembly.settings import ProxySettings
 from tuning.ridge import RIDGES
 from zoo.errors import UserError
@@ -255,3 +257,16 @@ def test_nleep_is_finite_on_constant_and_few_features():
     assert nleep_score(torch.ones(12, 5), labels, 3, seed=0) == pytest.approx(math.log(1 / 3))
     assert math.isfinite(nleep_score(torch.randn(12, 5, generator=torch.Generator().manual_seed(0)), labels, 3, seed=0))
     assert math.isfinite(nleep_score(one_hot(labels, 3).float(), labels, 3, seed=0))
+
+
+def test_images_of_which_nothing_can_be_left_out_are_refused_or_told(caplog):
+    def scorer(proxy: str, labels: list[int]) -> None:
+        Scorer({}, ScoringData(lambda name: torch.empty(0), torch.tensor(labels), 3), ProxySettings(name=proxy))
+
+    for proxy in ("ridge", "ridge_cuts"):
+        with pytest.raises(UserError, match=r"3 images score the candidates, no two of one class: .*dataset\.num_t"):
+            scorer(proxy, [0, 1, 2])
+    scorer("naswot", [0, 1, 2])
+    assert caplog.messages == []
+    scorer("ridge", [0, 0, 1, 1, 1])
+    assert "1 of 3 classes have fewer than two" in caplog.text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-from dataclasses import replace
 
 import pytest
 import timm
@@ -31,7 +30,6 @@ from zoo.chain import Chain
 from zoo.chain.costs import Costs, count
 from zoo.chain.signals import pool
 from zoo.digests import digest
-from zoo.errors import UserError
 from zoo.stitching.adapters import adapter_costs
 
 NUM_IMAGES, NUM_CLASSES, STAGES = 20, 3, 3
@@ -392,17 +390,3 @@ def test_truncations_at_every_node_run_their_network_once_and_score_as_built(cha
         scores = scored[candidate].scores
         assert scores["ridge"] == pytest.approx(ridge_score(features, data.labels, NUM_CLASSES), abs=1e-9)
         assert scores["params"] == candidate.num_params
-
-
-def test_images_of_which_nothing_can_be_left_out_are_refused_or_told(chains, data, caplog):
-    one_each = replace(
-        data, images_for=lambda name: data.images_for(name)[:NUM_CLASSES], labels=torch.arange(NUM_CLASSES)
-    )
-    with pytest.raises(
-        UserError, match=rf"{NUM_CLASSES} images score the candidates, no two of one class: .*num_train"
-    ):
-        Scorer(chains, one_each, ProxySettings(name="ridge"))
-    Scorer(chains, one_each, ProxySettings(name="naswot"))
-    assert caplog.messages == []
-    Scorer(chains, replace(data, labels=data.labels.clamp(max=NUM_CLASSES - 2)), ProxySettings(name="ridge"))
-    assert f"1 of {NUM_CLASSES} classes have fewer than two" in caplog.text

@@ -64,7 +64,11 @@ def prepare(num_threads: int) -> None:
 
 
 def unpacked(packed: bytes) -> Callable[[Any], Any]:
-    """The work as a worker has it; where it cannot be had, one that raises in every task why."""
+    """The work as a worker has it; where it cannot be had, one that raises in every task why.
+
+    Args:
+        packed: From the process that started this worker, through its pipe or its cluster; never from a file.
+    """
     try:
         return pickle.loads(packed)
     except Exception as error:  # noqa: BLE001 told as the task's error
