@@ -9,7 +9,7 @@ before an interruption is kept. The workers see the same store.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,6 @@ from reassembly.enumeration import PathCosts
 from reassembly.features import NetworkFeatures, feature_inputs
 from reassembly.pipeline import Search, Tune
 from reassembly.prefix_tree import walked_blocks
-from reassembly.proxies import find_proxy
 from reassembly.result import SearchResult
 from reassembly.scoring import Scorer, Scores
 from reassembly.seams import SeamRequest
@@ -214,7 +213,8 @@ class DistributedSearch(Search):
 
     def _make_scorer(self, judge: str) -> Scorer:
         scorer = super()._make_scorer(judge)
-        return _DistributedScorer(scorer, partial(self._score_tree, judge))
+        scorer.elsewhere = partial(self._score_tree, judge)
+        return scorer
 
     def _score_tree(
         self,
@@ -250,30 +250,6 @@ class DistributedSearch(Search):
                     found[order[place]] = result
                     advance(sizes[order[place]])
         return found
-
-
-class _DistributedScorer(Scorer):
-    """A scorer whose walks are done elsewhere; what of them needs no network is done here.
-
-    Args:
-        scorer: What it is like.
-        score_tree: Does a walk.
-    """
-
-    def __init__(self, scorer: Scorer, score_tree: Callable[..., list[ScoredCandidate]]) -> None:
-        super().__init__(scorer.home.blocks.chains, scorer.data, scorer.settings, scorer.adapter, scorer.seed)
-        self._score_elsewhere = score_tree
-
-    def score_tree(
-        self,
-        candidates: Sequence[Candidate],
-        settings: ProxySettings,
-        adapter: AdapterSpec,
-        known: Scores | None = None,
-    ) -> list[ScoredCandidate]:
-        if not any(find_proxy(name).needs for name in (settings.name, *settings.also)):
-            return super().score_tree(candidates, settings, adapter, known)
-        return self._score_elsewhere(candidates, settings, adapter, known)
 
 
 def _raise_first(found: Mapping[int, Any]) -> None:

@@ -32,6 +32,9 @@ class Scorer:
         adapter: Its kind and, for closed-form scores, its kernel size; random adapters are 1x1, since a random 3x3 only
             blurs.
         seed: Of random adapters and of the ``random`` control.
+
+    Attributes:
+        elsewhere: Does a walk as ``score_tree`` does, on workers; None walks here. What needs no network is done here.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Scorer:
     ) -> None:
         self.settings, self.adapter = settings or ProxySettings(), adapter or AdapterSpec()
         self.data, self.seed = data, seed
+        self.elsewhere: Callable[..., list[ScoredCandidate]] | None = None
         _check_labels(data, map(find_proxy, (self.settings.name, *self.settings.also)))
         self.proxy = find_proxy(self.settings.name)
         self.home = HomeFeatures(
@@ -100,6 +104,8 @@ class Scorer:
         known: Scores | None = None,
     ) -> list[ScoredCandidate]:
         """The candidates with their scores in the order of one walk over their tree; see ``PrefixTree``."""
+        if self.elsewhere is not None and any(find_proxy(name).needs for name in (settings.name, *settings.also)):
+            return self.elsewhere(candidates, settings, adapter, known)
         return list(PrefixTree(candidates, self.data, self.home, settings, adapter, self.seed, known).scores())
 
 
