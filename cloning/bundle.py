@@ -333,6 +333,8 @@ def _sent_logits(path: str | Path | Packed, network: ClonedNetwork, sections: Ma
     logits = tensors.get("logits")
     if len(tensors) != 1 or logits is None or tuple(logits.shape) != expected or logits.dtype != torch.float32:
         raise UserError(f"{path}: its section probe holds no logits of {expected[0]} images and {expected[1]} classes")
+    if not logits.isfinite().all():
+        raise UserError(f"{path}: its section probe holds logits that are NaN or infinite: have it packed anew")
     return logits
 
 

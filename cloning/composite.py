@@ -29,7 +29,7 @@ from cloning.blueprint import CloningBlueprint
 from cloning.bundle import Unpacked, packed, packed_blueprint, unpack
 from cloning.framing import Packed, contents, framed, unframed
 from cloning.frozen import FrozenNetwork
-from cloning.network import ClonedNetwork
+from cloning.network import ClonedNetwork, told_missing
 from zoo.blueprint import check_digest
 from zoo.errors import UserError
 from zoo.storage.records import from_plain
@@ -144,8 +144,7 @@ class Composite:
             UserError: No clone comes from that source, or no class would be left.
         """
         if source not in self.sources:
-            there = ", ".join(self.sources) or "none"
-            raise UserError(f"no clone of {source!r} to take off; there are clones of {there}")
+            raise UserError(told_missing(source, self.target, self.sources))
         parts, lost = [], set()
         for part, blueprint in zip(self.parts, self.blueprints, strict=True):
             own = [clone for clone in blueprint.clones if clone.network == source]

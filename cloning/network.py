@@ -128,9 +128,7 @@ class ClonedNetwork(TunableNetwork):
         """
         names = {clone.source.name for clone in self.clones}
         if source not in names:
-            raise UserError(
-                f"no clone of {source!r} to take off; there are clones of {', '.join(sorted(names)) or 'none'}"
-            )
+            raise UserError(told_missing(source, self.target.name, sorted(names)))
         kept = [i for i, clone in enumerate(self.clones) if clone.source.name != source]
         lost = {name for clone in self.clones if clone.source.name == source for name in clone.classes}
         adapters = copy.deepcopy(self._own_adapters())
@@ -193,6 +191,13 @@ class ClonedNetwork(TunableNetwork):
             for owner in set(mine) & set(others):
                 other.head.weight[other_row, others[owner]] = self.head.weight[row, mine[owner]]
         return other
+
+
+def told_missing(source: str, target: str, there: Sequence[str]) -> str:
+    """Why the clones of a source cannot be taken off a target with those of others, or with none."""
+    if not there:
+        return f"{target} has no clones: there is nothing of {source!r} to take off"
+    return f"{target} has no clone of {source!r} to take off, but of {', '.join(there)}"
 
 
 def _check(target: FrozenNetwork, classes: Sequence[str], clones: Sequence[Clone]) -> None:

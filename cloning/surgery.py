@@ -46,11 +46,13 @@ def remove(options: argparse.Namespace) -> str:
     sources: Sequence[str] = (options.clone,)
     if Path(options.clone).is_file() and options.clone not in base.sources:
         given, held = read_composite(Path(options.clone)), {part.content for part in base.parts}
+        if not held:
+            raise UserError(f"{options.base} has no clones: there is nothing of {options.clone} to take off")
         if any(part.content not in held for part in given.parts):
             places = [f"{clone.network} (position {clone.position})" for clone in base.blueprint.clones]
             raise UserError(
                 f"{options.clone} is not in {options.base} as it is, which holds clones of "
-                f"{', '.join(places) or 'none'}: give the name of one of these to take it off"
+                f"{', '.join(places)}: give the name of one of these to take it off"
             )
         sources = given.sources
     rest = base

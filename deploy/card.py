@@ -31,7 +31,7 @@ METRICS = {
     "start_val_accuracy": ("accuracy before tuning", "validation"),
     "original_accuracy": ("accuracy on the target's classes", "test"),
     "cloned_accuracy": ("accuracy on the cloned classes", "test"),
-    "mean_accuracy": ("mean of the two", "test"),
+    "mean_group_accuracy": ("mean of the two (not over classes)", "test"),
 }
 NOT_MEASURED = (
     "other seeds, splits and data than those above, so that the deviation of the figures is not known",

@@ -67,7 +67,7 @@ def train(job: Job) -> Mapping[str, Any]:
         metrics={
             "original_accuracy": accuracies.original,
             "cloned_accuracy": accuracies.cloned,
-            "mean_accuracy": accuracies.mean,
+            "mean_group_accuracy": accuracies.mean,
         },
         accuracies=asdict(accuracies),
         **_measures(search, network, "test", start.blueprint.networks),

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
@@ -86,11 +87,14 @@ class Server:
         """The body of a request, of which no more than the limit is ever read.
 
         Raises:
-            Refused: Another content type, too large, too slow, empty, or too much in flight.
+            Refused: Another content type, compressed, too large, too slow, cut short, empty, or too much in flight.
         """
         given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not given.startswith(kinds):
             raise Refused(415, f"content type {given[:60] or '(none)'!r}: expected {' or '.join(kinds)}...")
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            raise Refused(415, f"content encoding {encoding[:60]!r}: send the body as it is")
         told = f"the body is larger than {limit:,} bytes, which is the most that is read"
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > limit:
@@ -111,6 +115,8 @@ class Server:
             if not held:
                 raise Refused(400, "the body is empty")
             yield bytes(held)
+        except ClientDisconnect:  # nobody is there to read this; it is counted
+            raise Refused(400, "the body ended before all of it had come") from None
         except asyncio.TimeoutError:
             raise Refused(408, f"the body did not come within {self.limits.body_seconds:g} seconds") from None
         finally:
@@ -189,7 +195,13 @@ def create_app(server: Server, *, host: str, writable: bool) -> FastAPI:
             a browser reaches it under a name of its own.
         writable: Whether clones are added and removed over HTTP.
     """
-    app = FastAPI(title="Huozi: cloned networks", docs_url=None, redoc_url=None, lifespan=server.lifespan)
+    app = FastAPI(
+        title="Huozi: cloned networks",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=server.lifespan,
+    )
     app.add_middleware(_Gate, metrics=server.metrics, only_local=host in LOOPBACK)
 
     @app.exception_handler(Refused)
@@ -265,6 +277,8 @@ def create_app(server: Server, *, host: str, writable: bool) -> FastAPI:
         """Classes and probabilities of the image in the body."""
         started = time.perf_counter()
         clone = server.clone(name)  # before anything is read
+        for given in request.query_params.keys() - {"top_k"}:
+            raise Refused(422, f"{given[:60]!r} is no parameter of this request; there is top_k")
         if top_k < 1:
             raise Refused(422, f"top_k={top_k}: expected 1 or more")
         try:

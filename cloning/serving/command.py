@@ -89,6 +89,8 @@ def run(options: argparse.Namespace) -> str:
 def _serve(app: object, listener: socket.socket, address: str, server: object) -> None:
     import uvicorn
 
+    from cloning.serving.protocol import JsonProtocol
+
     class Uvicorn(uvicorn.Server):
         """Says when it is ready, and ends with status 0 where a signal asks it to."""
 
@@ -112,6 +114,8 @@ def _serve(app: object, listener: socket.socket, address: str, server: object) -
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata, which many photographs have
     config = uvicorn.Config(
         app,
+        http=JsonProtocol,
+        ws="none",
         log_config=None,
         log_level="warning",
         access_log=False,
