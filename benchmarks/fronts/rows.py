@@ -67,7 +67,7 @@ def hits(task: Task, recipe: Recipe, mode: str) -> Tensor:
     """Which test images the tuned network gets right, bool (n,), in the order of the split; for what is chosen only."""
 
     def compute() -> StageResult:
-        network, spec = _restored(task, recipe, mode), task.zoo[recipe.blocks[0].network].input
+        network, spec = restored(task, recipe, mode), task.zoo[recipe.blocks[0].network].input
         images = task.data.image_batches("test", spec, batch_size=64)
         on_gpu = task.config.trainer.accelerator != "cpu" and torch.cuda.is_available()
         logits = run_in_batches(network, images, batch_size=64, device="cuda" if on_gpu else "cpu")
@@ -120,7 +120,7 @@ def _key(task: Task, recipe: Recipe, mode: str, num_epochs: int | None) -> dict[
     return {"recipe": to_plain(recipe), "tuning": _settings(task, mode, num_epochs), **task.key(recipe.names)}
 
 
-def _restored(task: Task, recipe: Recipe, mode: str) -> TunableNetwork:
+def restored(task: Task, recipe: Recipe, mode: str) -> TunableNetwork:
     """The tuned network, built anew, in eval mode."""
     network = build(recipe, task)
     found = _fetch(task, recipe, mode, None)
@@ -137,6 +137,6 @@ def _restored(task: Task, recipe: Recipe, mode: str) -> TunableNetwork:
 def _teacher(task: Task, name: str) -> Reference:
     """The whole network of that name, fully tuned on the same images."""
     whole = Recipe((BlockSpec(name, (0, len(task.descriptions[name]) - 1)),))
-    network, spec = _restored(task, whole, "full"), task.zoo[name].input
+    network, spec = restored(task, whole, "full"), task.zoo[name].input
     network.requires_grad_(False)
     return Reference(name, network, spec, count(network, spec.example()), tuple(task.data.class_names))
