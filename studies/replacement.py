@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import product
+from itertools import pairwise, product
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -14,10 +15,14 @@ from torch import Tensor
 from benchmarks.fronts.task import Task
 from figures.style import KINDS, ORIGINS, PICK, new_figure, number, tidy
 from reassembly.assembly import partition_blocks
+from reassembly.block_cache import BlockCache
+from reassembly.home_features import HomeFeatures
+from reassembly.network import boundary
 from studies.correlation import Tau, kendall
 from studies.study import Rows, Study, recipe_of, test_accuracy
 from zoo.blueprint import BlockSpec
 from zoo.errors import UserError
+from zoo.stitching.adapters import closed_form_adapter
 
 CLAIM = (
     "a block of a network can be replaced by a block of another one: the more similar it is, and the nearer its depth, "
@@ -27,7 +32,7 @@ CLAIM = (
 
 def measure(task: Task, arguments: argparse.Namespace) -> Rows:
     """Every block of the base network replaced by every block of every other one, at every position."""
-    probes = task.similarity("probe_kl")
+    probes, errors = task.similarity("probe_kl"), SeamErrors(task)
     partition, mode = task.catalogue.partition, arguments.mode
     base = arguments.base or partition.networks[0]
     if base not in partition.networks:
@@ -49,11 +54,36 @@ def measure(task: Task, arguments: argparse.Namespace) -> Rows:
                     "block": f"{block.network}[{block.nodes[0]}:{block.nodes[1]}]",
                     "similarity": of_ends(task, task.catalogue.similarity, block, own[original]),
                     "probe_similarity": of_ends(task, probes, block, own[original]),
+                    "adapter_error": errors.of(blocks),
                     "accuracy": test_accuracy(task, recipe_of(task, blocks), mode),
                     "accuracy_of_base": whole,
                 }
             )
     return rows
+
+
+class SeamErrors:
+    """What adapters in closed form leave unexplained between what two networks have at home."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.adapter = task, task.settings.adapter.spec()
+        blocks, batch_size = BlockCache(task.chains), task.settings.proxy.batch_size
+        self.home = HomeFeatures(blocks, task.search.images_for, self.adapter.kind, batch_size)
+        self._known: dict[tuple[BlockSpec, BlockSpec], float] = {}
+
+    def of(self, blocks: Sequence[BlockSpec]) -> float:
+        """Mean over the seams of a composition: cross-validated share of the variance, 1x1 adapters; 0 is exact."""
+        return round(fmean(self._seam(*pair) for pair in pairwise(blocks) if not pair[1].continues(pair[0])), 6)
+
+    def _seam(self, before: BlockSpec, block: BlockSpec) -> float:
+        if (before, block) not in self._known:
+            source, target = boundary(before, block, self.task.chains)
+            end = before.nodes[1]
+            given, wanted = self.home.features(BlockSpec(before.network, (end, end + 1))), self.home.features(block)
+            kind, seed = self.adapter.kind, self.task.seed
+            fit = closed_form_adapter(source, target, given, wanted, kind=kind, kernel_size=1, seed=seed)
+            self._known[before, block] = fit.error
+        return self._known[before, block]
 
 
 def of_ends(task: Task, similarity: Tensor, block: BlockSpec, other: BlockSpec) -> float:
@@ -73,6 +103,7 @@ def conclude(rows: Rows) -> tuple[Mapping[str, Any], str]:
     together, probes = (
         kendall([row[name] for row in rows], accuracies, named) for name in ("similarity", "probe_similarity")
     )
+    errors = kendall([-row["adapter_error"] for row in rows], accuracies, named)
     depth = kendall([-abs(row["depth"] - row["position"]) for row in rows], accuracies, named)
     by_position: dict[int, Tau] = {}
     for position in sorted({row["position"] for row in rows}):
@@ -82,6 +113,7 @@ def conclude(rows: Rows) -> tuple[Mapping[str, Any], str]:
     summary = {
         "similarity": asdict(together),
         "probe_similarity": asdict(probes),
+        "adapter_error": asdict(errors),
         "nearness_of_depth": asdict(depth),
         "by_position": {str(position): asdict(tau) for position, tau in by_position.items()},
     }
@@ -89,7 +121,8 @@ def conclude(rows: Rows) -> tuple[Mapping[str, Any], str]:
     text = (
         f"tau of similarity with accuracy within a position {together} (by position {each}), of that of probes' answers"
     )
-    return summary, f"{text} (probe_kl) {probes}, of nearness in depth {depth}; {len(rows)} replacements"
+    text += f" (probe_kl) {probes}, of what adapters in closed form explain {errors}, of nearness in depth {depth}"
+    return summary, f"{text}; {len(rows)} replacements"
 
 
 def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:

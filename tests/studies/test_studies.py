@@ -23,6 +23,7 @@ STUDIES = {
     "scales": ["--limits", "330000", "--modes", "probe"],
     "frozen_or_full": ["--drawn", "2"],
     "adapters": ["--drawn", "1"],
+    "branching": ["--limits", "330000", "--shortlist", "4"],
 }
 
 
@@ -70,6 +71,7 @@ def test_a_study_says_claim_measured_and_conditions(name: str, cache: Path, tmp_
         names = {row["block"].partition("[")[0] for row in found["rows"]}
         assert names == {"regnety_even"}
         assert all(0 <= row[name] <= 2 for row in found["rows"] for name in ("similarity", "probe_similarity"))
+        assert all(0 <= row["adapter_error"] < 1.5 for row in found["rows"])
     if name == "adapters":
         assert len({row["accuracy"] for row in found["rows"]}) > 1
 
