@@ -67,13 +67,17 @@ def hits(task: Task, recipe: Recipe, mode: str) -> Tensor:
     """Which test images the tuned network gets right, bool (n,), in the order of the split; for what is chosen only."""
 
     def compute() -> StageResult:
-        network, spec = restored(task, recipe, mode), task.zoo[recipe.blocks[0].network].input
-        images = task.data.image_batches("test", spec, batch_size=64)
-        on_gpu = task.config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-        logits = run_in_batches(network, images, batch_size=64, device="cuda" if on_gpu else "cpu")
-        return StageResult({"hits": logits.argmax(1) == task.data.labels("test")})
+        return StageResult({"hits": hits_of(task, recipe, restored(task, recipe, mode), "test")})
 
     return task.store.fetch("fronts_test", _key(task, recipe, mode, None), compute).tensors["hits"]
+
+
+def hits_of(task: Task, recipe: Recipe, network: TunableNetwork, split: str) -> Tensor:
+    """Which images of a split a network gets right that was built by the recipe, bool (n,)."""
+    images = task.data.image_batches(split, task.zoo[recipe.blocks[0].network].input, batch_size=64)
+    on_gpu = task.config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    logits = run_in_batches(network, images, batch_size=64, device="cuda" if on_gpu else "cpu")
+    return logits.argmax(1) == task.data.labels(split)
 
 
 def _fetch(task: Task, recipe: Recipe, mode: str, num_epochs: int | None) -> StageResult:

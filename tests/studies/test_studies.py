@@ -24,6 +24,7 @@ STUDIES = {
     "frozen_or_full": ["--drawn", "2"],
     "adapters": ["--drawn", "1"],
     "branching": ["--limits", "330000", "--shortlist", "4"],
+    "soups": ["--limit", "330000", "--draws", "2", "--modes", "freeze"],
 }
 
 
