@@ -142,12 +142,12 @@ def with_rival(points: Iterable[Point]) -> list[Point]:
 
 @dataclass(frozen=True)
 class Front:
-    """A contender's accuracies in one mode and unit, and how far the pick is above it.
+    """A contender's accuracies in one mode and unit, and how far another one is above it.
 
     Attributes:
         accuracies: By budget, of the splits that all contenders have there.
-        differences: By budget, of the pick minus this one.
-        area: Between the pick's front and this one, over the budgets that both have.
+        differences: By budget, of the pick minus this one; for ``finalists`` of these minus the best rival.
+        area: Between the two fronts, over the budgets that both have.
     """
 
     accuracies: Mapping[int, Interval]
@@ -162,16 +162,28 @@ def fronts(points: Sequence[Point], mode: str, unit: str) -> dict[str, Front]:
         if (own.place.mode, own.place.unit) == (mode, unit):
             at_budget = table.setdefault(own.place.contender, {}).setdefault(own.place.limit, {})
             at_budget[own.place.seed] = own.hits
-    picks = table.get("pick", {})
-    return {name: _front(name, sorted(by_budget.items()), picks) for name, by_budget in table.items()}
+    found = {}
+    for name, by_budget in table.items():
+        pair = {"pick": None, "finalists": (by_budget, table.get("rival", {}))}.get(
+            name, (table.get("pick", {}), by_budget)
+        )
+        accuracies = {limit: bootstrap(list(by_seed.values())) for limit, by_seed in sorted(by_budget.items())}
+        found[name] = Front(accuracies, *(_difference(*pair) if pair else ({}, None)))
+    return found
 
 
-def _front(name: str, by_budget: Sequence[tuple[int, Mapping[int, np.ndarray]]], picks: Mapping) -> Front:
-    accuracies = {limit: bootstrap(list(by_seed.values())) for limit, by_seed in by_budget}
+ByBudget = Mapping[int, Mapping[int, np.ndarray]]
+"""Which test images are right, by budget and split."""
+
+
+def _difference(mine_by_budget: ByBudget, theirs_by_budget: ByBudget) -> tuple[dict[int, Interval], Interval | None]:
+    """One contender minus another, where both have something: by budget, and the area between them."""
     pairs = {  # by budget, the two sides of the splits that both have
-        limit: {seed: (picks[limit][seed], hits) for seed, hits in by_seed.items() if seed in picks[limit]}
-        for limit, by_seed in by_budget
-        if name != "pick" and limit in picks
+        limit: {
+            seed: (mine_by_budget[limit][seed], hits) for seed, hits in by_seed.items() if seed in mine_by_budget[limit]
+        }
+        for limit, by_seed in sorted(theirs_by_budget.items())
+        if limit in mine_by_budget
     }
     pairs = {limit: by_seed for limit, by_seed in pairs.items() if by_seed}
     differences = {
@@ -179,11 +191,11 @@ def _front(name: str, by_budget: Sequence[tuple[int, Mapping[int, np.ndarray]]],
         for limit, by_seed in pairs.items()
     }
     if not (everywhere := set.intersection(*map(set, pairs.values())) if pairs else set()):
-        return Front(accuracies, differences, None)
+        return differences, None
     mine, theirs = (
         [[by_seed[seed][side] for seed in sorted(everywhere)] for by_seed in pairs.values()] for side in (0, 1)
     )
-    return Front(accuracies, differences, area_between(mine, theirs, list(pairs)))
+    return differences, area_between(mine, theirs, list(pairs))
 
 
 def places(

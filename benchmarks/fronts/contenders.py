@@ -31,6 +31,11 @@ Contender = Callable[[Task, Budget, str], list[Recipe]]
 
 def pick(task: Task, budget: Budget, mode: str) -> list[Recipe]:
     """What the project's own search picks under the budget, by its own rule; nothing where nothing fits."""
+    return finalists(task, budget, mode)[:1]
+
+
+def finalists(task: Task, budget: Budget, mode: str) -> list[Recipe]:
+    """The pick and what the search puts behind it, as many in all as of each rival; validation decides here, too."""
     if (known := task.picks.get((budget, mode))) is not None:
         return known
     settings, longest = replace(task.settings, budget=budget, tuning_mode=mode), task.config.tuning.num_epochs
@@ -44,7 +49,8 @@ def pick(task: Task, budget: Budget, mode: str) -> list[Recipe]:
         if "no composition" in str(error):
             return task.picks.setdefault((budget, mode), [])
         raise
-    return task.picks.setdefault((budget, mode), [Recipe.of(found.blueprint)])
+    first = [search.blueprint(entry, found.descriptions) for entry in found.candidates[1 : task.num_tuned]]
+    return task.picks.setdefault((budget, mode), [Recipe.of(recipe) for recipe in (found.blueprint, *first)])
 
 
 def whole(task: Task, budget: Budget, mode: str) -> list[Recipe]:
@@ -152,6 +158,7 @@ def selected(task: Task, budget: Budget, mode: str, *, by: str) -> list[Recipe]:
 
 CONTENDERS: Mapping[str, Contender] = {
     "pick": pick,
+    "finalists": finalists,
     "whole": whole,
     "truncated": truncated,
     "identity_adapters": with_identity_adapters,

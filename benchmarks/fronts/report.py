@@ -15,6 +15,7 @@ from zoo.storage.files import write_json, write_text
 
 LABELS = {
     "pick": "the search's pick",
+    "finalists": "its first finalists, as many as of each rival",
     "rival": "**best rival on validation**",
     "whole": "whole network",
     "truncated": "network truncated at any node",
@@ -99,7 +100,8 @@ def table(found: dict[str, Front]) -> list[str]:
         lines.append(f"| {LABELS[name]} | {' | '.join(cells)} | |")
         if front.differences:
             cells = [signed(front.differences.get(limit)) for limit in limits]
-            lines.append(f"| pick minus it | {' | '.join(cells)} | {signed(front.area)} |")
+            told = "these minus the best rival" if name == "finalists" else "pick minus it"
+            lines.append(f"| {told} | {' | '.join(cells)} | {signed(front.area)} |")
     return lines
 
 
