@@ -126,9 +126,14 @@ def _check_machine(config: Config) -> None:
     import pytorch_lightning as pl
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    from tuning.trainer import quiet
+    from tuning.trainer import lightning_strategy, quiet
 
     trainer = config.trainer
+    if trainer.strategy == "fsdp2" and config.method.name == "cloning":
+        raise UserError(
+            "trainer.strategy=fsdp2: method=cloning tunes adapters and a head beside networks that run under hooks, "
+            "which are not sharded: type trainer=ddp"
+        )
     available = _count_devices()
     kind = trainer.accelerator
     if kind == "auto":
@@ -164,7 +169,7 @@ def _check_machine(config: Config) -> None:
             pl.Trainer(
                 accelerator=trainer.accelerator,
                 devices=trainer.devices,
-                strategy=trainer.strategy,
+                strategy=lightning_strategy(trainer),
                 precision=trainer.precision,
                 logger=False,
                 enable_checkpointing=False,

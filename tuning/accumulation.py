@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from tuning.sharding import local
+
 
 class Accumulation:
     """Makes the gradient of a group of batches that of the mean loss over all its images, as one large batch has it.
@@ -33,6 +35,6 @@ class Accumulation:
 
     def complete(self, parameters: Iterable[nn.Parameter]) -> None:
         """Turns the gradients of a group into those of its mean, after its last backward pass."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
         if gradients:
             torch._foreach_mul_(gradients, self._first / self._count)

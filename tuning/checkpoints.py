@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tuning.distributed import broadcast
 from tuning.settings import CheckpointSettings
+from tuning.sharded_files import SHARDS, read_tensors, remove
 from zoo.errors import UserError
 from zoo.storage.files import atomic_path, require_whole_archive
 
@@ -23,7 +24,7 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 RECORD = "huozi"
 """What a checkpoint says of itself: what it is of, where in the training it was made, and what lies beside it."""
 _PREFIX = "network."
-_OF_WEIGHTS = ("epoch", "global_step", "pytorch-lightning_version", "state_dict", RECORD)
+_OF_WEIGHTS = ("epoch", "global_step", "pytorch-lightning_version", "state_dict", RECORD, SHARDS)
 _START_OVER = "type the command again without resume to start over"
 
 
@@ -40,21 +41,30 @@ class CheckpointFiles(TorchCheckpointIO):
         Raises:
             UserError: No space, or no permission; the file that was there stays.
         """
-        if Path(path).name != LAST:
-            checkpoint = {key: checkpoint[key] for key in _OF_WEIGHTS if key in checkpoint}
         try:
             with atomic_path(path) as temporary:
-                torch.save(checkpoint, temporary)
+                torch.save(contents_of(checkpoint, path), temporary)
         except (OSError, RuntimeError) as error:  # of torch's own writer the second
-            reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{path} could not be written ({reason}); the checkpoint before it is whole: make room on "
-                "that disk, then go on with resume=DIRECTORY of the run"
-            ) from error
+            raise could_not_write(path, error) from error
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: Any = True) -> dict[str, Any]:
         """Reads ``path`` as ``read_checkpoint`` does."""
         return read_checkpoint(path)
+
+
+def contents_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """What a file of this name holds of a checkpoint: all that is needed to go on ``last.ckpt`` alone."""
+    is_last = Path(path).name == LAST
+    return checkpoint if is_last else {key: checkpoint[key] for key in _OF_WEIGHTS if key in checkpoint}
+
+
+def could_not_write(path: str | Path, error: Exception) -> UserError:
+    """The line that says so."""
+    reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+    return UserError(
+        f"{path} could not be written ({reason}); the checkpoint before it is whole: make room on that disk, then go "
+        "on with resume=DIRECTORY of the run"
+    )
 
 
 class Checkpoints(pl.callbacks.Checkpoint):
@@ -108,11 +118,11 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def clear(self) -> None:
         """Removes the checkpoints of an earlier training; of many processes the main one does."""
         for path in self.directory.glob("*.ckpt"):
-            path.unlink()
+            remove(path)
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """The trained tensors of a checkpoint under their names in the network."""
-        state = read_checkpoint(self.directory / name)["state_dict"]
+        """The trained tensors of a checkpoint under their names in the network; whole, however they were written."""
+        state = read_tensors(read_checkpoint(self.directory / name), self.directory / name)["state_dict"]
         return {key.removeprefix(_PREFIX): tensor for key, tensor in state.items() if key.startswith(_PREFIX)}
 
     @property
@@ -154,7 +164,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self._save_last(trainer)
         if trainer.is_global_zero:
             for dropped in before - set(self._kept):
-                (self.directory / _name(dropped)).unlink(missing_ok=True)
+                remove(self.directory / _name(dropped))
 
     def state_dict(self) -> dict[str, Any]:
         """What there is so far."""

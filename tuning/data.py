@@ -18,6 +18,7 @@ from tuning.distributed import world_size
 from tuning.network import TunableNetwork
 from tuning.passes import Images, in_memory, shared_outputs
 from tuning.settings import TuningSettings
+from tuning.sharding import runner, runs_in_shards
 from tuning.throughput import ChannelsLast
 from zoo.chain.batches import Batches, Rows, run_in_batches
 from zoo.errors import UserError
@@ -161,7 +162,7 @@ class TuningInputs:
 
     def features(self, split: str, device: torch.device, limit: int | None = None) -> Tensor:
         """Pooled features (n, d) of a split, in eval mode, on the CPU, to be read; the processes share the work."""
-        if limit is not None or world_size() > 1:  # processes whose statistics differ would not agree
+        if limit is not None or world_size() > 1 or runs_in_shards():  # processes might not agree on what is the same
             return in_memory(self._outputs(split, device, limit))
         state = self._changing_state()
         before, features = self._last.get(split, ({}, None))
@@ -274,7 +275,7 @@ def _caches(
         return False
     if tuning.cache_prefix == "always":
         return True
-    output = run_in_batches(prefix, image, batch_size=1, device=device)
+    output = run_in_batches(runner(prefix), image, batch_size=1, device=device)
     num_images = sum(data.num_images(split) for split in ("train", "val"))
     return output.nbytes * num_images <= max_bytes
 

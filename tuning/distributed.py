@@ -25,11 +25,14 @@ def is_main() -> bool:
 
 def start_processes(trainer: pl.Trainer) -> None:
     """Starts and connects the processes of a trainer now, not at its first run: what is computed before is shared."""
-    from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher  # heavy
+    from pytorch_lightning.strategies import ParallelStrategy  # heavy
+    from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         launcher.launch(trainer.strategy.setup_environment)
+    elif isinstance(trainer.strategy, ParallelStrategy):  # started by torchrun or SLURM
+        trainer.strategy.setup_environment()
 
 
 @torch.no_grad()

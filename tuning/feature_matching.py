@@ -12,12 +12,11 @@ variance taken out, at the one place that the head reads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics import MeanMetric
 
@@ -27,6 +26,7 @@ from tuning.freezing import set_trainable
 from tuning.network import TunableNetwork
 from tuning.reference import Reference, ReferenceOutputs
 from tuning.settings import Recipe, TuningSettings
+from tuning.sharding import copy_whole, trained_by
 from tuning.trainer import build_trainer
 from zoo.errors import UserError
 
@@ -72,6 +72,9 @@ def match_features(
         module.eval()
         (start,) = trainer.validate(measured, datamodule=inputs.loaders, verbose=False)
         trainer.fit(module, datamodule=inputs.loaders)
+        if module.network is not network:
+            for part, tuned in zip(adapters, require_adapters(module.network), strict=True):
+                copy_whole(tuned, part)
         end = float(trainer.callback_metrics["val/mismatch"])
     finally:
         for parameter, asked in zip(network.parameters(), trainable, strict=True):
@@ -124,7 +127,7 @@ class _Matching(pl.LightningModule):
     def __init__(
         self,
         network: TunableNetwork,
-        body: Callable[[Tensor], Tensor],
+        body: nn.Module,
         train: ReferenceOutputs,
         val: ReferenceOutputs,
         recipe: Recipe,
@@ -135,6 +138,11 @@ class _Matching(pl.LightningModule):
         self._recipe = recipe
         self.mismatch = MeanMetric()
         self._scale = val.scale()
+
+    def configure_model(self) -> None:
+        """Goes on with copies in shards where the strategy shards."""
+        self.network, body = trained_by(self.trainer.strategy, self.network, self._body[0])
+        self._body = (body,)
 
     def train(self, mode: bool = True) -> _Matching:
         """Stays in eval mode."""

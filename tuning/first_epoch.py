@@ -7,11 +7,12 @@ import math
 
 import pytorch_lightning as pl
 
-from tuning.settings import Recipe
+from tuning.settings import OptimizerSettings, Recipe
 
 log = logging.getLogger(__name__)
 
 MIN_DROP = 0.05
+MAX_GROWTH = 10
 
 
 class FirstEpoch(pl.Callback):
@@ -19,20 +20,34 @@ class FirstEpoch(pl.Callback):
 
     Far is more than ``MIN_DROP`` and more than three standard errors of the difference of two shares of n images.
 
+    Where its loss has grown to more than ``MAX_GROWTH`` times that of chance, or of the start if that is more, training
+    has diverged, which is another matter.
+
     Args:
         start: Validation accuracy of the start.
+        start_loss: Its mean cross-entropy there.
         num_images: Of validation.
+        num_classes: Of the network.
         recipe: What is trained by; the message names its rates.
     """
 
-    def __init__(self, start: float, num_images: int, recipe: Recipe) -> None:
+    def __init__(self, start: float, start_loss: float, *, num_images: int, num_classes: int, recipe: Recipe) -> None:
         self._start, self._num_images, self._recipe = start, num_images, recipe
+        self._start_loss, self._most = start_loss, MAX_GROWTH * max(start_loss, math.log(num_classes))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compares once; the validation of the epoch is over."""
         if trainer.current_epoch > 0 or not trainer.is_global_zero:
             return
-        accuracy = float(trainer.callback_metrics["val/accuracy"])
+        accuracy, loss = (float(trainer.callback_metrics[f"val/{name}"]) for name in ("accuracy", "loss"))
+        if loss > self._most:
+            rate = self._recipe.optimizer.learning_rate
+            log.warning(
+                "epoch 1 took the validation loss from %.4g to %.4g: training diverges; type a smaller "
+                "optimizer.learning_rate, %g or less (now %g)",
+                *(self._start_loss, loss, min(rate / 10, OptimizerSettings.learning_rate), rate),
+            )
+            return
         if is_far_below(accuracy, self._start, self._num_images):
             log.warning(
                 "epoch 1 took validation accuracy from %.4f to %.4f: what was pre-trained is being lost; %s",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from tuning.outcomes import Outcomes, OutcomesCollector
 from tuning.parameter_groups import ParameterGroup, parameter_groups, table
 from tuning.reference import Reference, bytes_to_keep, teacher_outputs
 from tuning.settings import OptimizerSettings, Recipe, ScheduleSettings, TrainerSettings, TuningSettings
+from tuning.sharding import mesh_of, passes_in_shards
 from tuning.solving import leave_one_out_head, solve_head
 from tuning.stopping import StopEarly
 from tuning.trainer import build_trainer, quiet
@@ -150,7 +151,7 @@ def tune(
     if asked == "auto" or widens:
         network.read("last", network.head if asked == "auto" else None)
     kept = [tensor.detach().clone() for tensor in (network.head.weight[rows], network.head.bias[rows])]
-    with quiet(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with quiet(), torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as stack:
         torch.manual_seed(seed)  # Lightning's loaders draw their workers' seeds from it
         network.freeze(tuning.mode, norm_stats="frozen")
         num_trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
@@ -158,6 +159,7 @@ def tune(
         device = evaluation.trainer.strategy.root_device
         with clock("start"):
             start_processes(evaluation.trainer)
+            stack.enter_context(passes_in_shards(mesh_of(evaluation.trainer.strategy)))
             take_from_main(network.state_dict().values(), device)
             reserved = _reference_bytes(network, data, teacher, home if tuning.warmup != "none" else None)
             inputs = prepare_inputs(network, data, tuning, device, reserved_bytes=reserved)
@@ -187,7 +189,10 @@ def tune(
                 if loss == "loo":
                     head = leave_one_out_head(*(solved or solve_head(network, inputs, device)))
                 network.freeze(tuning.mode, norm_stats=norm_stats)
-                features = partial(inputs.features, "train", device)
+
+                def features(body: nn.Module) -> Tensor:
+                    return replace(inputs, body=body).features("train", device)
+
                 taught = teacher_outputs(teacher, data, tuning, device) if teacher is not None else None
                 module = TuningModule(
                     network, inputs.body, recipe, leave_one_out=head, features=features, teacher=taught
@@ -195,7 +200,8 @@ def tune(
                 groups = parameter_groups(network, recipe.optimizer)
                 for line in table(groups):
                     log.info("%s", line)
-                watch = FirstEpoch(start.val_accuracy, len(inputs.labels["val"]), recipe)
+                numbers = {"num_images": len(inputs.labels["val"]), "num_classes": network.head.out_features}
+                watch = FirstEpoch(start.val_accuracy, start.val_loss, recipe=recipe, **numbers)
                 curves += _fit(
                     module, inputs, recipe, checkpoints, loggers, [*callbacks, watch], resume=resumed is not None
                 )

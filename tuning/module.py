@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from tuning.accumulation import Accumulation
@@ -24,6 +24,7 @@ from tuning.outcomes import ImageMean
 from tuning.parameter_groups import parameter_groups
 from tuning.reference import ReferenceOutputs
 from tuning.settings import Recipe
+from tuning.sharding import adapting_statistics, clip_gradients, is_sharded, trained_by, whole
 from zoo.checkpoints import shorten
 from zoo.errors import UserError
 
@@ -46,8 +47,8 @@ class TuningModule(pl.LightningModule):
         body: Maps the inputs of a batch to pooled features.
         recipe: Its seed fixes dropout and mixing.
         leave_one_out: Where given, the head is solved instead of trained.
-        features: Gives the pooled features of all training images as the network now makes them; with
-            ``leave_one_out``, which starts every validation from them.
+        features: Gives the pooled features of all training images as a body now makes them; with ``leave_one_out``,
+            which starts every validation from them.
         teacher: Gives the logits to follow, of the inputs of a batch and their positions.
         outcomes: Receives logits and labels of every batch of a test.
     """
@@ -55,11 +56,11 @@ class TuningModule(pl.LightningModule):
     def __init__(
         self,
         network: TunableNetwork,
-        body: Callable[[Tensor], Tensor],
+        body: nn.Module,
         recipe: Recipe,
         *,
         leave_one_out: LeaveOneOutHead | None = None,
-        features: Callable[[], Tensor] | None = None,
+        features: Callable[[nn.Module], Tensor] | None = None,
         teacher: ReferenceOutputs | None = None,
         outcomes: Callable[[Tensor, Tensor], None] | None = None,
     ) -> None:
@@ -82,9 +83,14 @@ class TuningModule(pl.LightningModule):
         self.register_load_state_dict_post_hook(_expect_no_frozen_keys)
 
     @property
-    def body(self) -> Callable[[Tensor], Tensor]:
+    def body(self) -> nn.Module:
         """Maps the inputs of a batch to pooled features."""
         return self._body[0]
+
+    def configure_model(self) -> None:
+        """Goes on with copies in shards where the strategy shards; the network itself stays as it is."""
+        self.network, body = trained_by(self.trainer.strategy, self.network, self.body)
+        self._body = (body,)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Maps the inputs of a batch to logits."""
@@ -186,19 +192,31 @@ class TuningModule(pl.LightningModule):
             names = [name for name, p in self.network.named_parameters() if p.requires_grad and p.grad is None]
             if names and self.trainer.is_global_zero:
                 log.warning("%d trained tensors get no gradient and stay as they are: %s", len(names), shorten(names))
+        if is_sharded(self.network):  # with DDP those of the first process go round before a forward
+            take_from_main(adapting_statistics(self.network), self.device)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By the norm over all shards."""
+        if not is_sharded(self.network):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            clip_gradients(self.network.parameters(), gradient_clip_val)
 
     def on_validation_epoch_start(self) -> None:
         """Solves the head on the features of the epoch's end; with an average, on those of the averaged weights."""
         self.require_finite()
-        features = self._features() if self.leave_one_out is not None else None
+        features = self._features(self.body) if self.leave_one_out is not None else None
         if features is not None:
             self.leave_one_out.refresh(features)
         if self._average is not None:
             self._average.exchange()
-            features = self._features() if self.leave_one_out is not None else None
+            features = self._features(self.body) if self.leave_one_out is not None else None
         if features is not None:
-            self.leave_one_out.solve(features, self.network.head)
-            take_from_main(self.network.head.parameters(), self.device)
+            with whole(self.network.head) as head:
+                self.leave_one_out.solve(features, head)
+                take_from_main(head.parameters(), self.device)
 
     def on_validation_epoch_end(self) -> None:
         """Goes back from the averaged weights to those that training goes on with."""

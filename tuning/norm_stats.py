@@ -15,6 +15,7 @@ from tuning.distributed import broadcast
 from tuning.freezing import has_running_statistics, trainable_submodules
 from tuning.network import TunableNetwork
 from tuning.ridge import calibrate, fit_ridge
+from tuning.sharding import runner
 from zoo.chain.modes import eval_mode
 
 log = logging.getLogger(__name__)
@@ -84,20 +85,24 @@ def measure_norm_stats(
     Args:
         limit: Training images to measure; None takes all that closed forms take.
     """
-    norms = _trained_norms(network, mode)
-    momenta = [norm.momentum for norm in norms]
+    body, trained = runner(inputs.body), set(_trained_norms(network, mode))
+    pairs = [(norm, ran) for norm, ran in zip(inputs.body.modules(), body.modules(), strict=True) if norm in trained]
+    momenta = [norm.momentum for norm, _ in pairs]
     try:
-        with eval_mode(inputs.body.to(device)):
-            for norm in norms:
+        with eval_mode(body.to(device)):
+            for _, norm in pairs:
                 norm.reset_running_stats()
                 norm.momentum = None  # the mean over all batches
                 norm.training = True
             for batch in inputs.batches("train", limit=limit):
                 if len(batch) > 1:
-                    inputs.body(batch.to(device))
+                    body(batch.to(device))
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for (norm, ran), momentum in zip(pairs, momenta, strict=True):
+            ran.momentum = momentum
+            if ran is not norm:
+                for name, buffer in norm.named_buffers():
+                    buffer.copy_(ran.get_buffer(name))
 
 
 def _trained_norms(network: TunableNetwork, mode: str) -> list[_BatchNorm]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tuning.distributed import gather_batches, share
+from tuning.sharding import runner, runs_in_shards
 from zoo.chain.batches import Batches, map_batches, run_in_batches
 
 if TYPE_CHECKING:
@@ -66,15 +67,30 @@ def shared_outputs(
 
     def outputs() -> Iterator[Tensor]:
         start, step = share()
-        with closing(map_batches(module, read(start=start, step=step), batch_size=batch_size, device=device)) as own:
+        batches, num_batches = read(start=start, step=step), -(-count // batch_size)
+        if runs_in_shards():
+            batches = _as_many(batches, -(-num_batches // step), lambda: read(start=0, step=1))
+        run = runner(module)
+        with closing(map_batches(run, batches, batch_size=batch_size, device=device)) as own:
             if step == 1:
                 yield from (found.cpu() for _, found in own)
                 return
-            for _ in range(0, count, step * batch_size):
+            for index in range(start, start + num_batches, step):
                 _, found = next(own, (None, None))
-                yield gather_batches(found).cpu()
+                yield gather_batches(found if index < num_batches else None).cpu()
 
     return Batches(count, outputs)
+
+
+def _as_many(batches: Iterator[Tensor], number: int, others: Callable[[], Iterator[Tensor]]) -> Iterator[Tensor]:
+    """Some batches and, up to a number, one again, or of others: nodes in shards run in all processes at once."""
+    batch = None
+    for batch in batches:
+        number -= 1
+        yield batch
+    for _ in range(number):
+        batch = batch if batch is not None else next(others())
+        yield batch
 
 
 def in_memory(batches: Batches) -> Tensor:

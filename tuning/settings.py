@@ -250,7 +250,14 @@ class ScheduleSettings:
 
 
 _DDP = ("ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
-_SHARDING = ("fsdp", "deepspeed", "model_parallel")
+_OTHER_SHARDING = ("fsdp", "deepspeed", "model_parallel")
+_NOT_IN_SHARDS = {
+    "precision": ("16-mixed", "bf16-mixed"),
+    "channels_last": (True, False),
+    "sync_batchnorm": (True, False),
+    "compile": (True, False),
+}
+"""Key: what ``fsdp2`` does not take, and what to type instead."""
 
 
 @dataclass(frozen=True)
@@ -261,8 +268,8 @@ class TrainerSettings:
         accelerator: ``cpu``, ``gpu``, ``mps`` or ``auto`` (what the machine has).
         devices: Number of devices (processes on a CPU), each with its share of every batch; ``auto`` is all GPUs of
             the machine, and a list names them by their indices.
-        strategy: ``auto`` (one device), or Lightning's ``ddp`` and its variants by parameters that no loss reaches.
-            Those that shard weights are refused: what is frozen, guarded and solved is read and written whole.
+        strategy: ``auto`` (one device), Lightning's ``ddp`` and its variants by parameters that no loss reaches, or
+            ``fsdp2``: weights, gradients and the optimiser's state in shards over all processes (``tuning.sharding``).
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed`` (GPU). Weights stay in 32 bits in all of them: what is
             frozen stays as it is, bit for bit. Therefore the ``true`` precisions of 16 bits are refused.
         accumulate_batches: Batches whose images make one step, as one batch of all of them would; at the end of an
@@ -284,7 +291,7 @@ class TrainerSettings:
 
     accelerator: Annotated[str, one_of("auto", "cpu", "gpu", "mps")] = "cpu"
     devices: Any = 1
-    strategy: Annotated[str, one_of("auto", "ddp", *_DDP)] = "auto"
+    strategy: Annotated[str, one_of("auto", "ddp", *_DDP, "fsdp2")] = "auto"
     precision: Annotated[str, one_of("32-true", "bf16-mixed", "16-mixed")] = "32-true"
     accumulate_batches: Annotated[int, at_least(1)] = 1
     deterministic: bool = False
@@ -305,18 +312,23 @@ class TrainerSettings:
                 f"trainer.precision={self.precision} would round the frozen weights, which stay as they are bit for "
                 f"bit: type trainer.precision={self.precision.replace('true', 'mixed')}"
             )
-        if self.strategy.startswith(_SHARDING):
-            raise UserError(
-                f"trainer.strategy={shown(self.strategy)} shards weights, which freezing, the guard, closed-form heads "
-                "and bundles read and write whole: type trainer=ddp, with trainer.activation_checkpointing=true where "
-                "memory is short"
-            )
+        if self.strategy != "fsdp2" and self.strategy.startswith(_OTHER_SHARDING):
+            raise UserError(f"trainer.strategy={shown(self.strategy)}: what shards weights here is trainer=fsdp2")
         check(self, "trainer")
+        if self.strategy == "fsdp2":
+            for name, (refused, allowed) in _NOT_IN_SHARDS.items():
+                if getattr(self, name) == refused:
+                    raise UserError(
+                        f"trainer.{name}={shown(refused)} is not for trainer.strategy=fsdp2: type "
+                        f"trainer.{name}={shown(allowed)}, or trainer=ddp"
+                    )
         self._check_devices()
         if self.num_nodes > 1 and self.strategy == "auto":
-            raise UserError(f"trainer.num_nodes={self.num_nodes} needs a strategy of many processes: trainer=ddp")
+            raise UserError(
+                f"trainer.num_nodes={self.num_nodes} needs many processes: type trainer=ddp or trainer=fsdp2"
+            )
         if self.num_devices != 1 and self.strategy == "auto":
-            raise UserError(f"trainer.devices={self.devices} needs a strategy that launches processes: trainer=ddp")
+            raise UserError(f"trainer.devices={self.devices} needs many processes: type trainer=ddp or trainer=fsdp2")
 
     @property
     def num_devices(self) -> int | None:

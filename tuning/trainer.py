@@ -16,6 +16,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.strategies import Strategy
 
 from tuning.checkpoints import CheckpointFiles
 from tuning.settings import TrainerSettings
@@ -64,7 +65,7 @@ def build_trainer(
         num_nodes=settings.num_nodes,
         sync_batchnorm=settings.sync_batchnorm,
         benchmark=settings.benchmark or None,
-        strategy=settings.strategy,
+        strategy=lightning_strategy(settings),
         precision=settings.precision,
         accumulate_grad_batches=settings.accumulate_batches,
         deterministic=settings.deterministic,
@@ -81,6 +82,15 @@ def build_trainer(
         log_every_n_steps=1,
         use_distributed_sampler=False,
     )
+
+
+def lightning_strategy(settings: TrainerSettings) -> str | Strategy:
+    """What Lightning's trainer takes: a name that it knows, or ours."""
+    if settings.strategy != "fsdp2":
+        return settings.strategy
+    from tuning.sharded_strategy import ShardedStrategy
+
+    return ShardedStrategy()
 
 
 def _for_speed(settings: TrainerSettings) -> list[pl.Callback]:

@@ -41,7 +41,13 @@ ONE_POSITION = {"insertion": "fixed", "insertion.position": 4}
 WITHOUT = ["~zoo.networks.resnext_low", "~zoo.networks.mobilenetv3_rotation", "~zoo.networks.regnety_even"]
 SIZES = {"num_train": 60, "num_validation": 40, "num_test": 40}
 SIZES_OF_CLONING = {"num_train": 160, "num_validation": 60, "num_test": 60}
-ELSEWHERE = {"trainer=ddp", "resume", "--help", "--cfg"}  # more processes, interrupted runs and help: tests/cli
+ELSEWHERE = {
+    "trainer=ddp",
+    "trainer=fsdp2",
+    "resume",
+    "--help",
+    "--cfg",
+}  # more processes, interrupted runs and help: tests/cli
 
 
 def runnable() -> list[Command]:

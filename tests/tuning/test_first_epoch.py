@@ -26,10 +26,15 @@ def test_what_is_far_below(accuracy, start, num_images, expected):
 
 
 @pytest.mark.parametrize(
-    ("mode", "rate", "told"), [("full", 3.0, "optimizer.block_scale=0.1 (now 1)"), ("full", 1e-5, None)]
+    ("rate", "told"),
+    [
+        (0.3, "what was pre-trained is being lost; type optimizer.block_scale=0.1 (now 1)"),
+        (300.0, "training diverges; type a smaller optimizer.learning_rate, 0.003 or less (now 300)"),
+        (1e-5, None),
+    ],
 )
-def test_an_epoch_that_destroys_is_told_with_its_figures(mode, rate, told, tmp_path, caplog):
-    tuning = TuningSettings(mode=mode, loss="cross_entropy", num_epochs=1)
+def test_an_epoch_that_destroys_is_told_with_its_figures(rate, told, tmp_path, caplog):
+    tuning = TuningSettings(mode="full", loss="cross_entropy", num_epochs=1)
     optimizer = OptimizerSettings(learning_rate=rate, block_scale=1.0, layer_decay=1.0)
     schedule = ScheduleSettings(name="constant", warmup_fraction=0.0)
     with caplog.at_level(logging.WARNING):
@@ -38,5 +43,6 @@ def test_an_epoch_that_destroys_is_told_with_its_figures(mode, rate, told, tmp_p
     assert len(lines) == (told is not None)
     if told:
         assert told in lines[0]
-        start, after = result.val_accuracies["start"], result.val_accuracies["tuned"]
-        assert f"from {start:.4f} to {after:.4f}" in lines[0]
+        figures = result.val_losses if "diverges" in told else result.val_accuracies
+        form = ".4g" if "diverges" in told else ".4f"
+        assert f"from {figures['start']:{form}} to {figures['tuned']:{form}}" in lines[0]

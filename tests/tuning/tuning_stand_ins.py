@@ -37,6 +37,29 @@ class StandIn(TunableNetwork):
         return [self.adapter, self.head] if mode == "freeze" else super().trainable_modules(mode)
 
 
+class Gain(nn.Module):
+    """A single number and a shift, which may be those of another place, too."""
+
+    def __init__(self, gain: nn.Parameter, shift: nn.Parameter):
+        super().__init__()
+        self.gain, self.shift = gain, shift
+
+    def forward(self, x):
+        return self.gain * x + self.shift
+
+
+class Tied(StandIn):
+    """Two stages of it share their parameters, one of which is a single number."""
+
+    def __init__(self):
+        super().__init__(dropout=0.0)
+        shared = nn.Parameter(torch.tensor(1.1)), nn.Parameter(torch.tensor([0.1]))
+        self.gains = nn.ModuleList(Gain(*shared) for _ in range(2))
+
+    def stages(self):
+        return [self.first, self.gains[0], self.adapter, self.second, self.gains[1], self.pool]
+
+
 class EpochBatches(Sampler):
     """Batches in an order of the epoch; each process takes its share of every batch."""
 
