@@ -24,6 +24,7 @@ from signal import Signals
 from typing import Any
 
 from filelock import FileLock
+from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -32,11 +33,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
+from launch.checks import check, configured
 from launch.command_line import quoted
-from launch.errors import CONF
+from launch.errors import CONF, explain, is_bad_input
 from launch.parent import check_data_of_all_jobs
 from launch.run_directory import owned, read_result
-from launch.schema import Config
+from launch.schema import Config, keys
 from launch.sweep_table import (
     ORPHANS_SECONDS,
     PLAN,
@@ -44,6 +46,7 @@ from launch.sweep_table import (
     Row,
     clear_rows,
     collect,
+    completed_row,
     differing,
     exit_status,
     print_table,
@@ -57,6 +60,8 @@ from zoo.storage.store import content_key
 
 log = logging.getLogger(__name__)
 
+MAX_CHECKED = 200
+"""Jobs of a sweep that are composed and checked before the first begins; each takes some tenths of a second."""
 _ELSEWHERE = ("skip_completed", "cache", "logger")
 """Settings without which a sweep is the same one."""
 
@@ -89,10 +94,11 @@ class BeginSweep(Callback):
         """Begins the sweep.
 
         Raises:
-            SweepRefusedError: From data of a job that cannot be read, or a directory that another sweep works in.
+            SweepRefusedError: From a job's settings or data that cannot be, or a directory that another sweep works in.
         """
         try:
             jobs = planned_jobs(config)
+            check_jobs(config.hydra.job.config_name, jobs or [])
             if config.parent.dataset is not None and jobs is not None:
                 check_data_of_all_jobs(config.hydra.job.config_name, jobs)
             self._begin(config, jobs)
@@ -109,8 +115,9 @@ class BeginSweep(Callback):
             key, place = "hydra.sweep.dir", Path(config.hydra.sweep.dir)
         place = place.absolute()
         is_new = BeginSweep._ownership.enter_context(owned(place, key))
-        clear_rows(place)
-        write_json(place / PLAN, {"name": name, "command": command, "overrides": words, "jobs": jobs})
+        told = [_telling(overrides) for overrides in jobs or []]
+        clear_rows(place, but=told if config.skip_completed else [])
+        write_json(place / PLAN, {"name": name, "command": command, "overrides": words, "jobs": jobs and told})
         with read_write(config), open_dict(config):  # what the jobs, composed anew in their processes, go by
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(place))}")
             config.hydra.sweep.dir = str(place)
@@ -147,6 +154,30 @@ def planned_jobs(config: DictConfig) -> list[list[str]] | None:
     return [list(overrides) for batch in batches for overrides in batch]
 
 
+def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
+    """Holds the settings of all jobs of a sweep, of very many the first ``MAX_CHECKED``, against what can be known.
+
+    Args:
+        command: ``search`` or ``train``.
+        jobs: Their overrides.
+
+    Raises:
+        UserError: From those that would be refused when their turn comes, with their numbers.
+    """
+    wrong: dict[str, list[int]] = {}
+    for number, overrides in enumerate(jobs[:MAX_CHECKED]):
+        try:
+            check(configured(compose(command, list(overrides)), overrides, command))
+        except Exception as error:
+            if not is_bad_input(error):
+                raise
+            wrong.setdefault(explain(error, keys()), []).append(number)
+    if wrong:
+        count = sum(map(len, wrong.values()))
+        told = "; ".join(f"job {', '.join(map(str, numbers))}: {line}" for line, numbers in wrong.items())
+        raise UserError(f"{count} of {len(jobs)} jobs cannot run, and none was begun: {told}")
+
+
 def is_multirun() -> bool:
     """Whether this process runs a job of a sweep."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
@@ -180,7 +211,8 @@ def run_job(
     """
     hydra = HydraConfig.get()
     directory, number = Path(hydra.sweep.dir), int(hydra.job.num)
-    row: Row = {"job": number, "overrides": list(hydra.overrides.task), "status": "running"}
+    earlier = completed_row(directory, number, _telling(hydra.overrides.task))
+    row: Row = {"job": number, "overrides": _telling(hydra.overrides.task), "status": "running"}
     row |= {"machine": platform.node(), "process": os.getpid()}
     planned = read_plan(directory)
     label = differing(planned)[number] if number < len(planned) else " ".join(row["overrides"])
@@ -189,7 +221,8 @@ def run_job(
     lock = FileLock(directory / ROW_LOCK.format(number))
     with contextlib.suppress(NotImplementedError):  # a file system without locks: a job that was killed seems to run
         lock.acquire()
-    write_json(row_path(directory, number), row)
+    if earlier is None:
+        write_json(row_path(directory, number), row)
     try:
         config = make_config()
         row["directory"] = str(place(config))
@@ -205,6 +238,8 @@ def run_job(
         raise
     finally:
         row["seconds"] = round(time.perf_counter() - started, 1)
+        if earlier is not None and row.get("metrics") == earlier.get("metrics"):
+            row = earlier  # what was done before is told as it was then
         write_json(row_path(directory, number), row)
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
@@ -265,6 +300,11 @@ def _figures(directory: Path) -> dict[str, Any]:
 
 def _params(config: DictConfig) -> dict[str, Any]:
     return dict(config.hydra.sweeper.get("params") or {})
+
+
+def _telling(words: Sequence[str]) -> list[str]:
+    """What tells a job from others."""
+    return [word for word in words if not word.startswith("skip_completed=")]
 
 
 def _naming(words: Sequence[str]) -> list[str]:

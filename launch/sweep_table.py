@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 import re
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 PLAN, TABLE = "sweep.json", "sweep.csv"
 _MAX_LABEL = 40
+_WIDTH_OF_FILES = 1000
 ROW_LOCK = ".{}.lock"
 _TABLE_LOCK = ".table.lock"
 ORPHANS_SECONDS = 6.0
@@ -47,10 +50,24 @@ def read_plan(directory: Path) -> list[Row]:
     return [{"job": n, "overrides": overrides, "status": "not begun"} for n, overrides in enumerate(jobs)]
 
 
-def clear_rows(directory: Path) -> None:
-    """Removes the rows and the table of an earlier sweep in the directory; results of jobs stay."""
+def clear_rows(directory: Path, *, but: Sequence[Sequence[str]] = ()) -> None:
+    """Removes the rows and the table of an earlier sweep in the directory; results of jobs stay.
+
+    Args:
+        directory: Of the sweep.
+        but: The overrides of jobs, by number, whose rows stay where they tell of the same job and that it is completed.
+    """
+    kept = [row_path(directory, n) for n, overrides in enumerate(but) if completed_row(directory, n, overrides)]
     for path in (*_row_files(directory), directory / TABLE):
-        path.unlink(missing_ok=True)
+        if path not in kept:
+            path.unlink(missing_ok=True)
+
+
+def completed_row(directory: Path, number: int, overrides: Sequence[str]) -> Row | None:
+    """The row that a job has from an earlier sweep, if that is the same job and was completed."""
+    path = row_path(directory, number)
+    row = _read_row(path) if path.exists() else {}
+    return row if row.get("status") == "completed" and row["overrides"] == list(overrides) else None
 
 
 def collect(directory: Path, *, patience_seconds: float = 0.0) -> list[Row]:
@@ -100,11 +117,13 @@ def print_table(rows: Sequence[Row], directory: Path, width: int | None = None) 
     Args:
         rows: Of a sweep.
         directory: Of it.
-        width: In characters; that of the terminal, 80 where there is none.
+        width: In characters; that of the terminal, or what ``COLUMNS`` says, and as it comes where there is neither.
     """
     from rich.console import Console
     from rich.markup import escape
 
+    if width is None and not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        width = _WIDTH_OF_FILES
     console = Console(width=width, highlight=False, soft_wrap=False)
     missing = [row for row in rows if row["status"] != "completed"]
     labels = differing(rows)

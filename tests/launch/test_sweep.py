@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
+from launch.sweep import check_jobs
+from zoo.errors import UserError
 
 DRIVER = Path(__file__).with_name("sweep_driver.py")
 
@@ -77,3 +79,13 @@ def test_the_optuna_sweeper_optimises_value(tmp_path: Path) -> None:
     rate = best["overrides"].partition("learning_rate=")[2].split()[0]
     assert rate in (tmp_path / "out" / "optimization_results.yaml").read_text()
     assert [row["status"] for row in rows] == ["completed"] * 3
+
+
+def test_what_no_job_could_run_with_is_told_before_the_first(composer: None) -> None:
+    words = ["optimizer.learning_rate=0.1", "optimizer.learning_rate=-1", "device=gpu", "optimizer.learning_rate=-1"]
+    with pytest.raises(UserError) as caught:
+        check_jobs("train", [[word] for word in words])
+    line = str(caught.value)
+    assert line.startswith("3 of 4 jobs cannot run, and none was begun: job 1, 3: optimizer.learning_rate=-1")
+    assert "; job 2: device=gpu" in line
+    check_jobs("train", [[words[0]]])

@@ -67,6 +67,15 @@ def test_eighty_columns_tell_the_jobs_apart_and_the_means_over_seeds(
     assert "skip_completed=true" in printed
 
 
+def test_in_a_file_no_line_is_broken(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_table(collect(sweep), sweep)
+    (title, *_) = capsys.readouterr().out.splitlines()
+    assert title.strip().endswith(f"3 completed: {sweep / 'sweep.csv'}")
+
+
 def test_a_key_is_shortened_only_where_it_stays_the_only_one_of_its_name() -> None:
     jobs = [{"overrides": ["schedule.name=a", "optimizer.name=a", "seed=0"]}]
     jobs += [{"overrides": ["schedule.name=b", "optimizer.name=b", "seed=0"]}]
@@ -86,6 +95,13 @@ def test_a_new_sweep_in_the_same_directory_begins_without_rows(sweep: Path) -> N
     clear_rows(sweep)
     assert {row["status"] for row in collect(sweep)} == {"not begun"}
     assert (sweep / "0").is_dir()
+
+
+def test_a_sweep_that_is_finished_keeps_the_rows_of_the_same_jobs_that_were_completed(sweep: Path) -> None:
+    before = [row_path(sweep, number).read_text() for number in (0, 1)]
+    clear_rows(sweep, but=[*JOBS[:2], ["seed=7"], *JOBS[3:]])
+    assert [row_path(sweep, number).read_text() for number in (0, 1)] == before
+    assert [row["status"] for row in collect(sweep)] == ["completed"] * 2 + ["not begun"] * 4
 
 
 def test_the_command_ends_with_the_status_of_the_jobs(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,6 +96,7 @@ def _initialise(settings: ExecutorSettings) -> None:
     try:
         ray.init(address="auto", **quiet)  # RAY_ADDRESS, or what `ray start` began on this machine
     except ConnectionError:
+        settings.require_cores()
         ray.init(address="local", num_cpus=settings.num_local_workers, include_dashboard=False, **quiet)
     except Exception as error:
         raise UserError(

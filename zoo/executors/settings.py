@@ -62,8 +62,16 @@ class ExecutorSettings:
                 "executor=ray needs the package ray: type `pip install -e .[ray]`, or executor=processes for the cores "
                 "of this machine"
             )
-        most = max(num_free_cores(), MIN_ALLOWED_PROCESSES)
-        if self.name == "processes" and self.num_local_workers > most:
+        if self.name == "processes":
+            self.require_cores()
+
+    def require_cores(self) -> None:
+        """Refuses more workers on this machine than make sense; a cluster of others may have as many as it likes.
+
+        Raises:
+            UserError: How many cores there are.
+        """
+        if self.num_local_workers > max(num_free_cores(), MIN_ALLOWED_PROCESSES):
             raise UserError(
                 f"executor.num_workers={self.num_workers}: {num_free_cores()} cores are free to this process; type "
                 "executor.num_workers=auto"
