@@ -1,6 +1,7 @@
 """Whether several processes that tune together end where one ends: ``python -m benchmarks.ddp`` (some minutes).
 
-Every way to tune runs in one, two and three processes on the CPU (gloo), on the embedded zoo. The table gives the
+Every way to tune runs in one, two and three processes on the CPU (gloo), on the embedded zoo, and in shards (FSDP2) in
+two; cloning, which is not sharded, by DDP alone. The table gives the
 largest difference of validation losses from those of one process, over all candidates (start, tuned, refitted, ...),
 relative to them, and the largest of any tuned number; processes that differ among themselves, and other picks of the
 finalists, are an error. One row is killed, one of its processes alone, after the first epoch, and goes on. The last
@@ -39,6 +40,7 @@ from zoo.storage.store import Store
 
 NAMES = ("resnext_low", "resnet_digits")
 KILLED = "killed and resumed"
+NOT_IN_SHARDS = ("cloning",)
 HALVES = "halves"
 """Of one process that runs its batches in halves: what differs is rounding alone, and how far it goes."""
 Ended = dict[str, Any]
@@ -163,9 +165,11 @@ def _ended(network: torch.nn.Module, result: TuningResult) -> Ended:
     return {"losses": result.val_losses, "state": network.state_dict(), "pick": result.choice}
 
 
-def work(folder: Path, names: Sequence[str], num_processes: int, accelerator: str, *, resume: bool) -> None:
+def work(
+    folder: Path, names: Sequence[str], num_processes: int, accelerator: str, strategy: str, *, resume: bool
+) -> None:
     """What a process of a run does: every case, and a file of how it ended."""
-    strategy = "ddp" if num_processes > 1 else "auto"
+    strategy = strategy if num_processes > 1 else "auto"
     trainer = TrainerSettings(accelerator=accelerator, devices=num_processes, strategy=strategy, progress_bar="never")
     worker, rank = Worker(folder, trainer), os.environ.get("LOCAL_RANK", "0")
     for name in names:
@@ -180,22 +184,29 @@ def work(folder: Path, names: Sequence[str], num_processes: int, accelerator: st
 
 
 def run_in_processes(
-    folder: Path, num_processes: int, *, accelerator: str = "cpu", names: Sequence[str] = tuple(CASES)
-) -> dict[str, float]:
-    """Runs cases in one process and in several; by case the largest relative difference of their validation losses.
+    folder: Path,
+    num_processes: int,
+    *,
+    accelerator: str = "cpu",
+    strategy: str = "ddp",
+    names: Sequence[str] = tuple(CASES),
+) -> dict[str, tuple[float, float]]:
+    """Runs cases in one process and in several; by case what ``compare`` finds.
 
     Raises:
         RuntimeError: A run failed, processes of one run differ, or another pick was made.
     """
     is_there = all((folder / "1" / f"{name} 0.pt").exists() for name in names)
-    for number in (num_processes,) if is_there else (1, num_processes):
-        _run(folder / str(number), names, number, accelerator)
-    return {name: compare(folder, name, num_processes)[0] for name in names}
+    if not is_there:
+        _run(folder / "1", names, 1, accelerator)
+    run = f"{strategy} {num_processes}"
+    _run(folder / run, names, num_processes, accelerator, strategy)
+    return {name: compare(folder, name, num_processes, run) for name in names}
 
 
-def compare(folder: Path, name: str, num_processes: int, run: str | None = None) -> tuple[float, float]:
+def compare(folder: Path, name: str, num_processes: int, run: str) -> tuple[float, float]:
     """The largest relative difference of validation losses, and of any number of the state, from one process's."""
-    one, there = torch.load(folder / "1" / f"{name} 0.pt"), folder / (run or str(num_processes))
+    one, there = torch.load(folder / "1" / f"{name} 0.pt"), folder / run
     several = [torch.load(there / f"{name} {rank}.pt") for rank in range(num_processes)]
     for rank, ended in enumerate(several):
         same = all(torch.equal(tensor, several[0]["state"][key]) for key, tensor in ended["state"].items())
@@ -210,10 +221,11 @@ def compare(folder: Path, name: str, num_processes: int, run: str | None = None)
     return max(losses), float(max(apart, default=0.0))
 
 
-def _run(folder: Path, names: Sequence[str], num_processes: int, accelerator: str) -> None:
+def _run(folder: Path, names: Sequence[str], num_processes: int, accelerator: str, strategy: str = "ddp") -> None:
     """One run, in processes of its own; the case that is killed is begun, seen to fail, and gone on with."""
     folder.mkdir(parents=True, exist_ok=True)
     words = ["--worker", str(folder), "--processes", str(num_processes), "--accelerator", accelerator]
+    words += ["--strategies", strategy]
     whole = [name for name in names if name != KILLED]
     tries = [(whole, [], True)] if whole else []
     if KILLED in names:
@@ -230,6 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 3])
+    parser.add_argument("--strategies", nargs="+", choices=("ddp", "fsdp2"), default=["ddp", "fsdp2"])
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--cases", nargs="+", choices=[*CASES, KILLED], default=[*CASES, KILLED], metavar="CASE")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
@@ -237,20 +250,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.worker is not None:
         torch.set_num_threads(1)
-        work(options.worker, options.cases, options.processes[0], options.accelerator, resume=options.resume)
+        where = options.processes[0], options.accelerator, options.strategies[0]
+        work(options.worker, options.cases, *where, resume=options.resume)
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for number in options.processes:
-            run_in_processes(Path(folder), number, accelerator=options.accelerator, names=options.cases)
-            for name in options.cases:
-                losses, apart = compare(Path(folder), name, number)
-                rows.append({"": name, "processes": number, "losses": losses, "any number": apart})
-                print(*rows[-1].values(), sep="\t", flush=True)
+        for strategy in options.strategies:
+            names = [name for name in options.cases if strategy == "ddp" or name not in NOT_IN_SHARDS]
+            for number in options.processes if strategy == "ddp" else options.processes[:1]:
+                where = {"accelerator": options.accelerator, "strategy": strategy, "names": names}
+                for name, (losses, apart) in run_in_processes(Path(folder), number, **where).items():
+                    row = {"": name, "strategy": strategy, "processes": number, "losses": losses, "any number": apart}
+                    rows.append(row)
+                    print(*row.values(), sep="\t", flush=True)
         if "Freeze" in options.cases:
             _run(Path(folder) / HALVES, ["Freeze"], 1, options.accelerator)
             losses, apart = compare(Path(folder), "Freeze", 1, HALVES)
-            rows.append({"": "Freeze, batches in halves", "processes": 1, "losses": losses, "any number": apart})
+            row = {"": "Freeze, batches in halves", "strategy": "", "processes": 1}
+            rows.append({**row, "losses": losses, "any number": apart})
             print(*rows[-1].values(), sep="\t", flush=True)
     if options.cases == [*CASES, KILLED]:
         publish("ddp", READING, rows)

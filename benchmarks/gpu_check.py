@@ -1,15 +1,16 @@
 """What only a GPU can show: ``make gpu-check``, or ``python -m benchmarks.gpu_check`` (some minutes, no network).
 
 A checklist: the search and cloning on the device find what they find on the CPU, training in every precision leaves
-what is frozen as it is, kernels, memory formats and recomputation change no result, memory stays flat, no step waits
-for the device, and several GPUs tune as one. ``--device cpu`` runs the same on a small scale, which tests the checks
-themselves. The exit status is 1 where a point fails.
+what is frozen as it is, kernels, memory formats, recomputation and shards change no result, memory stays flat, no step
+waits for the device, and several GPUs tune as one. ``--device cpu`` runs the same on a small scale, which tests the
+checks themselves. The exit status is 1 where a point fails.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import os
 import sys
 import tempfile
 import time
@@ -20,11 +21,13 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from scipy.stats import kendalltau
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from benchmarks.common import embedded_zoo
-from benchmarks.ddp import run_in_processes
+from benchmarks.ddp import CASES, NOT_IN_SHARDS, run_in_processes
 from benchmarks.tuning import assembly
 from cloning.pipeline import CloningSearch, CloningSearchResult, CloningSettings
 from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
@@ -240,6 +243,31 @@ def activation_checkpointing(bench: Bench) -> Finding:
     return Finding(finding.passed and peaks[1] < peaks[0], told)
 
 
+def training_in_shards(bench: Bench) -> Finding:
+    """``trainer=fsdp2`` on one device: learns the same, and what is frozen of what ran is as it was, bit for bit."""
+    changed: list[str] = []
+
+    class Watch(pl.Callback):
+        def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            before, trained = bench.network.state_dict(), pl_module.network.trained_state()
+            for name, tensor in pl_module.network.state_dict().items():
+                whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+                if name not in trained and not torch.equal(whole.cpu(), before[name]):
+                    changed.append(name)
+
+    environment = dict(os.environ)
+    try:
+        bench.tuned("freeze", strategy="fsdp2", callbacks=[Watch()])
+        if changed:
+            return Finding(False, f"{len(changed)} frozen tensors have changed: {changed[0]}")
+        return _compared(bench, bench.tuned(strategy="fsdp2")[1], "frozen tensors are as they were; ")
+    finally:  # Lightning has said there that this process is one of several
+        os.environ.clear()
+        os.environ.update(environment)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
 def memory_stays_flat(bench: Bench) -> Finding:
     """What is allocated at the end of the last epoch is what was at the end of the second."""
     if not bench.is_gpu:
@@ -278,12 +306,16 @@ def no_step_waits(bench: Bench) -> Finding:
 
 
 def several_gpus_tune_as_one(bench: Bench) -> Finding:
-    """DDP by NCCL."""
+    """DDP and FSDP2 by NCCL."""
     if not bench.is_gpu or torch.cuda.device_count() < 2:
         return Finding(None, "needs two GPUs")
-    differences = run_in_processes(bench.folder / "ddp", 2, accelerator="gpu")
-    worst = max(differences, key=differences.get)
-    return Finding(differences[worst] <= LOSS_TOLERANCE, f"losses differ by {differences[worst]:.1e} at most ({worst})")
+    found = {}
+    for strategy in ("ddp", "fsdp2"):
+        names = [name for name in CASES if strategy == "ddp" or name not in NOT_IN_SHARDS]
+        differences = run_in_processes(bench.folder / "ddp", 2, accelerator="gpu", strategy=strategy, names=names)
+        found |= {f"{name}, {strategy}": losses for name, (losses, _) in differences.items()}
+    worst = max(found, key=found.get)
+    return Finding(found[worst] <= LOSS_TOLERANCE, f"losses differ by {found[worst]:.1e} at most ({worst})")
 
 
 CHECKS: Mapping[str, Callable[[Bench], Finding]] = {
@@ -296,6 +328,7 @@ CHECKS: Mapping[str, Callable[[Bench], Finding]] = {
     "trainer.compile": compiled_training,
     "trainer.channels_last": channels_last,
     "trainer.activation_checkpointing": activation_checkpointing,
+    "trainer=fsdp2": training_in_shards,
     "memory stays flat": memory_stays_flat,
     "no step waits": no_step_waits,
     "several GPUs tune as one": several_gpus_tune_as_one,
