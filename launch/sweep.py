@@ -60,7 +60,7 @@ from zoo.storage.store import content_key
 
 log = logging.getLogger(__name__)
 
-MAX_CHECKED = 200
+MAX_CHECKED = 100
 """Jobs of a sweep that are composed and checked before the first begins; each takes some tenths of a second."""
 _ELSEWHERE = ("skip_completed", "cache", "logger")
 """Settings without which a sweep is the same one."""
