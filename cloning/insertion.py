@@ -29,9 +29,9 @@ from cloning.choice import PositionResult, choose, loss_floor
 from cloning.clone import Clone, num_positions, source_position
 from cloning.fitting import fit_adapter_to
 from cloning.frozen import FrozenNetwork
+from cloning.gate_fit import centred_cosine
 from cloning.head import balanced_cross_entropy, class_weights, solve_head
-from cloning.localise import centred_cosine
-from cloning.measures import accuracies_of_logits, added_costs, mean, num_bytes
+from cloning.measures import accuracies_of_logits, accuracy_error, added_costs, mean, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
 from cloning.settings import InsertionSettings
@@ -195,6 +195,7 @@ class _Tries:
             sim_other=self.similarities[keep][1],
             added_params=added.num_params,
             added_macs=added.macs,
+            accuracy_error=accuracy_error(accuracies, self.val.labels, len(self.kept)),
         )
 
     @torch.no_grad()

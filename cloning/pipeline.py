@@ -17,6 +17,7 @@ from torch import Tensor
 from cloning.blueprint import CloningBlueprint, build, describe
 from cloning.choice import PositionResult, choose
 from cloning.clone import Clone
+from cloning.evidence import whole_graft
 from cloning.fitting import fit_adapter, with_fitted_adapters
 from cloning.frozen import FrozenNetwork, FrozenNetworks
 from cloning.gates import num_gates, pack_gates, unpack_gates
@@ -262,6 +263,7 @@ class CloningSearch:
                 others=images[~cloned],
                 macs=network.gate_macs,
                 precision=self.placement.dtype,
+                graft=whole_graft(target, network, selection.kept, source.classes, samples),
             )
             packed = [[module.keep, base64.b64encode(pack_gates(module.gates)).decode()] for module in found]
             return StageResult(values=packed)
@@ -269,9 +271,10 @@ class CloningSearch:
         if settings.name == "none":
             return {1.0: whole}
         inputs = {
+            "target": self._identity(target),
             "network": self._identity(network),
+            "kept": selection.kept,
             "classes": source.classes,
-            "input": to_plain(target.input),
             "data": self._data_key(data),
             "settings": settings,
             "seed": self.seed,

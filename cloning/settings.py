@@ -39,10 +39,12 @@ class LocalisationSettings:
         num_images: Images of the cloned classes used, at most.
         num_neighbours: Neighbours of each image (``lime``, ``direct``); the image itself is the first.
         patch_grid: Patches per side of the image that a neighbour keeps or blackens.
-        num_steps: Steps of the gates' optimisation (``lime``, ``direct``); each smaller share takes five eighths more.
+        num_steps: Steps of the gates' optimisation (``lime``, ``direct``), for each share.
         batch_size: Images per step: neighbours, and of other classes three for five of them.
         learning_rate: Of Adam on the gates.
         min_per_layer: Gates that stay open in every layer.
+        contrast: Weight, at most, that pushes the module away from its source on images of other classes (``lime``,
+            ``direct``); 0: it may answer there as its source does.
     """
 
     name: Annotated[str, one_of("lime", "direct", "taylor", "magnitude", "random", "none")] = "lime"
@@ -54,6 +56,7 @@ class LocalisationSettings:
     batch_size: Annotated[int, at_least(1)] = 64
     learning_rate: Annotated[float, above(0, 1000)] = 0.1
     min_per_layer: Annotated[int, at_least(1)] = 2
+    contrast: Annotated[float, at_least(0, 1000)] = 0.0
 
     def __post_init__(self) -> None:
         check(self, "localisation")

@@ -163,13 +163,18 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--networks", nargs="+", default=[], help="default: all that know two of the data's classes")
     parser.add_argument("--localiser", default="lime", help="as localisation=...")
     parser.add_argument("--keep", type=float, default=0.5, help="share of the MACs behind gates that a module keeps")
+    parser.add_argument(
+        "--contrast", type=float, default=6.0, help="how hard modules are pushed away from their source"
+    )
     parser.add_argument("--steps", type=int, default=LocalisationSettings().num_steps, help="of each localisation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="without a suffix; default: benchmarks/results/study_locality_ZOO")
     arguments = parser.parse_intermixed_args(words)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        settings = LocalisationSettings(arguments.localiser, keep=arguments.keep, num_steps=arguments.steps)
+        settings = LocalisationSettings(
+            arguments.localiser, keep=arguments.keep, num_steps=arguments.steps, contrast=arguments.contrast
+        )
         zoo = read_zoo(arguments.zoo)
         overrides = arguments.overrides or ["dataset=mnist5k"]
         matrices = measure(zoo, arguments.networks, overrides, settings, arguments.seed)

@@ -7,8 +7,9 @@ import torch
 from cloning_stand_ins import chain, images, network
 from torch.nn import functional as F
 
+from cloning.gate_fit import module_loss, shuffled_pieces
 from cloning.gates import gated, num_gates, split_gates
-from cloning.localise import KEEPS, hard_gates, localise, module_loss, shuffled_pieces
+from cloning.localise import KEEPS, hard_gates, localise
 from cloning.settings import LocalisationSettings
 from cloning.sites import find_sites
 from zoo.digests import digest

@@ -1,0 +1,247 @@
+"""Gates fitted by gradient descent, so that the module serves its classes where it is grafted, and these only.
+
+With m the gates, c their shares of the MACs, M(x; m) the masked source, G the local linear models of the source M(x),
+pi the proximities of the neighbours x_k = b_k x, cos the cosine of logits about their mean, y images of other classes
+that the source knows, and z the logits of the target with the source at its image:
+
+    min_(a, F_c)  E[pi_k (0.3 |M(x_k; m) - G(b_k)|^2 / Var(G) + 1 - cos(M(x_k; m), G(b_k)))]
+                  + E[T^2 KL(z(m, F_c) || z) + CE(z(m, F_c), label)]
+                  + w_t E[relu(cos(M(y; m), M(y)))]  +  10 r_t relu(c m - keep)  +  0.03 mean m
+    m = sigmoid(tau_t a)
+
+The second line is what the module is for: with gates m, and a head F_c that is trained with them, the cloned network is
+to say what it says with the whole source. Without samples of the target's classes there is none. The temperature tau_t
+rises from 1 to 5 and the weight r_t of the cost from 0 to 1 over the first stage. Smaller shares go on from there, one
+stage each: a stays within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. The
+weight w_t, at most ``localisation.contrast``, is that of a constraint (dual ascent), so that it grows while the module
+is more alike its source on other classes. In the last two fifths of a stage the gates are rounded on the way forward,
+for it is hard gates that remain: soft ones may fit well where their cut is at chance.
+
+Differs from the paper: the second and third line. Without the third, which costs accuracy and is left out by default, a
+module of most families answers on all classes as its source does. Where there are no images of other classes, those of
+the cloned ones with their pieces in disorder stand for them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cloning.evidence import Graft, SourceEvidence
+from cloning.gates import gated, num_gates
+from cloning.head import class_weights, solve_head
+from cloning.neighbourhoods import Neighbourhoods, draw_neighbourhoods, fit_surrogates, surrogate_outputs
+from cloning.samples import BATCH_SIZE
+from zoo.chain.batches import run_in_batches
+from zoo.conversion import convert
+
+FINAL_TEMPERATURE = 5.0
+MOST_LOGIT = 1.0
+BETAS = (0.9, 0.98)
+"""Of Adam: a stage is a hundred steps."""
+
+SQUARES_WEIGHT = 0.3
+CONTRAST_WEIGHT = 1.0
+"""At the start; it follows how alike module and source are on other classes, up to ``localisation.contrast``."""
+
+CONTRAST_RATE = 0.1
+MOST_ALIKE = 0.35
+"""Mean cosine on images of other classes above which their weight grows from step to step, and below which it falls."""
+
+DENSITY_WEIGHT = 10.0
+SPARSITY_WEIGHT = 0.03
+ROUNDED_FROM = 0.6
+INSIDE = 0.625
+"""Share of a batch that is of cloned classes where nothing is known of the target."""
+
+LEAST_INSIDE = 0.25
+DISTILLATION_TEMPERATURE = 2.0
+HEAD_LEARNING_RATE = 3e-3
+NEARLY_SOLVED = 1e-4
+"""Gradient at which the head with the whole source is good enough to be learnt from."""
+
+
+def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[Tensor]:
+    """The gates' logits after the optimisation of the module's docstring; ``direct`` takes the source itself for G."""
+    network, sites, settings = evidence.network, evidence.sites, evidence.settings
+    device = evidence.images.device
+    shares = evidence.shares.to(device)
+    pool = _Pool(evidence, generator)
+    use = None if pool.graft is None else _Use(pool, pool.graft)
+    logits = (2 + 0.01 * torch.randn(num_gates(sites), generator=generator)).clamp(-MOST_LOGIT, MOST_LOGIT)
+    logits = logits.to(device).requires_grad_()
+    found, contrast = [], min(CONTRAST_WEIGHT, settings.contrast)
+    for stage, keep in enumerate(evidence.keeps):
+        optimizer = torch.optim.Adam([logits], lr=settings.learning_rate, betas=BETAS)
+        for step in range(settings.num_steps):
+            progress = step / max(1, settings.num_steps - 1)
+            heat = progress if stage == 0 else 1.0
+            index = pool.draw(settings.batch_size, generator)
+            soft = torch.sigmoid((1 + (FINAL_TEMPERATURE - 1) * heat) * logits)
+            gates = soft if progress < ROUNDED_FROM else soft.round() + soft - soft.detach()
+            with gated(network, sites, gates):
+                outputs, features = pool.run(index)
+            inside, is_other = pool.is_inside[index], pool.is_contrasted[index]
+            wanted, proximity = pool.wanted[index], pool.proximity[index]
+            alike = centred_cosine(outputs, wanted)
+            loss = (
+                SQUARES_WEIGHT * module_loss(outputs[inside], wanted[inside], proximity[inside], pool.variance)
+                + (proximity * (1 - alike))[inside].mean()
+                + DENSITY_WEIGHT * min(1.0, 2 * heat) * F.relu((shares * soft).sum() - keep)
+                + SPARSITY_WEIGHT * soft.mean()
+            )
+            if settings.contrast and is_other.any():
+                loss = loss + contrast * F.relu(alike[is_other]).mean()
+                contrast += CONTRAST_RATE * (alike[is_other].detach().mean().item() - MOST_ALIKE)
+                contrast = min(max(contrast, 0.0), settings.contrast)
+            if use is not None:
+                loss = loss + use.loss(index, features)
+            optimizer.zero_grad()
+            loss.backward(inputs=[logits, *(use.head if use is not None else ())])
+            optimizer.step()
+            if use is not None:
+                use.optimizer.step()
+            with torch.no_grad():
+                logits.clamp_(-MOST_LOGIT, MOST_LOGIT)
+        found.append(logits.detach().clone())
+    return found
+
+
+class _Pool:
+    """The neighbours that the steps draw from, N rows, and what the source makes of them.
+
+    Attributes:
+        graft: What is known of the network that the module is for, with few samples.
+        wanted: (N, C) logits: of the local models on images of cloned classes, of the source on others.
+        proximity: (N,).
+        is_inside: (N,) whether a row is of a cloned class.
+        is_contrasted: (N,) whether the module need not be as its source there.
+    """
+
+    def __init__(self, evidence: SourceEvidence, generator: torch.Generator) -> None:
+        settings, few = evidence.settings, evidence.settings.num_images
+        self.graft = None if evidence.graft is None else evidence.graft.with_few(few, generator)
+        self._run = evidence.outputs
+        if self.graft is not None:
+            self._classifier = evidence.network.get_submodule(self.graft.network.clones[0].source.classifier)
+            images, black = self.graft.samples.images, self.graft.network.target.black
+            labels, inside = self.graft.samples.labels, self.graft.is_cloned
+            contrasted = ~inside & self.graft.is_known
+            contrasted = contrasted if contrasted.any() else ~inside
+            share = max(LEAST_INSIDE, len(self.graft.network.cloned_classes) / len(self.graft.network.classes))
+        else:
+            others = evidence.others[torch.randperm(len(evidence.others), generator=generator)[:few]]
+            others = torch.cat([others, shuffled_pieces(evidence.images, generator)])
+            images, black, share = torch.cat([evidence.images, others]), evidence.black, INSIDE
+            labels = torch.arange(len(images)).to(images.device) >= len(evidence.images)
+            inside, contrasted = ~labels, labels
+        self._images, self._black, self._share = images, black, share
+        grid = (min(settings.patch_grid, images.shape[2]), min(settings.patch_grid, images.shape[3]))
+        self.around = draw_neighbourhoods(len(images), settings.num_neighbours, grid, generator, images.device)
+        rows = torch.arange(len(images) * settings.num_neighbours, device=images.device)
+        outputs = run_in_batches(lambda part: self._run(self.images(part)), rows, batch_size=BATCH_SIZE)
+        self.wanted = outputs.unflatten(0, self.around.patches.shape[:2])
+        if settings.name == "lime":
+            near = Neighbourhoods(self.around.patches[inside], grid)
+            fitted = surrogate_outputs(near, fit_surrogates(near, self.wanted[inside]))
+            self.wanted[inside] = fitted.to(self.wanted)
+        self.variance = self.wanted[inside].flatten(0, 1).var(0, unbiased=False).sum().clamp_min(1e-12)
+        self.wanted, self.proximity = self.wanted.flatten(0, 1), self.around.proximity.flatten().to(self.wanted)
+        self.is_inside, self.is_contrasted, self.labels = (
+            values.repeat_interleave(settings.num_neighbours) for values in (inside, contrasted, labels)
+        )
+        weights = class_weights(self.labels.long(), int(self.labels.max()) + 1).cpu()
+        self._weights = [weights * side.cpu() for side in (self.is_inside, ~self.is_inside)]
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Rows (n,), with all classes of either side equally often."""
+        num_inside = min(max(1, round(self._share * n)), n)
+        counts = (num_inside, n - num_inside)
+        parts = [
+            torch.multinomial(weights, count, replacement=True, generator=generator)
+            for weights, count in zip(self._weights, counts, strict=True)
+            if count and weights.any()
+        ]
+        return torch.cat(parts).to(self.wanted.device)
+
+    def neighbours(self, index: Tensor) -> Tensor:
+        """Images (n, C, H, W) as they are given: preprocessed for the target if there is one."""
+        return self.around.images(self._images, index, self._black)
+
+    def images(self, index: Tensor) -> Tensor:
+        """The same, preprocessed for the source."""
+        x = self.neighbours(index)
+        if self.graft is None:
+            return x
+        network = self.graft.network
+        return convert(x, network.target.input, network.clones[0].source.input)
+
+    def run(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The source's logits (n, C), and with a graft what its classifier reads, (n, d)."""
+        if self.graft is None:
+            return self._run(self.images(index)), None
+        seen: list[Tensor] = []
+        handle = self._classifier.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        try:
+            outputs = self._run(self.images(index))
+        finally:
+            handle.remove()
+        return outputs, seen[-1].to(outputs.dtype)
+
+
+class _Use:
+    """What the cloned network makes of a module: its logits against those with the whole source, and the labels.
+
+    Attributes:
+        head: Weight and bias of F_c, trained with the gates.
+    """
+
+    def __init__(self, pool: _Pool, graft: Graft) -> None:
+        network, num_neighbours = graft.network, pool.around.patches.shape[1]
+        rows = torch.arange(len(pool.labels), device=pool.labels.device)
+        features = run_in_batches(
+            lambda part: network.forward_features(pool.neighbours(part)), rows, batch_size=BATCH_SIZE
+        )
+        solved = solve_head(
+            features[::num_neighbours],
+            graft.samples.labels,
+            network.head.weight,
+            network.head.bias,
+            least_gradient=NEARLY_SOLVED,
+        )
+        self._own, self._labels = features[:, : network.target.num_features], pool.labels
+        self._wanted = F.log_softmax(F.linear(features, *solved) / DISTILLATION_TEMPERATURE, dim=1)
+        self.head = [part.clone().requires_grad_() for part in solved]
+        self.optimizer = torch.optim.Adam(self.head, lr=HEAD_LEARNING_RATE)
+
+    def loss(self, index: Tensor, features: Tensor) -> Tensor:
+        """Of the module's features (n, d) for rows of the pool; the head's gradients of the step before are gone."""
+        self.optimizer.zero_grad()
+        logits = F.linear(torch.cat([self._own[index], features], dim=1), *self.head)
+        soft = F.log_softmax(logits / DISTILLATION_TEMPERATURE, dim=1)
+        distance = F.kl_div(soft, self._wanted[index], log_target=True, reduction="batchmean")
+        return DISTILLATION_TEMPERATURE**2 * distance + F.cross_entropy(logits, self._labels[index])
+
+
+def module_loss(outputs: Tensor, wanted: Tensor, proximity: Tensor, variance: Tensor) -> Tensor:
+    """Proximity-weighted squared error of the module's logits (b, C), relative to the variance of what is wanted."""
+    return (proximity * (outputs - wanted).square().sum(1)).mean() / variance
+
+
+def centred_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """(n,) cosines of the logits (n, C) of two networks about their means over the outputs."""
+    return F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True))
+
+
+def shuffled_pieces(images: Tensor, generator: torch.Generator, num_pieces: int = 4) -> Tensor:
+    """Images (n, C, H, W) with their 4 x 4 pieces in disorder: of no class, and not far from those they are made of."""
+    rows, columns = (min(num_pieces, side) for side in images.shape[2:])
+    height, width = images.shape[2] // rows, images.shape[3] // columns
+    found = images.clone()
+    pieces = images[..., : rows * height, : columns * width]
+    pieces = pieces.unflatten(3, (columns, width)).unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    order = torch.rand(len(images), rows * columns, generator=generator).argsort(1).to(images.device)
+    pieces = pieces[torch.arange(len(images), device=images.device)[:, None], order].unflatten(1, (rows, columns))
+    found[..., : rows * height, : columns * width] = pieces.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return found
