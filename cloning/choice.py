@@ -22,9 +22,7 @@ STRICT_FLOOR = 0.01
 """Losses below which differences do not count when the cheapest near the least is chosen."""
 
 MOST_LOST = 0.005
-"""Validation accuracy, mean of original and cloned classes, that the cheapest may lose against the least loss; or one
-standard error, if that is more: few images cannot tell less apart (Breiman et al., Classification and Regression Trees,
-1984, section 3.4.3)."""
+"""Validation accuracy, mean of original and cloned classes, that the cheapest may lose against the least loss."""
 
 MAX_COMBINATIONS = 200_000
 
@@ -52,7 +50,6 @@ class PositionResult:
         sim_other: The same on the source's other classes; ``None`` if the target keeps none of them.
         added_params: Parameters of the slim module, its adapter and its columns of the head.
         added_macs: Multiply-accumulate operations of the same, per image.
-        accuracy_error: Standard error of ``accuracy``.
     """
 
     source: str
@@ -69,7 +66,6 @@ class PositionResult:
     sim_other: float | None = None
     added_params: int = 0
     added_macs: int = 0
-    accuracy_error: float = 0.0
 
     @property
     def accuracy(self) -> float:
@@ -92,8 +88,8 @@ def choose(
     """One row per source: the best that fits the budget together.
 
     ``search`` takes the least sum of losses. ``tolerance`` and ``fixed`` take, of the choices whose sum is at most
-    ``settings.tolerance`` times the least and whose accuracies are at most ``MOST_LOST`` or a standard error below
-    those there, the ones with the most local modules, and of these the one that adds the fewest MACs.
+    ``settings.tolerance`` times the least and whose accuracies are at most ``MOST_LOST`` below those there, the ones
+    with the most local modules, and of these the one that adds the fewest MACs.
 
     Args:
         rows: By source.
@@ -134,9 +130,8 @@ def choose(
     if settings.name == "search":
         return min(fitting, key=lambda found: (found[1], found[2], [row.position for row in found[0]]))[0]
     bound = settings.tolerance * max(least, len(tables) * loss_floor(is_strict=is_strict))
-    best = min(fitting, key=lambda found: found[1])[0]
-    enough = _accuracy(best) - max(MOST_LOST, sum(row.accuracy_error for row in best) / len(best))
-    near = [found for found in fitting if found[1] <= bound and (is_strict or _accuracy(found[0]) >= enough)]
+    best = _accuracy(min(fitting, key=lambda found: found[1])[0])
+    near = [found for found in fitting if found[1] <= bound and (is_strict or _accuracy(found[0]) >= best - MOST_LOST)]
     return min(near, key=lambda found: (-sum(row.is_local for row in found[0]), found[2], found[3], found[1]))[0]
 
 

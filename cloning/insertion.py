@@ -31,7 +31,7 @@ from cloning.fitting import fit_adapter_to
 from cloning.frozen import FrozenNetwork
 from cloning.gate_fit import centred_cosine
 from cloning.head import balanced_cross_entropy, class_weights, solve_head
-from cloning.measures import accuracies_of_logits, accuracy_error, added_costs, mean, num_bytes
+from cloning.measures import accuracies_of_logits, added_costs, mean, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
 from cloning.settings import InsertionSettings
@@ -195,7 +195,6 @@ class _Tries:
             sim_other=self.similarities[keep][1],
             added_params=added.num_params,
             added_macs=added.macs,
-            accuracy_error=accuracy_error(accuracies, self.val.labels, len(self.kept)),
         )
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ from zoo.errors import UserError
 
 log = logging.getLogger(__name__)
 
-KEEPS = (0.65, 0.48, 0.35)
+KEEPS = (0.65, 0.48)
 """Shares that are tried where none is asked for, one after the other."""
 
 

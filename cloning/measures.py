@@ -98,21 +98,6 @@ def accuracies_of_logits(logits: Tensor, labels: Tensor, num_classes: int) -> li
     return [part.sum().item() / len(part) if len(part) else None for part in found]
 
 
-def accuracy_error(accuracies: Sequence[float | None], labels: Tensor, num_kept: int) -> float:
-    """Standard error of the mean of original and cloned accuracy, of accuracies by class (binomial).
-
-    Args:
-        accuracies: By class; the first ``num_kept`` are the target's.
-        labels: (n,) of the samples.
-        num_kept: How many classes the target keeps.
-    """
-    counts = torch.bincount(labels.cpu(), minlength=len(accuracies)).tolist()
-    variances = [None if p is None else p * (1 - p) / n for p, n in zip(accuracies, counts, strict=True)]
-    sides = [[v for v in side if v is not None] for side in (variances[:num_kept], variances[num_kept:])]
-    sides = [sum(side) / len(side) ** 2 for side in sides if side]
-    return sum(sides) ** 0.5 / len(sides) if sides else 0.0
-
-
 def mean(values: Sequence[float | None]) -> float | None:
     """Mean of the values that are there; ``None`` without any."""
     there = [value for value in values if value is not None]

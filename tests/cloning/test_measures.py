@@ -10,7 +10,6 @@ from cloning_stand_ins import clone, cloned, images, network
 from cloning.choice import PositionResult
 from cloning.figures import gates_figure, locality_figure, positions_figure
 from cloning.measures import (
-    accuracy_error,
     conditional_similarity,
     kept_per_layer,
     measure_accuracies,
@@ -91,14 +90,3 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
     ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     assert all("</svg>" in path.with_suffix(".svg").read_text() for path in paths)
-
-
-def test_the_error_of_an_accuracy_is_that_of_as_many_coins() -> None:
-    labels = torch.tensor([0] * 10 + [1] * 10 + [2] * 40)
-    generator = torch.Generator().manual_seed(0)
-    chances = [0.9, 0.7, 0.8]
-    draws = torch.rand(20_000, len(labels), generator=generator) < torch.tensor(chances)[labels]
-    found = [draws[:, labels == label].double().mean(1) for label in range(3)]
-    spread = (((found[0] + found[1]) / 2 + found[2]) / 2).std().item()
-    assert accuracy_error(chances, labels, 2) == pytest.approx(spread, rel=0.02)
-    assert accuracy_error([1.0, None], torch.zeros(3).long(), 1) == 0
