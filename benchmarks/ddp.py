@@ -137,13 +137,19 @@ class _InHalves(pl.Callback):
     """Runs every batch of a training in two halves, those that two processes would take; all else stays as it is."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        body = pl_module.body
+        pl_module._body = (_Halved(pl_module.body),)
 
-        def run(x: torch.Tensor) -> torch.Tensor:
-            halves = [torch.arange(start, len(x), 2) for start in (0, 1)]
-            return torch.cat([body(x[half]) for half in halves])[torch.cat(halves).argsort()]
 
-        pl_module._body = (run,)
+class _Halved(torch.nn.Module):
+    def __init__(self, body: torch.nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return self.body(x)
+        halves = [torch.arange(start, len(x), 2) for start in (0, 1)]
+        return torch.cat([self.body(x[half]) for half in halves])[torch.cat(halves).argsort()]
 
 
 READING = (

@@ -51,7 +51,7 @@ CASES = {
 """``own_directories``: as the search tunes its finalists, each process has a temporary directory of its own.
 ``inherited``: one row of the head is learnt already, the others are solved beside it. ``adaptive``:
 statistics are those of the first process's images."""
-IN_SHARDS = ("loo", "loop", "own_directories", "warm_up", "tied", "adaptive", "interrupted")
+IN_SHARDS = ("loop", "own_directories", "warm_up", "tied", "adaptive", "interrupted")
 INPUT = InputSpec(1, 8, 8, (0.0,), (1.0,))
 
 
