@@ -89,7 +89,8 @@ def choose(
 
     ``search`` takes the least sum of losses. ``tolerance`` and ``fixed`` take, of the choices whose sum is at most
     ``settings.tolerance`` times the least and whose accuracies are at most ``MOST_LOST`` below those there, the ones
-    with the most local modules, and of these the one that adds the fewest MACs.
+    with the most local modules, and of these the one that adds the fewest MACs. Without a budget ``tolerance`` considers
+    positions behind the image only where ``settings.inner_tolerance`` lets them, unless the losses are distances.
 
     Args:
         rows: By source.
@@ -101,6 +102,8 @@ def choose(
         UserError: Nothing fits the budget; with the nearest.
     """
     budget = budget or AddedBudget()
+    if settings.name == "tolerance" and not is_strict and budget == AddedBudget():
+        rows = [_earned(table, settings.inner_tolerance) for table in rows]
     tables = [_front(table) for table in rows]
     while math.prod(map(len, tables)) > MAX_COMBINATIONS:
         longest = max(tables, key=len)
@@ -138,6 +141,13 @@ def choose(
 def loss_floor(*, is_strict: bool) -> float:
     """The loss of one source below which differences do not count."""
     return STRICT_FLOOR if is_strict else LOSS_FLOOR
+
+
+def _earned(table: Sequence[PositionResult], tolerance: float) -> list[PositionResult]:
+    """The rows without those behind the image whose loss is above so many times the least loss there."""
+    at_image = [row.loss for row in table if row.position == 0]
+    bound = tolerance * max(LOSS_FLOOR, min(at_image, default=math.inf))
+    return [row for row in table if row.position == 0 or row.loss <= bound]
 
 
 def _front(table: Sequence[PositionResult]) -> list[PositionResult]:

@@ -74,6 +74,9 @@ class InsertionSettings:
             ``search`` (the least loss after a short tuning) or ``fixed``.
         position: For ``fixed``.
         tolerance: For ``tolerance``.
+        inner_tolerance: For ``tolerance`` without a budget: how many times the least loss at the image a position behind
+            it may have to be considered. Adapters are fitted to few images, and of many tries validation flatters the
+            best.
         num_epochs: Length of the short tuning at every position.
         learning_rate: Of the short tuning.
         batch_size: Of the short tuning.
@@ -83,6 +86,7 @@ class InsertionSettings:
     name: Annotated[str, one_of("search", "tolerance", "fixed")] = "tolerance"
     position: Annotated[int | None, at_least(0)] = None
     tolerance: Annotated[float, at_least(1, 1e6)] = 1.1
+    inner_tolerance: Annotated[float, at_least(0, 1e6)] = 1.0
     num_epochs: Annotated[int, at_least(1)] = 4
     learning_rate: Annotated[float, above(0, 1000)] = 2e-3
     batch_size: Annotated[int, at_least(1)] = 64

@@ -76,7 +76,7 @@ def test_a_network_in_use_stays_the_same_and_others_are_freed() -> None:
 
 def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloning.choice.MOST_LOST", 1.0)
-    job = search(tmp_path, insertion=InsertionSettings("tolerance", tolerance=1000, num_epochs=1))
+    job = search(tmp_path, insertion=InsertionSettings("tolerance", tolerance=1000, inner_tolerance=1000, num_epochs=1))
     found = job.run()
     assert (found.selection.target, found.selection.kept) == ("low", tuple("abc"))
     assert [(s.network, s.classes) for s in found.selection.sources] == [("high", ("d", "e"))]
@@ -225,6 +225,20 @@ def test_local_modules_come_first_and_accuracy_is_not_given_away() -> None:
     assert choose([[local, cheap]], settings) == (local,)
     wrong = row(loss=1.1, macs=10, accuracy=0.89)
     assert choose([[local, cheap, wrong]], settings) == (local,)
+
+
+def test_behind_the_image_a_try_has_to_do_as_well_as_there() -> None:
+    settings = InsertionSettings("tolerance")
+    image, better, worse = (
+        replace(row(loss=loss, macs=macs), position=position)
+        for position, (loss, macs) in enumerate([(1, 90), (1, 70), (1.01, 50)])
+    )
+    table = [image, better, worse]
+    assert choose([table], settings) == (better,)
+    assert choose([[image, worse]], settings) == (image,)
+    assert choose([table], replace(settings, inner_tolerance=1.05)) == (worse,)
+    assert choose([table], settings, is_strict=True) == (worse,)
+    assert choose([table], settings, AddedBudget(max_macs=60)) == (worse,)
 
 
 def test_shares_and_positions_are_searched_together(tmp_path: Path) -> None:
