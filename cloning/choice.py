@@ -89,8 +89,8 @@ def choose(
 
     ``search`` takes the least sum of losses. ``tolerance`` and ``fixed`` take, of the choices whose sum is at most
     ``settings.tolerance`` times the least and whose accuracies are at most ``MOST_LOST`` below those there, the ones
-    with the most local modules, and of these the one that adds the fewest MACs. Without a budget ``tolerance`` considers
-    positions behind the image only where ``settings.inner_tolerance`` lets them, unless the losses are distances.
+    with the most local modules, and of these the one that adds the fewest MACs. Without a budget, and unless losses are
+    distances, ``tolerance`` considers positions behind the image only where ``settings.inner_tolerance`` lets them.
 
     Args:
         rows: By source.

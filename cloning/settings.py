@@ -74,9 +74,8 @@ class InsertionSettings:
             ``search`` (the least loss after a short tuning) or ``fixed``.
         position: For ``fixed``.
         tolerance: For ``tolerance``.
-        inner_tolerance: For ``tolerance`` without a budget: how many times the least loss at the image a position behind
-            it may have to be considered. Adapters are fitted to few images, and of many tries validation flatters the
-            best.
+        inner_tolerance: For ``tolerance`` without a budget: how many times the least loss at the image a position
+            behind it may have. Adapters are fitted to few images, and of many tries validation flatters the best.
         num_epochs: Length of the short tuning at every position.
         learning_rate: Of the short tuning.
         batch_size: Of the short tuning.
