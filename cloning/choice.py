@@ -107,7 +107,9 @@ def choose(
     tables = [_front(table) for table in rows]
     while math.prod(map(len, tables)) > MAX_COMBINATIONS:
         longest = max(tables, key=len)
-        longest.remove(max(longest, key=lambda row: row.loss))
+        cheapest = [min(longest, key=lambda row: row.added_macs), min(longest, key=lambda row: row.added_params)]
+        others = [row for row in longest if row not in cheapest]
+        longest.remove(max(others or longest, key=lambda row: row.loss))
     combinations = [(found, *_sums(found)) for found in itertools.product(*tables)]
     fitting = [
         found
@@ -118,7 +120,7 @@ def choose(
     if not fitting:
         _, _, macs, params = min(
             combinations,
-            key=lambda found: max(found[2] / (budget.max_macs or math.inf), found[3] / (budget.max_params or math.inf)),
+            key=lambda found: max(_share(found[2], budget.max_macs), _share(found[3], budget.max_params)),
         )
         asked = [
             f"budget.{key}={value}"
@@ -169,6 +171,11 @@ def on_front(row: PositionResult, table: Sequence[PositionResult]) -> bool:
         and (other.loss < row.loss or other.added_macs < row.added_macs)
         for other in table
     )
+
+
+def _share(cost: int, limit: int | None) -> float:
+    """Of a limit; 0 without one."""
+    return 0.0 if limit is None else cost / max(limit, 1)
 
 
 def _accuracy(found: Sequence[PositionResult]) -> float:

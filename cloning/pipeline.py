@@ -137,7 +137,7 @@ class CloningSearch:
         for row, found, table in zip(chosen, modules, tables, strict=True):
             module = found[row.keep]
             clones.append(Clone(module.source, module.classes, module.gates, row.position))
-            _tell_insertion(module, row, table, self.settings.insertion)
+            _tell_insertion(module, row, table, self.settings.insertion, is_bound=self.settings.budget != AddedBudget())
         _tell_added(clones, chosen, is_strict)
         rows = [row for table in tables for row in table]
         with self.timed("blueprint"):
@@ -353,7 +353,12 @@ class CloningSearch:
 
 
 def _tell_insertion(
-    clone: Clone, row: PositionResult, tried: Sequence[PositionResult], settings: InsertionSettings
+    clone: Clone,
+    row: PositionResult,
+    tried: Sequence[PositionResult],
+    settings: InsertionSettings,
+    *,
+    is_bound: bool,
 ) -> None:
     """Says what was inserted where, why there, and what is known afterwards."""
     place = "at the image (position 0)" if row.position == 0 else f"at position {row.position} of the target"
@@ -362,6 +367,8 @@ def _tell_insertion(
         why = f"as insertion.position says, loss {row.loss:.4f}"
     elif row.loss <= least:
         why = f"the least loss of {len(tried)} tries, {row.loss:.4f}"
+    elif is_bound:
+        why = f"what the budget of all clones leaves, loss {row.loss:.4f} (least of {len(tried)} tries: {least:.4f})"
     else:
         why = f"the cheapest of {len(tried)} tries whose loss, {row.loss:.4f}, is near the least, {least:.4f}"
         why += ", and local" if row.is_local else ""

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.arguments import positive
 from benchmarks.fronts.task import Task
 from figures.style import ORIGINS, new_figure, tidy
 from studies.bars import bars, interval_of, told
@@ -72,7 +73,7 @@ def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """How many compositions, tuned how."""
-    parser.add_argument("--drawn", type=int, default=6, help="compositions of each split")
+    parser.add_argument("--drawn", type=positive, default=6, help="compositions of each split")
     parser.add_argument("--mode", choices=("probe", "freeze", "full"), default="freeze")
 
 

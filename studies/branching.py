@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from benchmarks.arguments import positive
 from benchmarks.fronts.contenders import pick
 from benchmarks.fronts.recipes import Recipe, costs
 from benchmarks.fronts.rows import restored, tuned
@@ -261,9 +262,9 @@ def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Budgets, and how many tails are paired."""
-    parser.add_argument("--limits", type=int, nargs="+", default=[120_000, 200_000], help="parameters")
+    parser.add_argument("--limits", type=positive, nargs="+", default=[120_000, 200_000], help="parameters")
     parser.add_argument(
-        "--shortlist", type=int, default=40, help="tails that are paired, and as many of half the budget"
+        "--shortlist", type=positive, default=40, help="tails that are paired, and as many of half the budget"
     )
 
 

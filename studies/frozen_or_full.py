@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.arguments import positive
 from benchmarks.fronts.task import Task
 from figures.style import FAINT, INK, new_figure, tidy
 from studies.bars import interval_of, told
@@ -62,7 +63,7 @@ def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """How many compositions."""
-    parser.add_argument("--drawn", type=int, default=16, help="compositions of each split")
+    parser.add_argument("--drawn", type=positive, default=16, help="compositions of each split")
 
 
 STUDY = Study("frozen_or_full", CLAIM, measure, conclude, draw, options)

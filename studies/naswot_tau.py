@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.arguments import positive
 from benchmarks.fronts.recipes import Recipe, costs
 from benchmarks.fronts.task import Task
 from figures.style import FAINT, INK, PICK, grid_of_panels
@@ -135,8 +136,8 @@ def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """How many compositions, tuned how often in which modes."""
-    parser.add_argument("--drawn", type=int, default=16, help="compositions of each split")
-    parser.add_argument("--repeats", type=int, default=2, help="trainings of each, with other orders of images")
+    parser.add_argument("--drawn", type=positive, default=16, help="compositions of each split")
+    parser.add_argument("--repeats", type=positive, default=2, help="trainings of each, with other orders of images")
     parser.add_argument("--modes", choices=("probe", "freeze", "full"), nargs="+", default=["freeze", "full"])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.arguments import positive
 from benchmarks.fronts.contenders import pick
 from benchmarks.fronts.task import Task
 from figures.style import ORIGINS, PICK, new_figure, tidy
@@ -64,7 +65,7 @@ def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:
 def options(parser: argparse.ArgumentParser) -> None:
     """Which ways, and how many compositions are drawn."""
     parser.add_argument("--ways", nargs="+", default=["even", "stage", "permutation"], help="values of partition.mode")
-    parser.add_argument("--drawn", type=int, default=4, help="compositions drawn from every partition")
+    parser.add_argument("--drawn", type=positive, default=4, help="compositions drawn from every partition")
     parser.add_argument("--mode", choices=("probe", "freeze", "full"), default="freeze")
 
 

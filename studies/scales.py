@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.arguments import positive
 from benchmarks.fronts.comparison import budgets
 from benchmarks.fronts.contenders import pick
 from benchmarks.fronts.recipes import costs
@@ -71,7 +72,7 @@ def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Which budgets and modes."""
-    parser.add_argument("--limits", type=int, nargs="+", help="parameters; default: five, from below to above all")
+    parser.add_argument("--limits", type=positive, nargs="+", help="parameters; default: five, from below to above all")
     parser.add_argument("--modes", choices=("probe", "freeze", "full"), nargs="+", default=["freeze", "full"])
 
 

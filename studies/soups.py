@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from benchmarks.arguments import positive
 from benchmarks.fronts.contenders import pick
 from benchmarks.fronts.recipes import Recipe
 from benchmarks.fronts.rows import hits_of, restored, tuned
@@ -100,8 +101,8 @@ def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Budget, modes and number of tunings."""
-    parser.add_argument("--limit", type=int, default=120_000, help="parameters")
-    parser.add_argument("--draws", type=int, default=3, help="tunings of each pick")
+    parser.add_argument("--limit", type=positive, default=120_000, help="parameters")
+    parser.add_argument("--draws", type=positive, default=3, help="tunings of each pick")
     parser.add_argument("--modes", choices=("freeze", "full"), nargs="+", default=["freeze", "full"])
 
 

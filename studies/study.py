@@ -14,6 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.arguments import positive
 from benchmarks.fronts.recipes import Recipe
 from benchmarks.fronts.rows import hits, tuned
 from benchmarks.fronts.task import Question, Task, open_task
@@ -58,7 +59,7 @@ class Study:
         parser.add_argument("--zoo", default="embedded", help="name or YAML file")
         parser.add_argument("--dataset", default="cluttered_mnist")
         parser.add_argument("--without", nargs="+", default=[], metavar="NETWORK", help="leave these out of the zoo")
-        parser.add_argument("--splits", type=int, default=3, help="seeds 0, 1, ...")
+        parser.add_argument("--splits", type=positive, default=3, help="seeds 0, 1, ...")
         parser.add_argument("--cache", default="runs/cache")
         parser.add_argument("--output", type=Path, help="without a suffix; default: benchmarks/results/study_...")
         self.options(parser)

@@ -92,18 +92,26 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self._kept: dict[int, float] = {}  # validation accuracy by epoch, from 1
         self._saved_step = 0
 
-    def resumable(self) -> dict[str, Any] | None:
+    def resumable(self, *, in_shards: bool) -> dict[str, Any] | None:
         """The record of a training to go on with; None where there is no last checkpoint yet.
+
+        Args:
+            in_shards: Whether the training that goes on is.
 
         Returns:
             ``norm_stats``, the rule of its statistics, and ``epoch`` and ``batch``, both from 0, that come next.
 
         Raises:
-            UserError: A checkpoint is damaged, or of another identity: what differs is named.
+            UserError: A checkpoint is damaged, of another identity (what differs is named), or was written in shards
+                where the training is not, or the other way round.
         """
         if not (self.directory / LAST).exists():
             return None
-        record = read_checkpoint(self.directory / LAST)[RECORD]
+        last = read_checkpoint(self.directory / LAST)
+        record = last[RECORD]
+        if (SHARDS in last) != in_shards:
+            told = "whole, type a trainer other than fsdp2" if in_shards else "in shards, type trainer=fsdp2"
+            raise UserError(f"{self.directory / LAST} was written {told}; or {_START_OVER}")
         beside = {name: read_checkpoint(self.directory / name)[RECORD] for name in record["beside"]}
         for name, found in {**beside, LAST: record}.items():
             _require_identity(self.directory / name, found["identity"], self._identity)

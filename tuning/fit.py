@@ -141,7 +141,7 @@ def tune(
     if teacher is not None:
         teacher.columns(data.class_names)
     checkpoints = Checkpoints(Path(run_dir) / "checkpoints", identity or {}, tuning.checkpoints)
-    resumed = checkpoints.resumable() if resume else None
+    resumed = checkpoints.resumable(in_shards=recipe.trainer.strategy == "fsdp2") if resume else None
     clock = _Clock()
     rows = list(learnt_rows) if tuning.head.initialisation == "auto" else []
     asked = network.head_inputs

@@ -198,11 +198,12 @@ class TuningModule(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """By the norm over all shards."""
+        """By the norm over all shards, or by value."""
         if not is_sharded(self.network):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            clip_gradients(self.network.parameters(), gradient_clip_val)
+            by_value = getattr(gradient_clip_algorithm, "value", gradient_clip_algorithm) == "value"
+            clip_gradients(self.network.parameters(), gradient_clip_val, by_value=by_value)
 
     def on_validation_epoch_start(self) -> None:
         """Solves the head on the features of the epoch's end; with an average, on those of the averaged weights."""

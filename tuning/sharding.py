@@ -183,16 +183,23 @@ def _take(tensor: Tensor, values: Tensor) -> None:
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
-    """Scales gradients so that their norm over all shards is at most ``max_norm``, as ``clip_grad_norm_`` does."""
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, *, by_value: bool = False) -> None:
+    """Scales gradients so that their norm over all shards is at most ``limit``, or cuts every value off there.
+
+    As ``clip_grad_norm_`` and ``clip_grad_value_`` do.
+    """
     found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not found:
+        return
+    if by_value:
+        for gradient in found:
+            local(gradient).clamp_(-limit, limit)
         return
     shares = torch.stack([local(g).square().sum() / (1 if isinstance(g, DTensor) else world_size()) for g in found])
     norm = shares.sum()
     if world_size() > 1:
         dist.all_reduce(norm)
-    torch._foreach_mul_([local(g) for g in found], (max_norm / (norm.sqrt() + 1e-6)).clamp(max=1.0))
+    torch._foreach_mul_([local(g) for g in found], (limit / (norm.sqrt() + 1e-6)).clamp(max=1.0))
 
 
 def adapting_statistics(module: nn.Module) -> list[Tensor]:

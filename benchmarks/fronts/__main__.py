@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.arguments import positive
 from launch.errors import report as tell
 from launch.schema import keys
 from zoo import threads
@@ -48,13 +49,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", default="runs/cache", help="where stages and rows are stored")
     parser.add_argument("--output", type=Path, help="without a suffix; default: benchmarks/results/fronts_ZOO_DATASET")
     return parser
-
-
-def positive(text: str) -> int:
-    """A number of the command line that is at least 1."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text}: allowed are whole numbers from 1 on")
-    return int(text)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -263,6 +263,15 @@ def test_a_budget_binds_all_sources_together() -> None:
     assert [found.added_params for found in choose(tables, settings, AddedBudget(max_params=70))] == [50, 15]
     with pytest.raises(UserError, match=r"budget.max_macs=49: no clones add so little; .*: type budget.max_macs=50$"):
         choose(tables, settings, AddedBudget(max_macs=49))
+    with pytest.raises(UserError, match=r"type budget.max_macs=50$"):
+        choose(tables, settings, AddedBudget(max_macs=0))
+
+
+def test_what_is_too_much_to_combine_loses_no_choice_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloning.choice.MAX_COMBINATIONS", 6)
+    tables = [[row(name, loss=4.0 - n, macs=10 + 10 * n) for n in range(4)] for name in "ab"]
+    found = choose(tables, InsertionSettings("tolerance"), AddedBudget(max_macs=20))
+    assert [each.added_macs for each in found] == [10, 10]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import pytest
 import torch
 from tuning_stand_ins import Blobs, StandIn
 
-from tuning.checkpoints import CheckpointFiles
+from tuning.checkpoints import CheckpointFiles, Checkpoints
 from tuning.fit import tune
 from tuning.settings import HeadSettings, TuningSettings
+from tuning.sharded_files import SHARDS
 from zoo.errors import UserError
 
 TUNING = TuningSettings(mode="freeze", loss="cross_entropy", num_epochs=1, head=HeadSettings(refit="never"))
@@ -63,6 +64,17 @@ def test_a_checkpoint_of_another_identity_is_not_gone_on_with(identity, message,
     with pytest.raises(UserError) as error:
         run(run_dir, identity=identity, resume=True)
     assert f"best.ckpt is of another training: {message}" in str(error.value)
+
+
+@pytest.mark.parametrize("in_shards", [False, True])
+def test_shards_and_whole_files_are_not_taken_for_each_other(in_shards, run_dir):
+    path = run_dir / "checkpoints" / "last.ckpt"
+    if not in_shards:
+        torch.save({**torch.load(path, weights_only=True), SHARDS: "last.ckpt.shards-0"}, path)
+    with pytest.raises(
+        UserError, match="written whole, .*other than fsdp2" if in_shards else "shards, .*trainer=fsdp2"
+    ):
+        Checkpoints(path.parent, IDENTITY).resumable(in_shards=in_shards)
 
 
 def test_a_new_run_looks_at_no_old_checkpoint(run_dir, finished):

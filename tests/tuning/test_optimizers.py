@@ -10,6 +10,7 @@ from timm.scheduler import CosineLRScheduler
 from tuning.optimizers import build_optimizer, build_schedule, check_optimizer
 from tuning.parameter_groups import ParameterGroup
 from tuning.settings import OptimizerSettings, ScheduleSettings
+from tuning.sharding import clip_gradients
 from zoo.errors import UserError
 
 
@@ -126,3 +127,16 @@ def test_a_schedule_that_cannot_be_is_told_in_one_line(target, kwargs, told):
         check_optimizer(OptimizerSettings(), ScheduleSettings(_target_=target, kwargs=kwargs))
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("by_value", [True, False])
+def test_gradients_in_shards_are_clipped_as_torch_does(by_value: bool) -> None:
+    gradients = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(3, 4)) for _ in gradients] for _ in range(2))
+    for parameters in (ours, theirs):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+    clip_gradients(ours, 0.5, by_value=by_value)
+    (torch.nn.utils.clip_grad_value_ if by_value else torch.nn.utils.clip_grad_norm_)(theirs, 0.5)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine.grad, other.grad)
