@@ -238,7 +238,7 @@ def run_job(
         raise
     finally:
         row["seconds"] = round(time.perf_counter() - started, 1)
-        if earlier is not None and row.get("metrics") == earlier.get("metrics"):
+        if earlier is not None and (row.get("metrics") == earlier.get("metrics") or _stands(earlier, row)):
             row = earlier  # what was done before is told as it was then
         write_json(row_path(directory, number), row)
         Path(lock.lock_file).unlink(missing_ok=True)
@@ -290,6 +290,14 @@ def _in_its_own_process(config: Config) -> Mapping[str, Any]:
     if process.returncode or (result := read_result(directory)) is None:
         raise UserError(told or f"it ended with exit status {process.returncode}: see {directory}/job.log")
     return result["metrics"]
+
+
+def _stands(earlier: Row, row: Row) -> bool:
+    """Whether a job that did not end well left the result that an earlier row tells of as it was."""
+    if row["status"] == "completed" or "directory" not in earlier:
+        return False
+    result = read_result(Path(earlier["directory"]))
+    return result is not None and result["metrics"] == earlier.get("metrics")
 
 
 def _figures(directory: Path) -> dict[str, Any]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from launch.__main__ import main
-from launch.sweep import check_jobs
+from launch.sweep import check_jobs, run_job
+from launch.sweep_table import row_path
 from zoo.errors import UserError
+from zoo.storage.files import read_json, write_json
 
 DRIVER = Path(__file__).with_name("sweep_driver.py")
 
@@ -89,3 +94,34 @@ def test_what_no_job_could_run_with_is_told_before_the_first(composer: None) -> 
     assert line.startswith("3 of 4 jobs cannot run, and none was begun: job 1, 3: optimizer.learning_rate=-1")
     assert "; job 2: device=gpu" in line
     check_jobs("train", [[words[0]]])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("the disk is away")], ids=["interrupted", "failed"])
+@pytest.mark.parametrize("value", [0.5, 0.7], ids=["stands", "another"])
+def test_a_completed_row_whose_result_stands_outlives_a_recheck_that_does_not_end(
+    error: BaseException,
+    value: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = SimpleNamespace(num=0)
+    hydra = SimpleNamespace(sweep=SimpleNamespace(dir=tmp_path), job=job, overrides=SimpleNamespace(task=["seed=0"]))
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+    row = {"job": 0, "overrides": ["seed=0"], "status": "completed", "metrics": {"value": 0.5}, "seconds": 9.0}
+    row["directory"] = str(tmp_path / "run")
+    write_json(tmp_path / "sweep.json", {"jobs": [["seed=0"]]})
+    write_json(row_path(tmp_path, 0), row)
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run/result.json", {"status": "completed", "metrics": {"value": value}})
+
+    def recheck() -> None:
+        raise error
+
+    with contextlib.suppress(KeyboardInterrupt):
+        run_job(lambda config: {}, recheck, lambda config: tmp_path / "run", str)
+    is_failure = isinstance(error, UserError)
+    assert ("job 0: the disk is away" in caplog.text) == is_failure
+    told = "completed" if value == 0.5 else "failed" if is_failure else "interrupted"
+    assert (read_json(row_path(tmp_path, 0)) == row) == (value == 0.5)
+    assert [row["status"] for row in table(tmp_path)] == [told]
