@@ -15,7 +15,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from launch import interruption
+from launch import interruption, processes
 from launch.checks import check, configured
 from launch.command_line import readable
 from launch.errors import CONF, explain, report
@@ -39,7 +39,8 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
             threads.prepare((trainer.num_devices or 1) if trainer.accelerator == "cpu" else 1)
             with progress.progress("reading settings and zoo", 1):  # of a zoo that no command has read yet: seconds
                 check(config)
-            return function(config)
+            with processes.losses_told(is_shared=trainer.is_shared):
+                return function(config)
 
         def make_config(cfg: DictConfig) -> Config:
             return configured(cfg, HydraConfig.get().overrides.task, command)

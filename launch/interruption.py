@@ -51,6 +51,11 @@ def advise(advice: str) -> None:
     _advice = advice
 
 
+def advice() -> str:
+    """How to go on from here."""
+    return _advice
+
+
 def received() -> signal.Signals | None:
     """The first signal that came, if any."""
     return _received

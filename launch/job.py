@@ -179,6 +179,7 @@ def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[
     store = Store(config.cache.root, rebuild_damaged=config.cache.rebuild_damaged)
     find_run = resumable_run if config.resume else new_run
     if not is_main:
+        interruption.advise(_advice(command, directory))
         logging.getLogger().setLevel(logging.WARNING)  # the main process tells it once
         run_dir = find_run(directory)
         yield Job(

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from launch import interruption
+from zoo.errors import UserError
 
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 """Where launchers say it, in the order in which Lightning looks."""
@@ -11,3 +17,29 @@ _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 def is_main() -> bool:
     """Whether this is the only or the first process, which writes for all."""
     return next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0) == 0
+
+
+_LOST = re.compile(r"\bgloo\b|\bNCCL\b|connection (was )?(reset|closed)", re.IGNORECASE)
+"""What torch says, in the words of its transports, to those that wait for a process that is gone."""
+
+
+@contextmanager
+def losses_told(*, is_shared: bool) -> Iterator[None]:
+    """Within, the loss of a process that trains along is told in one line, with how to go on.
+
+    Args:
+        is_shared: Whether several processes train together; of one by itself every error is its own.
+
+    Raises:
+        UserError: From what torch said; the job's log keeps that.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        is_of_torch = type(error).__name__ in ("DistBackendError", "DistNetworkError")  # known without loading torch
+        if not is_shared or not (is_of_torch or _LOST.search(str(error))):
+            raise
+        raise UserError(
+            "a process that trained along ended (killed?) or could not be reached: its own message stands above, "
+            f"torch's in job.log; {interruption.advice()}"
+        ) from error
