@@ -23,7 +23,8 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from launch.schema import Config
+from launch.errors import no_key
+from launch.schema import Config, keys
 from reassembly.proxies import OF_WHOLE_NETWORKS
 from tuning.settings import TrainerSettings
 from zoo.errors import UserError
@@ -45,7 +46,9 @@ def configured(cfg: DictConfig, overrides: Sequence[str], command: str) -> Confi
     try:
         config = OmegaConf.to_object(cfg)
     except dataclasses.FrozenInstanceError as error:
-        raise UserError(f"a key appended with '+' does not exist: {error}; --help lists the groups and keys") from error
+        known, words = keys(), [word.lstrip("+").partition("=")[0] for word in overrides if word.startswith("+")]
+        given = [word for word in words if any(f"'{part}'" in str(error) for part in word.split("."))]
+        raise UserError(no_key(given[0] if given else str(error), known)) from error
     assert isinstance(config, Config)
     _require_effect(config, overrides, command)
     if config.resume is None:
@@ -126,9 +129,10 @@ def _check_machine(config: Config) -> None:
     import pytorch_lightning as pl
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    from tuning.trainer import lightning_strategy, quiet
+    from tuning.trainer import check_nodes, lightning_strategy, quiet
 
     trainer = config.trainer
+    check_nodes(trainer)
     if trainer.strategy == "fsdp2" and config.method.name == "cloning":
         raise UserError(
             "trainer.strategy=fsdp2: method=cloning tunes adapters and a head beside networks that run under hooks, "
@@ -151,10 +155,10 @@ def _check_machine(config: Config) -> None:
             f"trainer.devices={trainer.devices} names GPUs, and trainer.accelerator=cpu has processes: type "
             f"trainer.devices={len(named)}"
         )
-    if kind == "cpu" and num_devices > max(available["cpu"], 16):
+    if kind == "cpu" and num_devices > (most := max(available["cpu"], 16)):
         raise UserError(
-            f"trainer.devices={trainer.devices}: this machine has {available['cpu']} processors; type "
-            f"trainer.devices={available['cpu']}"
+            f"trainer.devices={trainer.devices}: allowed are at most {most} processes on this machine's "
+            f"{available['cpu']} processors; type trainer.devices={available['cpu']}"
         )
     if kind == "cpu" and trainer.precision == "16-mixed":
         raise UserError(

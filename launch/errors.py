@@ -51,8 +51,7 @@ def _explain_composition(error: BaseException, keys: list[str]) -> str:
             return f"{group}={shown(given)} is not installed: leave it out"
         return f"{group}={shown(given)} is not an option: type {group}= one of {', '.join(known)}"
     if unknown := re.search(r"Could not override '([^']+)'", message):
-        given = shown(unknown.group(1))
-        return f"there is no key '{given}': {_neighbours(given, keys)}"
+        return no_key(unknown.group(1), keys)
     if several := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", message):
         key, given = several.groups()
         return (
@@ -98,6 +97,12 @@ def _whole(given: str) -> str:
         if float(given).is_integer() and abs(float(given)) < 2**63:
             return str(int(float(given)))
     return "..."
+
+
+def no_key(given: str, keys: list[str]) -> str:
+    """The line on a key that does not exist, with its neighbours among ``keys``."""
+    given = shown(given)
+    return f"there is no key '{given}': {_neighbours(given, keys)}"
 
 
 def _neighbours(given: str, keys: list[str]) -> str:

@@ -308,9 +308,11 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         if self.precision in ("bf16-true", "16-true"):
+            takes_half = self.accelerator == "gpu" and self.strategy != "fsdp2"
+            typed = "16-mixed" if takes_half and self.precision == "16-true" else "bf16-mixed"
             raise UserError(
                 f"trainer.precision={self.precision} would round the frozen weights, which stay as they are bit for "
-                f"bit: type trainer.precision={self.precision.replace('true', 'mixed')}"
+                f"bit: type trainer.precision={typed}"
             )
         if self.strategy != "fsdp2" and self.strategy.startswith(_OTHER_SHARDING):
             raise UserError(f"trainer.strategy={shown(self.strategy)}: what shards weights here is trainer=fsdp2")

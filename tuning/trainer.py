@@ -16,6 +16,12 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.environments import (
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from pytorch_lightning.strategies import Strategy
 
 from tuning.checkpoints import CheckpointFiles
@@ -84,6 +90,24 @@ def build_trainer(
     )
 
 
+def check_nodes(settings: TrainerSettings) -> None:
+    """Refuses several machines where nothing says which one this is: each would wait for the others for ever.
+
+    Raises:
+        UserError: It was not started by ``torchrun``, SLURM, LSF or MPI, as Lightning finds them, nor by hand with
+            ``NODE_RANK`` and the address or the port of the first machine.
+    """
+    if settings.num_nodes == 1:
+        return
+    by_hand = os.environ.keys() & {"NODE_RANK", "GROUP_RANK"} and os.environ.keys() & {"MASTER_ADDR", "MASTER_PORT"}
+    launchers = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
+    if not by_hand and not any(launcher.detect() for launcher in launchers):
+        raise UserError(
+            f"trainer.num_nodes={settings.num_nodes}: start the command with torchrun or srun on every machine "
+            "(docs/scale.md), or type trainer.num_nodes=1"
+        )
+
+
 def lightning_strategy(settings: TrainerSettings) -> str | Strategy:
     """What Lightning's trainer takes: a name that it knows, or ours."""
     if settings.strategy != "fsdp2":
@@ -103,7 +127,7 @@ def _for_speed(settings: TrainerSettings) -> list[pl.Callback]:
 
 
 def check_extra(settings: TrainerSettings) -> None:
-    """Refuses what Lightning's ``Trainer`` does not take, or what is set elsewhere.
+    """Refuses what Lightning's ``Trainer`` does not take, what is set elsewhere, and what training cannot do with.
 
     Raises:
         UserError: The key, and its neighbours.
@@ -114,6 +138,13 @@ def check_extra(settings: TrainerSettings) -> None:
             raise UserError(f"trainer.extra.{name}={shown(value)} is set by other keys: leave it out")
         if name not in taken:
             raise UserError(f"trainer.extra.{name}={shown(value)} is not taken: {neighbours(name, sorted(taken))}")
+        if name in _INSTEAD:
+            raise UserError(
+                f"trainer.extra.{name}={shown(value)}: an epoch ends with a validation here, and figures are of whole "
+                f"splits: {_INSTEAD[name]}"
+            )
+        if name == "limit_train_batches" and value == 0:
+            raise UserError(f"trainer.extra.{name}={shown(value)} trains nothing: type tuning.num_epochs=0")
 
 
 _OURS = {
@@ -123,6 +154,13 @@ _OURS = {
     *("num_sanity_val_steps", "log_every_n_steps", "use_distributed_sampler"),
 }
 """Arguments of Lightning's trainer that ``build_trainer`` gives."""
+_INSTEAD = {
+    **dict.fromkeys(("fast_dev_run", "overfit_batches", "barebones"), "type debug=quick for a trial of one epoch"),
+    **dict.fromkeys(("limit_val_batches", "limit_test_batches"), "type debug=quick for a trial of one epoch"),
+    **dict.fromkeys(("max_steps", "max_time"), "type tuning.num_epochs=..."),
+    **dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), "leave it out"),
+}
+"""Arguments with which an epoch ends before its validation or without one, or figures are of a part of a split."""
 
 
 class OwnSignals(pl.Callback):

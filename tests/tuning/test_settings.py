@@ -36,6 +36,8 @@ from zoo.errors import UserError
         (ScheduleSettings, {"warmup_fraction": 2.0}, "schedule.warmup_fraction=2.0"),
         (TrainerSettings, {"devices": 0}, "trainer.devices=0"),
         (TrainerSettings, {"devices": 2}, "trainer=ddp"),
+        (TrainerSettings, {"precision": "16-true"}, "type trainer.precision=bf16-mixed"),
+        (TrainerSettings, {"precision": "16-true", "accelerator": "gpu"}, "type trainer.precision=16-mixed"),
     ],
 )
 def test_a_wrong_value_names_its_override(settings, values, override):
