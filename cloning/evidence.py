@@ -45,7 +45,7 @@ class Graft:
     def with_few(self, most: int, generator: torch.Generator) -> Graft:
         """The same with at most so many samples of each class."""
         chosen = []
-        for label in self.samples.labels.unique().tolist():
+        for label in self.samples.labels.unique().cpu().tolist():
             members = (self.samples.labels == label).nonzero().flatten()
             order = torch.randperm(len(members), generator=generator)[:most]
             chosen.append(members[order.to(members.device)])

@@ -72,7 +72,7 @@ def solve_head(
     scale = (weights @ (x - mean).square()).sqrt()
     scale = torch.where(scale <= 1e-7 * mean.abs(), 1.0, scale)  # a constant feature keeps its weights
     z = (x - mean) / scale
-    old_weight, old_bias = (part.detach().to(x) for part in (weight, bias))
+    old_weight, old_bias = (to_float64(part.detach()).to(x) for part in (weight, bias))
     anchor = old_weight * scale
     intercept = (old_bias + old_weight @ mean).requires_grad_()
     rotation = torch.linalg.qr(z.T).Q if z.shape[1] > len(z) else None  # the solution is in the span of the samples

@@ -244,7 +244,7 @@ STRANGE = {
     "logits far apart": (lambda s: changed(s, "probe", lambda t: {"logits": t["logits"] + 57}), "are up to 57 apart"),
     "logits that are NaN": (
         lambda s: changed(s, "probe", lambda t: {"logits": t["logits"] * float("nan")}),
-        "nan",
+        "logits that are NaN",
     ),
     "logits that are huge": (
         lambda s: changed(s, "probe", lambda t: {"logits": t["logits"] * 1e30}),
