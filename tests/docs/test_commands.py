@@ -87,8 +87,7 @@ def small(script: str, words: list[str]) -> list[str]:
     if is_cloning and (script, words) != ("search.py", ["method=cloning"]):
         few |= ONE_MODULE if script == "search.py" else {**ONE_MODULE, **ONE_POSITION}
     given = {word.partition("=")[0] for word in words}
-    is_another_zoo = any(word.startswith(("zoo=", "experiment=efficientnet_lite")) for word in words)
-    few_networks = [] if is_cloning or is_another_zoo else WITHOUT
+    few_networks = [] if is_cloning else WITHOUT
     return [*words, *few_networks, *(f"{key}={value}" for key, value in few.items() if key not in given)]
 
 
