@@ -353,12 +353,7 @@ class CloningSearch:
 
 
 def _tell_insertion(
-    clone: Clone,
-    row: PositionResult,
-    tried: Sequence[PositionResult],
-    settings: InsertionSettings,
-    *,
-    is_bound: bool,
+    clone: Clone, row: PositionResult, tried: Sequence[PositionResult], settings: InsertionSettings, *, is_bound: bool
 ) -> None:
     """Says what was inserted where, why there, and what is known afterwards."""
     place = "at the image (position 0)" if row.position == 0 else f"at position {row.position} of the target"
