@@ -1,8 +1,8 @@
 """Whether several processes that tune together end where one ends: ``python -m benchmarks.ddp`` (some minutes).
 
 Every way to tune runs in one, two and three processes on the CPU (gloo), on the embedded zoo, and in shards (FSDP2) in
-two; cloning, which is not sharded, by DDP alone. The table gives the
-largest difference of validation losses from those of one process, over all candidates (start, tuned, refitted, ...),
+two; cloning, which is not sharded, by DDP alone. The table gives the largest difference of validation losses from those
+of one process, over all candidates (start, tuned, refitted, ...),
 relative to them, and the largest of any tuned number; processes that differ among themselves, and other picks of the
 finalists, are an error. One row is killed, one of its processes alone, after the first epoch, and goes on. The last
 is of one process that runs its batches in halves, which changes nothing but rounding.

@@ -102,7 +102,7 @@ def choose(
         UserError: Nothing fits the budget; with the nearest.
     """
     budget = budget or AddedBudget()
-    if settings.name == "tolerance" and not is_strict and budget == AddedBudget():
+    if settings.name == "tolerance" and not is_strict and budget.is_open:
         rows = [_earned(table, settings.inner_tolerance) for table in rows]
     tables = [_front(table) for table in rows]
     while math.prod(map(len, tables)) > MAX_COMBINATIONS:

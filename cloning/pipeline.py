@@ -137,7 +137,7 @@ class CloningSearch:
         for row, found, table in zip(chosen, modules, tables, strict=True):
             module = found[row.keep]
             clones.append(Clone(module.source, module.classes, module.gates, row.position))
-            _tell_insertion(module, row, table, self.settings.insertion, is_bound=self.settings.budget != AddedBudget())
+            _tell_insertion(module, row, table, self.settings.insertion, is_bound=not self.settings.budget.is_open)
         _tell_added(clones, chosen, is_strict)
         rows = [row for table in tables for row in table]
         with self.timed("blueprint"):
@@ -286,7 +286,7 @@ class CloningSearch:
     def _insert(self, selection: Selection, modules: Mapping[float, Clone]) -> list[PositionResult]:
         target = self.networks(selection.target)
         clone = next(iter(modules.values()))
-        is_limited = self.settings.budget != AddedBudget()
+        is_limited = not self.settings.budget.is_open
         data = self._correction((*selection.kept, *clone.classes), clone.classes, target)
         settings = self.settings.insertion
 

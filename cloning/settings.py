@@ -111,6 +111,11 @@ class AddedBudget:
     max_params: int | None = None
     max_macs: int | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it limits nothing."""
+        return self.max_params is None and self.max_macs is None
+
 
 @dataclass(frozen=True)
 class CorrectionSettings:

@@ -46,9 +46,10 @@ def configured(cfg: DictConfig, overrides: Sequence[str], command: str) -> Confi
     try:
         config = OmegaConf.to_object(cfg)
     except dataclasses.FrozenInstanceError as error:
-        known, words = keys(), [word.lstrip("+").partition("=")[0] for word in overrides if word.startswith("+")]
-        given = [word for word in words if any(f"'{part}'" in str(error) for part in word.split("."))]
-        raise UserError(no_key(given[0] if given else str(error), known)) from error
+        field = str(error).split("'")[1]  # "cannot assign to field 'NAME'"
+        words = [word.lstrip("+").partition("=")[0] for word in overrides if word.startswith("+")]
+        given = next((word for word in words if field in word.split(".")), field)
+        raise UserError(no_key(given, keys())) from error
     assert isinstance(config, Config)
     _require_effect(config, overrides, command)
     if config.resume is None:

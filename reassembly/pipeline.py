@@ -340,13 +340,7 @@ class Search:
 
     def _make_scorer(self, judge: str) -> Scorer:
         settings = self._scoring(judge)
-        data = ScoringData(
-            lambda name: self.images.labelled(self.zoo[name].input, settings.num_images)[0],
-            self.images.labelled(next(iter(self.zoo.values())).input, settings.num_images)[1],
-            self.data.num_classes,
-            {name: tuple(entry.weights.skip) for name, entry in self.zoo.items() if entry.weights is not None},
-            self.placement.dtype,
-        )
+        data = ScoringData.of(self.zoo, self.images, settings.num_images, self.placement.dtype)
         return Scorer(self.chains, data, settings, self.settings.adapter.spec(), self.seed)
 
     def seam_values(self, request: SeamRequest, origins: Sequence[str]) -> PathCosts:

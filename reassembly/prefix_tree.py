@@ -24,12 +24,14 @@ from reassembly.assembly import Candidate, ScoredCandidate
 from reassembly.home_features import HomeFeatures
 from reassembly.matched_adapter import matched_adapter
 from reassembly.network import MeanPool
+from reassembly.probe_images import ProbeImages
 from reassembly.proxies import Evidence, find_proxy
 from reassembly.proxies.naswot import CodeRecorder
 from reassembly.settings import ProxySettings
 from zoo.blueprint import AdapterSpec, BlockSpec
 from zoo.chain.batches import run_in_batches
 from zoo.progress import progress
+from zoo.registry import Zoo
 from zoo.stitching.adapters import Adapter, closed_form_adapter
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,18 @@ class ScoringData:
     num_classes: int
     not_loaded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     precision: torch.dtype | None = None
+
+    @classmethod
+    def of(cls, zoo: Zoo, images: ProbeImages, num_images: int, precision: torch.dtype | None = None) -> ScoringData:
+        """At most so many of the probe images, for the networks of a zoo."""
+        first = next(iter(zoo.values())).input
+        return cls(
+            lambda name: images.labelled(zoo[name].input, num_images)[0],
+            images.labelled(first, num_images)[1],
+            images.data.num_classes,
+            {name: tuple(entry.weights.skip) for name, entry in zoo.items() if entry.weights is not None},
+            precision,
+        )
 
 
 @dataclass(frozen=True)

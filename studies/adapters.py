@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.arguments import positive
 from benchmarks.fronts.task import Task
-from figures.style import ORIGINS, new_figure, tidy
-from studies.bars import bars, interval_of, told
+from figures.style import ORIGINS
+from studies.bars import bar_chart, interval_of, told
 from studies.study import Rows, Study, drawn_assemblies, test_accuracy
 from zoo.blueprint import AdapterSpec
 
@@ -62,12 +62,9 @@ def conclude(rows: Rows) -> tuple[Mapping[str, Any], str]:
 
 def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:
     """Bars by way."""
-    figure = new_figure(8.6, 4.2)
-    axes = figure.subplots()
-    tidy(axes)
-    bars(axes, {"": {way.replace(", ", ",\n"): found for way, found in summary["accuracies"].items()}}, ORIGINS)
-    axes.tick_params(axis="x", labelsize=7)
-    axes.set_title("The same compositions with other adapters", loc="left")
+    groups = {"": {way.replace(", ", ",\n"): found for way, found in summary["accuracies"].items()}}
+    figure = bar_chart(groups, ORIGINS, "The same compositions with other adapters", width=8.6)
+    figure.axes[0].tick_params(axis="x", labelsize=7)
     return figure
 
 

@@ -11,26 +11,26 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.arguments import positive
 from benchmarks.fronts.contenders import pick
 from benchmarks.fronts.recipes import Recipe, costs
 from benchmarks.fronts.rows import restored, tuned
 from benchmarks.fronts.task import Task
-from figures.style import ORIGINS, new_figure, number, tidy
+from figures.style import ORIGINS, number
 from reassembly.assembly import Candidate, joined
 from reassembly.block_cache import BlockCache
 from reassembly.home_features import HomeFeatures
 from reassembly.prefix_tree import PathOutput, PrefixTree, ScoringData, walked_blocks
 from reassembly.proxies.ridge_cuts import ridge_cuts_score
 from reassembly.settings import Budget, ProxySettings
-from studies.bars import bars, interval_of, told
+from studies.bars import bar_chart, interval_of, told
 from studies.study import Rows, Study, test_accuracy
 from tuning.ridge import fit_ridge
 from zoo.blueprint import AdapterSpec, BlockSpec
 from zoo.chain.batches import run_in_batches
 from zoo.description import ChainDescription
-from zoo.entries import InputSpec
 
 CLAIM = (
     "no article's: networks that begin with the same frozen blocks can share these, and one head can read both ends; "
@@ -102,10 +102,10 @@ class _Features(PrefixTree):
 
 def measure(task: Task, arguments: argparse.Namespace) -> Rows:
     """Under every budget the search's pick and the branching that the closed form prefers, both Freeze-Tuned."""
-    tails, rows = _tails(task, max(arguments.limits)), []
-    labels = task.data.images("train", _spec(task), task.settings.proxy.num_images)[1]
+    data = ScoringData.of(task.zoo, task.search.images, task.settings.proxy.num_images)
+    tails, rows = _tails(task, data, max(arguments.limits)), []
     for limit in arguments.limits:
-        found = _branchings(task, tails, limit, arguments.shortlist, labels)
+        found = _branchings(task, tails, limit, arguments.shortlist, data.labels)
         picked = pick(task, Budget(max_params=limit), "freeze")
         if not found or not picked:
             continue
@@ -131,18 +131,12 @@ def measure(task: Task, arguments: argparse.Namespace) -> Rows:
     return rows
 
 
-def _tails(task: Task, limit: int) -> list[Tail]:
+def _tails(task: Task, data: ScoringData, limit: int) -> list[Tail]:
     """All compositions under the budget with their untuned features, adapters solved in closed form."""
     budget = Budget(max_params=limit)
     candidates = [entry.candidate for entry in task.catalogue.candidates]
     candidates = [c for c in candidates if not c.is_adapted and budget.admits(c.num_params, c.macs)]
-    num_images = task.settings.proxy.num_images
-    settings = ProxySettings(name="ridge_cuts", adapters="closed_form", num_images=num_images)
-    data = ScoringData(
-        lambda name: task.data.images("train", task.zoo[name].input, num_images)[0],
-        task.data.images("train", _spec(task), num_images)[1],
-        task.data.num_classes,
-    )
+    settings = ProxySettings(name="ridge_cuts", adapters="closed_form")
     adapter = AdapterSpec(task.settings.adapter.kind, 1)
     home = HomeFeatures(BlockCache(task.chains), data.images_for, adapter.kind, settings.batch_size)
     kept = _Features(candidates, data, home, settings, adapter, task.seed).scores_of()
@@ -151,10 +145,6 @@ def _tails(task: Task, limit: int) -> list[Tail]:
         Tail(candidate, features, candidate.num_params - _head(list(features.values())[-1].shape[1], num_classes))
         for candidate, features in kept.items()
     ]
-
-
-def _spec(task: Task) -> InputSpec:
-    return next(iter(task.zoo.values())).input
 
 
 def _head(num_features: int, num_classes: int) -> int:
@@ -219,12 +209,9 @@ def _tuned(task: Task, branching: Branching) -> tuple[float, float]:
             found += [pieces[key] for key in kept]
     features = {split: torch.cat(found, 1) for split, found in columns.items()}
     fit = fit_ridge(features["train"], task.data.labels("train"), task.data.num_classes)
+    weight, bias = fit.weight.float(), fit.bias.float()
     val, test = (
-        float(
-            ((features[split] @ fit.weight.T.float() + fit.bias.float()).argmax(1) == task.data.labels(split))
-            .float()
-            .mean()
-        )
+        (F.linear(features[split], weight, bias).argmax(1) == task.data.labels(split)).float().mean().item()
         for split in ("val", "test")
     )
     return round(val, 6), round(test, 6)
@@ -247,16 +234,12 @@ def conclude(rows: Rows) -> tuple[Mapping[str, Any], str]:
 
 def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:
     """Bars by budget."""
-    figure = new_figure(6.0, 4.0)
-    axes = figure.subplots()
-    tidy(axes)
     names = {"one tail: the search's pick": "single_test", "two tails": "branching_test"}
     groups = {
         name: {number(int(limit)): found[column] for limit, found in summary.items()} for name, column in names.items()
     }
-    bars(axes, groups, ORIGINS)
-    axes.set_xlabel("budget in parameters")
-    axes.set_title("Two tails behind a shared prefix, Freeze-Tuned", loc="left")
+    figure = bar_chart(groups, ORIGINS, "Two tails behind a shared prefix, Freeze-Tuned")
+    figure.axes[0].set_xlabel("budget in parameters")
     return figure
 
 

@@ -51,12 +51,7 @@ def proxies() -> list[str]:
 def proxy_scores(task: Task, name: str, recipes: list[Recipe]) -> tuple[list[float], float]:
     """The scores of compositions, turned so that higher is better, and milliseconds for one of them."""
     settings = replace(task.settings.proxy, name=name, also=(), max_redrawn=None)
-    spec = next(iter(task.zoo.values())).input
-    data = ScoringData(
-        lambda network: task.data.images("train", task.zoo[network].input, settings.num_images)[0],
-        task.data.images("train", spec, settings.num_images)[1],
-        task.data.num_classes,
-    )
+    data = ScoringData.of(task.zoo, task.search.images, settings.num_images)
     candidates = []
     for recipe in recipes:
         cost = costs(recipe, task)

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from benchmarks.arguments import positive
 from benchmarks.fronts.contenders import pick
 from benchmarks.fronts.task import Task
-from figures.style import ORIGINS, PICK, new_figure, tidy
-from studies.bars import bars, interval_of, told
+from figures.style import ORIGINS, PICK
+from studies.bars import bar_chart, interval_of, told
 from studies.study import Rows, Study, drawn_assemblies, test_accuracy
 
 CLAIM = (
@@ -54,12 +54,8 @@ def conclude(rows: Rows) -> tuple[Mapping[str, Any], str]:
 
 def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:
     """Bars by way, of picks and of what was drawn."""
-    figure = new_figure(6.4, 4.0)
-    axes = figure.subplots()
-    tidy(axes)
-    bars(axes, {"the search's pick": summary["pick"], "drawn at random": summary["drawn"]}, (PICK, ORIGINS[4]))
-    axes.set_title("Accuracy by the way of partitioning", loc="left")
-    return figure
+    groups = {"the search's pick": summary["pick"], "drawn at random": summary["drawn"]}
+    return bar_chart(groups, (PICK, ORIGINS[4]), "Accuracy by the way of partitioning")
 
 
 def options(parser: argparse.ArgumentParser) -> None:

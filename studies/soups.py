@@ -15,9 +15,9 @@ from benchmarks.fronts.contenders import pick
 from benchmarks.fronts.recipes import Recipe
 from benchmarks.fronts.rows import hits_of, restored, tuned
 from benchmarks.fronts.task import Task
-from figures.style import ORIGINS, new_figure, tidy
+from figures.style import ORIGINS
 from reassembly.settings import Budget
-from studies.bars import bars, interval_of, told
+from studies.bars import bar_chart, interval_of, told
 from studies.study import Rows, Study, test_accuracy
 from tuning.network import TunableNetwork
 
@@ -90,13 +90,9 @@ def conclude(rows: Rows) -> tuple[Mapping[str, Any], str]:
 
 def draw(rows: Rows, summary: Mapping[str, Any]) -> Figure:
     """Bars by mode."""
-    figure = new_figure(5.6, 4.0)
-    axes = figure.subplots()
-    tidy(axes)
     names = {"one tuning": "one", "the best of several": "best", "their mean": "soup"}
-    bars(axes, {name: {mode: found[key] for mode, found in summary.items()} for name, key in names.items()}, ORIGINS)
-    axes.set_title("The pick, tuned several times", loc="left")
-    return figure
+    groups = {name: {mode: found[key] for mode, found in summary.items()} for name, key in names.items()}
+    return bar_chart(groups, ORIGINS, "The pick, tuned several times")
 
 
 def options(parser: argparse.ArgumentParser) -> None:

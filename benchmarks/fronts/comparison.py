@@ -162,13 +162,11 @@ def fronts(points: Sequence[Point], mode: str, unit: str) -> dict[str, Front]:
         if (own.place.mode, own.place.unit) == (mode, unit):
             at_budget = table.setdefault(own.place.contender, {}).setdefault(own.place.limit, {})
             at_budget[own.place.seed] = own.hits
-    found = {}
+    picks, rival, found = table.get("pick", {}), table.get("rival", {}), {}
     for name, by_budget in table.items():
-        pair = {"pick": None, "finalists": (by_budget, table.get("rival", {}))}.get(
-            name, (table.get("pick", {}), by_budget)
-        )
         accuracies = {limit: bootstrap(list(by_seed.values())) for limit, by_seed in sorted(by_budget.items())}
-        found[name] = Front(accuracies, *(_difference(*pair) if pair else ({}, None)))
+        mine, theirs = (by_budget, rival) if name == "finalists" else (picks, by_budget)
+        found[name] = Front(accuracies, *(({}, None) if name == "pick" else _difference(mine, theirs)))
     return found
 
 
@@ -176,14 +174,12 @@ ByBudget = Mapping[int, Mapping[int, np.ndarray]]
 """Which test images are right, by budget and split."""
 
 
-def _difference(mine_by_budget: ByBudget, theirs_by_budget: ByBudget) -> tuple[dict[int, Interval], Interval | None]:
+def _difference(first: ByBudget, second: ByBudget) -> tuple[dict[int, Interval], Interval | None]:
     """One contender minus another, where both have something: by budget, and the area between them."""
     pairs = {  # by budget, the two sides of the splits that both have
-        limit: {
-            seed: (mine_by_budget[limit][seed], hits) for seed, hits in by_seed.items() if seed in mine_by_budget[limit]
-        }
-        for limit, by_seed in sorted(theirs_by_budget.items())
-        if limit in mine_by_budget
+        limit: {seed: (first[limit][seed], hits) for seed, hits in by_seed.items() if seed in first[limit]}
+        for limit, by_seed in sorted(second.items())
+        if limit in first
     }
     pairs = {limit: by_seed for limit, by_seed in pairs.items() if by_seed}
     differences = {

@@ -142,14 +142,7 @@ def selected(task: Task, budget: Budget, mode: str, *, by: str) -> list[Recipe]:
         return sorted(fitting, key=lambda recipe: -task.zoo[recipe.names[0]].accuracy.given)[:1]
     if not fitting:
         return []
-    settings = task.settings.proxy
-    spec = next(iter(task.zoo.values())).input
-    data = ScoringData(
-        lambda name: task.data.images("train", task.zoo[name].input, settings.num_images)[0],
-        task.data.images("train", spec, settings.num_images)[1],
-        task.data.num_classes,
-        {name: tuple(entry.weights.skip) for name, entry in task.zoo.items() if entry.weights is not None},
-    )
+    data = ScoringData.of(task.zoo, task.search.images, task.settings.proxy.num_images)
     candidates = [Candidate(recipe.blocks, "network", *_pair(task, recipe)) for recipe in fitting]
     scored = score_candidates(candidates, task.chains, data, ProxySettings(name=by, num_draws=1), seed=task.seed)
     known = [entry for entry in scored if math.isfinite(entry.scores[by])]  # LEEP needs a classifier that was learnt

@@ -47,7 +47,7 @@ class ProcessPool(Pool):
                     worker = busy[pipe]
                     index, worker.task = worker.task, None
                     try:
-                        outcome = pickle.loads(worker.pipe.recv_bytes())  # of a child of ours, never of a file
+                        outcome = worker.pipe.recv()
                     except (EOFError, OSError):
                         self._workers.remove(worker)
                         losses[index] += 1
