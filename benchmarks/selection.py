@@ -23,12 +23,15 @@ import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from benchmarks.arguments import positive
 from benchmarks.common import embedded_zoo
 from datamodules import ClutteredMNIST, Digits, ImageDataModule
 from reassembly.assembly import ScoredCandidate
@@ -214,30 +217,47 @@ def search_cell(name: str, split: int, mode: str, rows: Rows, num_epochs: int, c
 def main() -> None:
     """Measures what is lacking, cell by cell, and writes the table after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=4, help="of a network that is tuned to the end")
+    parser.add_argument("--splits", type=positive, default=5, help="seeds 0, 1, ...")
+    parser.add_argument("--epochs", type=positive, default=4, help="of a network that is tuned to the end")
     parser.add_argument("--data", choices=DATA, nargs="*", default=list(DATA))
     parser.add_argument("--modes", choices=("full", "freeze"), nargs="*", default=["full", "freeze"])
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=positive, default=1, help="processes, each with cells of its own")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--table", action="store_true", help="only make the table of the rows there are")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rows, picks_file = Rows(RESULTS / "selection.jsonl"), RESULTS / "selection_picks.json"
+    picks_file = RESULTS / "selection_picks.json"
     picks = json.loads(picks_file.read_text()) if picks_file.exists() else {}
-    for split in range(0 if arguments.table else arguments.splits):
-        for name in arguments.data:
-            for mode in arguments.modes:
-                missing = [b for b in BUDGETS if f"{name} {split} {mode} {b} {arguments.epochs}" not in picks]
-                if not missing:
-                    continue
-                cell = search_cell(name, split, mode, rows, arguments.epochs, arguments.cache)
-                for budget in missing:
-                    found = {rule: cell.tuned(entry).composition for rule, entry in cell.picks(budget)}
-                    picks[f"{name} {split} {mode} {budget} {arguments.epochs}"] = found
-                    write_text(picks_file, json.dumps(picks, indent=1))
-                    write_text(RESULTS / "selection.md", table(rows, picks))
-    write_text(RESULTS / "selection.md", table(rows, picks))
+    cells = [
+        (name, split, mode)
+        for split in range(0 if arguments.table else arguments.splits)
+        for name in arguments.data
+        for mode in arguments.modes
+    ]
+    missing = [cell for cell in cells if any(_key(*cell, b, arguments.epochs) not in picks for b in BUDGETS)]
+    with ProcessPoolExecutor(
+        arguments.jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        running = [pool.submit(picked, *cell, arguments.epochs, arguments.cache) for cell in missing]
+        for done in as_completed(running):
+            picks |= done.result()
+            write_text(picks_file, json.dumps(dict(sorted(picks.items())), indent=1))
+            write_text(RESULTS / "selection.md", table(Rows(RESULTS / "selection.jsonl"), picks))
+    write_text(RESULTS / "selection.md", table(Rows(RESULTS / "selection.jsonl"), picks))
+
+
+def picked(name: str, split: int, mode: str, num_epochs: int, cache: Path) -> dict[str, dict[str, str]]:
+    """What every rule picks in one cell under each budget; all of it is tuned to the end."""
+    cell = search_cell(name, split, mode, Rows(RESULTS / "selection.jsonl"), num_epochs, cache)
+    return {
+        _key(name, split, mode, budget, num_epochs): {
+            rule: cell.tuned(entry).composition for rule, entry in cell.picks(budget)
+        }
+        for budget in BUDGETS
+    }
+
+
+def _key(name: str, split: int, mode: str, budget: int, num_epochs: int) -> str:
+    return f"{name} {split} {mode} {budget} {num_epochs}"
 
 
 def table(rows: Rows, picks: dict[str, dict[str, str]]) -> str:
