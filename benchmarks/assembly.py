@@ -12,7 +12,6 @@ networks under a budget. The table is written to ``benchmarks/results/assembly.j
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from itertools import pairwise, product
 
@@ -27,6 +26,7 @@ from reassembly.home_features import HomeFeatures
 from reassembly.network import assemble
 from reassembly.prefix_tree import PathOutput, PrefixTree, ScoringData
 from reassembly.settings import ProxySettings
+from zoo.arguments import Parser, positive, run
 from zoo.blueprint import AdapterSpec, HeadSpec, ReassemblyBlueprint
 from zoo.digests import digest
 from zoo.loading import load_chain, load_network
@@ -68,11 +68,11 @@ def rebuild(tree: PrefixTree, candidate: Candidate, zoo, digests) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--blocks", type=int, default=3)
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--sample", type=int, default=40, help="candidates on which rebuild and swap are timed")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = Parser(description=__doc__)
+    parser.add_argument("--blocks", type=positive, default=3)
+    parser.add_argument("--images", type=positive, default=100)
+    parser.add_argument("--sample", type=positive, default=40, help="candidates on which rebuild and swap are timed")
+    parser.add_argument("--repeats", type=positive, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -132,4 +132,4 @@ def enumeration(networks: int = 30, stages: int = 4) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -48,6 +48,7 @@ from cloning.settings import CorrectionSettings, TaskSettings
 from cloning.tuning import correction_samples, tune_cloned
 from datamodules.correction import CorrectionData
 from tuning.settings import TuningSettings
+from zoo.arguments import Parser, positive, run, whole
 from zoo.chain.costs import Costs, count
 from zoo.registry import Zoo
 from zoo.storage.store import Store
@@ -264,16 +265,16 @@ def missing_jobs(
 
 def main() -> None:
     """Runs the comparison; writes ``benchmarks/results/cloning.md`` and ``.json``, anew whenever a job ends."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--exemplars", type=int, nargs="+", default=[10, 0])
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=positive, default=5)
+    parser.add_argument("--exemplars", type=whole(0), nargs="+", default=[10, 0])
     parser.add_argument("--scenarios", nargs="+", default=DEFAULT, help="names in benchmarks/scenarios, or YAML files")
     parser.add_argument("--methods", nargs="+", choices=tuple(TRIES), default=tuple(TRIES))
     parser.add_argument("--again", nargs="+", choices=tuple(TRIES), default=(), help="measure these anew")
     parser.add_argument(
         "--augmentation", choices=["affine"], help="distort the images; by default they stay as they are"
     )
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=positive, default=2)
     parser.add_argument("--cache", default="runs/cache", help="where the networks that are trained first are kept")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
@@ -298,4 +299,4 @@ def _made(work: partial, jobs: Sequence[Job], processes: int) -> Iterable[list[R
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from launch.datasets import open_dataset
+from zoo.arguments import Parser, positive, run
 from zoo.entries import InputSpec, ZooEntry
 from zoo.loading import load_network
 from zoo.storage.files import write_safetensors
@@ -110,9 +110,9 @@ def main() -> None:
     """Trains all networks of some scenarios that the cache does not hold: ``python -m benchmarks.cloning_zoo NAME``."""
     from benchmarks.cloning_scenarios import read_scenario
 
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = Parser(description=main.__doc__)
     parser.add_argument("scenarios", nargs="+", help="names in benchmarks/scenarios, or YAML files")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=positive, default=5)
     parser.add_argument("--cache", default="runs/cache")
     arguments = parser.parse_args()
     for name in arguments.scenarios:
@@ -122,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

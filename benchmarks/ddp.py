@@ -34,6 +34,7 @@ from reassembly.pipeline import Search
 from reassembly.settings import PartitionSettings, ProxySettings, SearchSettings, SelectionSettings, SimilaritySettings
 from tuning.fit import TuningResult, tune
 from tuning.settings import TrainerSettings, TuningSettings
+from zoo.arguments import Parser, positive, run
 from zoo.blueprint import to_text
 from zoo.registry import Zoo
 from zoo.storage.store import Store
@@ -246,8 +247,8 @@ def _run(folder: Path, names: Sequence[str], num_processes: int, accelerator: st
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, nargs="+", default=[2, 3])
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=positive, nargs="+", default=[2, 3])
     parser.add_argument("--strategies", nargs="+", choices=("ddp", "fsdp2"), default=["ddp", "fsdp2"])
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--cases", nargs="+", choices=[*CASES, KILLED], default=[*CASES, KILLED], metavar="CASE")
@@ -280,4 +281,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -24,6 +24,7 @@ from reassembly.distributed import DistributedSearch
 from reassembly.pipeline import Search
 from reassembly.result import SearchResult
 from reassembly.settings import Budget, PartitionSettings, ProxySettings, SearchSettings
+from zoo.arguments import Parser, positive, run
 from zoo.executors.pool import Pool
 from zoo.executors.settings import ExecutorSettings
 from zoo.executors.worker import Outcome, perform, unpacked
@@ -82,9 +83,9 @@ def searched(make: Callable[..., Search], num_images: int) -> tuple[float, Searc
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="none: computed rows alone, not kept")
-    parser.add_argument("--images", type=int, default=300)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=positive, nargs="*", default=[1, 2], help="none: computed rows, not kept")
+    parser.add_argument("--images", type=positive, default=300)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
@@ -119,4 +120,4 @@ def _measured(*arguments: Any, **options: Any) -> DistributedSearch:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

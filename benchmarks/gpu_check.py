@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,6 +38,7 @@ from reassembly.settings import Budget, PartitionSettings, ProxySettings, Search
 from tuning.fit import TuningResult, tune
 from tuning.settings import OptimizerSettings, TrainerSettings, TuningSettings
 from tuning.throughput import Compiled
+from zoo.arguments import Parser, run
 from zoo.devices import CPU, Placement, find_device
 from zoo.registry import Zoo
 from zoo.storage.store import Store
@@ -382,7 +382,7 @@ def run_checks(bench: Bench, names: Iterable[str]) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the checks themselves")
     parser.add_argument("--only", nargs="+", choices=list(CHECKS), default=list(CHECKS), metavar="CHECK")
     options = parser.parse_args(arguments)
@@ -394,4 +394,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

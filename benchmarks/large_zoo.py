@@ -27,6 +27,7 @@ from benchmarks.sampling import MemorySampler
 from datamodules import Digits
 from reassembly.pipeline import Search
 from reassembly.settings import Budget, PartitionSettings, ProxySettings, SearchSettings, SimilaritySettings
+from zoo.arguments import Parser, positive, run
 from zoo.chain_cache import ChainCache
 from zoo.registry import Zoo, read_zoo
 from zoo.storage.files import write_json, write_text
@@ -154,17 +155,17 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", type=int, default=100, help="architectures that are asked for")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", type=positive, default=100, help="architectures that are asked for")
     parser.add_argument("--pattern", nargs="+", default=SMALL, help="of architectures; timm:* counts all of timm first")
     parser.add_argument("--max-params", default="8m")
-    parser.add_argument("--size", type=int, default=64, help="pixels")
-    parser.add_argument("--images", type=int, default=16, help="probe images")
-    parser.add_argument("--scored-images", type=int, default=16)
-    parser.add_argument("--scored", type=int, default=20)
-    parser.add_argument("--seams", type=int, default=4, help="per block")
-    parser.add_argument("--bound-steps", type=int, default=200)
-    parser.add_argument("--blocks", type=int, nargs="+", default=[3, 2, 4], help="K; the first one at every N")
+    parser.add_argument("--size", type=positive, default=64, help="pixels")
+    parser.add_argument("--images", type=positive, default=16, help="probe images")
+    parser.add_argument("--scored-images", type=positive, default=16)
+    parser.add_argument("--scored", type=positive, default=20)
+    parser.add_argument("--seams", type=positive, default=4, help="per block")
+    parser.add_argument("--bound-steps", type=positive, default=200)
+    parser.add_argument("--blocks", type=positive, nargs="+", default=[3, 2, 4], help="K; the first one at every N")
     parser.add_argument("--cache", help="where stage results are kept; nowhere by default")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
@@ -217,4 +218,4 @@ def without_names(row: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.synthetic import photographs
 from datamodules import ImageFolder
+from zoo.arguments import Parser, positive, run
 from zoo.entries import InputSpec
 
 MIN_CROP_AREA = 0.25
@@ -72,15 +73,15 @@ def images_per_second(loader: Iterable, clock: Callable[[], float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=512, help="in the training split")
-    parser.add_argument("--height", type=int, default=375, help="of the files; 375 x 500 is ImageNet's median")
-    parser.add_argument("--width", type=int, default=500)
-    parser.add_argument("--size", type=int, default=224, help="that the network takes")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=positive, default=512, help="in the training split")
+    parser.add_argument("--height", type=positive, default=375, help="of the files; 375 x 500 is ImageNet's median")
+    parser.add_argument("--width", type=positive, default=500)
+    parser.add_argument("--size", type=positive, default=224, help="that the network takes")
     parser.add_argument("--interpolation", default="bilinear", choices=("bilinear", "bicubic"))
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-size", type=positive, default=64)
+    parser.add_argument("--workers", type=positive, default=1)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--bytes", action="store_true", help="up to the bytes that travel to a GPU, normalised there")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
@@ -113,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -29,6 +29,7 @@ from tuning.fit import tune
 from tuning.optimizers import build_optimizer, build_schedule
 from tuning.parameter_groups import parameter_groups
 from tuning.settings import HeadSettings, OptimizerSettings, ScheduleSettings, TuningSettings
+from zoo.arguments import Parser, positive, run
 
 COMPARED = ("full", "freeze", "freeze, stages cached")
 """Of ``benchmarks.tuning``'s ways, those that train more than a head."""
@@ -89,9 +90,9 @@ def accuracy(network: AssembledNetwork, body: nn.Module, images: Tensor, labels:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=positive, default=4)
+    parser.add_argument("--rounds", type=positive, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data, optimizer, rows = Digits(), OptimizerSettings().for_loss("cross_entropy"), []
@@ -129,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -22,6 +22,7 @@ from datamodules import Digits
 from launch.errors import CONF
 from reassembly.pipeline import Search
 from reassembly.settings import Budget, PartitionSettings, ProxySettings, SearchSettings, SimilaritySettings
+from zoo.arguments import Parser, positive, run, whole
 from zoo.registry import Zoo, read_zoo
 from zoo.storage.files import read_yaml
 from zoo.storage.store import Store
@@ -37,15 +38,15 @@ def read_budget(name: str) -> Budget:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", default="imagenet_paper", help="name in conf/zoo, or the path of a YAML file")
     parser.add_argument("--random-weights", action="store_true", help="build the networks without their weights")
-    parser.add_argument("--images", type=int, default=16, help="images that the networks are compared and scored on")
-    parser.add_argument("--size", type=int, help="of made-up photographs: measures closed forms instead of a search")
-    parser.add_argument("--cache-bytes", type=int, default=0, help="tuning.max_cache_bytes of the closed forms")
-    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--images", type=positive, default=16, help="that the networks are compared and scored on")
+    parser.add_argument("--size", type=positive, help="of made-up photographs: measures closed forms, no search")
+    parser.add_argument("--cache-bytes", type=whole(0), default=0, help="tuning.max_cache_bytes of the closed forms")
+    parser.add_argument("--blocks", type=positive, default=4)
     parser.add_argument("--budget", default="10m_3g", help="name in conf/budget")
-    parser.add_argument("--scored", type=int, default=50, help="assemblies that are scored exactly")
+    parser.add_argument("--scored", type=positive, default=50, help="assemblies that are scored exactly")
     parser.add_argument("--adapters", default="random", choices=("random", "closed_form"))
     parser.add_argument("--cache", help="where stage results are kept for the next run; nowhere by default")
     arguments = parser.parse_args()
@@ -104,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

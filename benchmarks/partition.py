@@ -9,7 +9,6 @@ implementation of what the paper describes. Figures of one run, one thread; writ
 
 from __future__ import annotations
 
-import argparse
 import itertools
 
 import numpy as np
@@ -21,12 +20,13 @@ from reassembly.partition import find_partition
 from reassembly.partition.published import SwapSearch
 from reassembly.settings import PartitionSettings
 from reassembly.similarity.cka import linear_cka
+from zoo.arguments import Parser, positive, run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=40, help="restarts of the baseline (ours has 40 too)")
-    parser.add_argument("--noise", type=int, metavar="NETWORKS", help="the certificate on noise, in 60 seconds")
+    parser = Parser(description=__doc__)
+    parser.add_argument("--trials", type=positive, default=40, help="restarts of the baseline (ours has 40 too)")
+    parser.add_argument("--noise", type=positive, metavar="NETWORKS", help="the certificate on noise, in 60 seconds")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     generator = np.random.default_rng(0)
@@ -92,4 +92,4 @@ def gap_on_noise(num_networks: int, generator: np.random.Generator, seconds: flo
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -21,6 +21,7 @@ from datamodules import Digits
 from reassembly.partition import Partition
 from reassembly.pipeline import Search
 from reassembly.settings import Budget, PartitionSettings, ProxySettings, SearchSettings
+from zoo.arguments import Parser, positive, run
 from zoo.devices import CPU, Placement, find_device
 from zoo.storage.store import Store
 
@@ -73,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     import tempfile
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--images", type=positive, default=300)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     device = find_device(options.device, "--device")
@@ -89,4 +90,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

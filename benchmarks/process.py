@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo.arguments import Parser, run
 from zoo.storage.files import write_text
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -87,7 +88,7 @@ def earlier(text: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="commands whose name holds this; no table without --output")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
@@ -119,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -27,6 +27,7 @@ from reassembly.scoring import ScoredCandidate
 from reassembly.settings import Budget, PartitionSettings, SearchSettings
 from tuning.fit import TuningResult, tune
 from tuning.settings import TuningSettings
+from zoo.arguments import Parser, positive, run, whole
 from zoo.blueprint import ReassemblyBlueprint
 from zoo.storage.files import write_json
 from zoo.storage.store import Store
@@ -68,10 +69,10 @@ def best_probe(search: Search, data: ImageDataModule, seed: int) -> float:
 
 def main() -> None:
     """Runs the comparison and writes ``benchmarks/results/reassembly_DATA.json``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--splits", type=int, default=3)
-    parser.add_argument("--random", type=int, default=1, help="random assemblies of each split")
-    parser.add_argument("--threads", type=int, default=2)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--splits", type=positive, default=3)
+    parser.add_argument("--random", type=whole(0), default=1, help="random assemblies of each split")
+    parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--data", choices=DATA, nargs="*", default=list(DATA))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -122,4 +123,4 @@ def _mean(values: list[float] | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -31,7 +31,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.arguments import positive
 from benchmarks.common import embedded_zoo
 from datamodules import ClutteredMNIST, Digits, ImageDataModule
 from reassembly.assembly import ScoredCandidate
@@ -49,6 +48,7 @@ from reassembly.settings import (
 from tuning.fit import tune
 from tuning.ridge import calibrate, fit_ridge, leave_one_out_loss
 from tuning.settings import TuningSettings
+from zoo.arguments import Parser, positive, run
 from zoo.blueprint import HeadSpec
 from zoo.chain.batches import run_in_batches
 from zoo.storage.files import write_text
@@ -216,7 +216,7 @@ def search_cell(name: str, split: int, mode: str, rows: Rows, num_epochs: int, c
 
 def main() -> None:
     """Measures what is lacking, cell by cell, and writes the table after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=positive, default=5, help="seeds 0, 1, ...")
     parser.add_argument("--epochs", type=positive, default=4, help="of a network that is tuned to the end")
     parser.add_argument("--data", choices=DATA, nargs="*", default=list(DATA))
@@ -310,4 +310,4 @@ def table(rows: Rows, picks: dict[str, dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

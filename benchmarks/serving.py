@@ -35,6 +35,7 @@ from cloning.frozen import FrozenNetwork
 from cloning.gates import num_gates
 from cloning.network import ClonedNetwork
 from cloning.shelf import Shelf
+from zoo.arguments import Parser, positive, run
 from zoo.registry import read_zoo
 from zoo.storage.files import read_json, write_json, write_text
 from zoo.storage.records import to_plain
@@ -161,9 +162,9 @@ def measure(
 
 def main() -> None:
     """Measures; writes ``benchmarks/results/serving.md`` and ``.json``, in which rows of other N stay."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clones", type=int, nargs="+", default=[1, 10, 100, 1000])
-    parser.add_argument("--clients", type=int, default=16)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clones", type=positive, nargs="+", default=[1, 10, 100, 1000])
+    parser.add_argument("--clients", type=positive, default=16)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--results", type=Path, default=PROJECT / "benchmarks" / "results")
     arguments = parser.parse_args()
@@ -200,4 +201,4 @@ def line(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

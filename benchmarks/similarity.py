@@ -13,7 +13,6 @@ Seconds are of the processor, of one thread, interleaved.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import time
@@ -26,6 +25,7 @@ from torch import Tensor
 from benchmarks.common import publish
 from reassembly.similarity.cka import KernelAlignment, linear_cka
 from reassembly.similarity.subspace import linear_regression, svcca
+from zoo.arguments import Parser, positive, run
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 RIDGE = 0.1
@@ -141,12 +141,12 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nodes", type=int, default=50)
-    parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--batch", type=int, default=256, help="batch size of linear CKA, ours and theirs")
-    parser.add_argument("--pairs", type=int, default=20, help="pairs on which the baselines are timed")
-    parser.add_argument("--repeats", type=int, default=1)
+    parser = Parser(description=__doc__)
+    parser.add_argument("--nodes", type=positive, default=50)
+    parser.add_argument("--images", type=positive, default=1024)
+    parser.add_argument("--batch", type=positive, default=256, help="batch size of linear CKA, ours and theirs")
+    parser.add_argument("--pairs", type=positive, default=20, help="pairs on which the baselines are timed")
+    parser.add_argument("--repeats", type=positive, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     features = made_up_features(arguments.nodes, arguments.images)
@@ -192,4 +192,4 @@ def ours_cka(batch: int) -> Callable[[list[Tensor]], Tensor]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,6 +26,7 @@ from cloning.network import ClonedNetwork
 from cloning.samples import Samples
 from cloning.statistics import Statistics, owner_sums, solve_from_statistics
 from datamodules.correction import CorrectionData
+from zoo.arguments import Parser, positive, run
 from zoo.storage.files import write_text
 from zoo.storage.store import Store
 
@@ -87,8 +88,8 @@ def table(found: Mapping[str, list[dict[str | int, tuple[float, int]]]]) -> list
 
 def main() -> None:
     """Measures; writes ``benchmarks/results/statistics.md``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=positive, default=2)
     parser.add_argument("--scenarios", nargs="+", default=NAMES)
     parser.add_argument("--cache", default="runs/cache", help="where the networks that are trained first are kept")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
@@ -110,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,7 +14,6 @@ counts.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 import json
@@ -36,6 +35,7 @@ from reassembly.network import AssembledNetwork
 from reassembly.stitch import assemble_stitched
 from tuning.fit import tune
 from tuning.settings import HeadSettings, OptimizerSettings, TuningSettings
+from zoo.arguments import Parser, positive, run
 from zoo.blueprint import AdapterSpec, BlockSpec, HeadSpec, ReassemblyBlueprint
 from zoo.digests import digest
 from zoo.loading import load_chain
@@ -51,14 +51,14 @@ WAYS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("what", nargs="?", choices=("defaults", "speed"), default="speed")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=positive, default=4)
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--append", action="store_true", help="keep the rows in benchmarks/results/tuning.json")
     parser.add_argument("--cases", nargs="*", default=list(CASES))
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.what == "speed":
@@ -283,4 +283,4 @@ def measure(network: AssembledNetwork, data: ImageDataModule, num_epochs: int, s
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from zoo import threads
+from zoo.arguments import Parser
 
 if __name__ == "__main__":
     threads.prepare()  # before torch is loaded
@@ -31,7 +32,7 @@ _COMMANDS: Mapping[str, str] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code, 2 for a mistake of the user."""
-    parser = argparse.ArgumentParser(prog="python -m cloning", description="Cloned networks as files that travel.")
+    parser = Parser(prog="python -m cloning", description="Cloned networks as files that travel.")
     commands = parser.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack", help="a run's cloned network into one file")
     packing.add_argument("run_dir", type=Path, help="a directory of train.py, or a bundle")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
 
+from zoo.arguments import Parser
 from zoo.errors import UserError, tell
 from zoo.progress import StderrHandler
 
@@ -29,7 +29,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 2 for a mistake of the user, 1 for any other failure."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="python -m deploy", description="Use the result of search.py and train.py.")
+    parser = Parser(prog="python -m deploy", description="Use the result of search.py and train.py.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, told in COMMANDS.items():
         command = commands.add_parser(name, help=told, description=told[0].upper() + told[1:] + ".")

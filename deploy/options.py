@@ -6,10 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.arguments import whole
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from deploy.model import Model
+
+at_least_one = whole(1, 2**20)
 
 
 def add_run(parser: argparse.ArgumentParser, *, device: bool = False) -> None:
@@ -25,13 +28,6 @@ def open_run(options: argparse.Namespace) -> Model:
     from deploy.opening import load
 
     return load(options.run, zoo=options.zoo, device=getattr(options, "device", "cpu"))
-
-
-def at_least_one(text: str) -> int:
-    """A whole number above 0, for ``argparse``."""
-    if not text.isdecimal() or not 1 <= int(text) <= 2**20:
-        raise argparse.ArgumentTypeError(f"got {text[:40]!r}, expected a whole number, 1 or more")
-    return int(text)
 
 
 def require_free(path: Path, *, overwrite: bool) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.arguments import positive
 from benchmarks.fronts.task import Task
 from figures.style import ORIGINS
 from studies.bars import bar_chart, interval_of, told
 from studies.study import Rows, Study, drawn_assemblies, test_accuracy
+from zoo.arguments import positive
 from zoo.blueprint import AdapterSpec
 
 CLAIM = (

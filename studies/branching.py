@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.arguments import positive
 from benchmarks.fronts.contenders import pick
 from benchmarks.fronts.recipes import Recipe, costs
 from benchmarks.fronts.rows import restored, tuned
@@ -28,6 +27,7 @@ from reassembly.settings import Budget, ProxySettings
 from studies.bars import bar_chart, interval_of, told
 from studies.study import Rows, Study, test_accuracy
 from tuning.ridge import fit_ridge
+from zoo.arguments import positive
 from zoo.blueprint import AdapterSpec, BlockSpec
 from zoo.chain.batches import run_in_batches
 from zoo.description import ChainDescription

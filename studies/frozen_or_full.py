@@ -9,12 +9,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.arguments import positive
 from benchmarks.fronts.task import Task
 from figures.style import FAINT, INK, new_figure, tidy
 from studies.bars import interval_of, told
 from studies.correlation import kendall
 from studies.study import Rows, Study, drawn_assemblies, test_accuracy
+from zoo.arguments import positive
 
 CLAIM = (
     "frozen blocks with trained adapters reach 78.6 % on ImageNet with 1.27 M trained parameters, training everything "

@@ -12,7 +12,6 @@ training images, Sim is measured on those of the test split; nothing is chosen b
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shlex
 import sys
@@ -36,6 +35,7 @@ from launch.datasets import open_dataset
 from launch.errors import report as tell
 from launch.schema import keys
 from zoo import threads
+from zoo.arguments import Parser, positive, whole
 from zoo.chain.batches import run_in_batches
 from zoo.errors import UserError
 from zoo.registry import Zoo, read_zoo
@@ -157,7 +157,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """The command; writes figure, JSON and Markdown."""
     words = list(sys.argv[1:] if words is None else words)
     threads.prepare()
-    parser = argparse.ArgumentParser("python -m studies.locality", description=CLAIM)
+    parser = Parser("python -m studies.locality", description=CLAIM)
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="dataset=...; default: mnist5k")
     parser.add_argument("--zoo", default="embedded", help="name or YAML file")
     parser.add_argument("--networks", nargs="+", default=[], help="default: all that know two of the data's classes")
@@ -166,8 +166,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--contrast", type=float, default=6.0, help="how hard modules are pushed away from their source"
     )
-    parser.add_argument("--steps", type=int, default=LocalisationSettings().num_steps, help="of each localisation")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=positive, default=LocalisationSettings().num_steps, help="of each localisation")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0)
     parser.add_argument("--output", type=Path, help="without a suffix; default: benchmarks/results/study_locality_ZOO")
     arguments = parser.parse_intermixed_args(words)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.arguments import positive
 from benchmarks.fronts.recipes import Recipe, costs
 from benchmarks.fronts.task import Task
 from figures.style import FAINT, INK, PICK, grid_of_panels
@@ -22,6 +21,7 @@ from reassembly.proxies import OF_WHOLE_NETWORKS, PROXIES, find_proxy
 from reassembly.scoring import score_candidates
 from studies.correlation import kendall
 from studies.study import Rows, Study, drawn_assemblies, test_accuracy
+from zoo.arguments import positive
 
 CLAIM = "NASWOT ranks reassembled networks as transfer accuracy does, without training (30 networks, ImageNet)"
 

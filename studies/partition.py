@@ -9,12 +9,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.arguments import positive
 from benchmarks.fronts.contenders import pick
 from benchmarks.fronts.task import Task
 from figures.style import ORIGINS, PICK
 from studies.bars import bar_chart, interval_of, told
 from studies.study import Rows, Study, drawn_assemblies, test_accuracy
+from zoo.arguments import positive
 
 CLAIM = (
     "a joint partition into equivalence sets by similarity gives blocks that can be exchanged for each other (30 "

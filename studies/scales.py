@@ -9,7 +9,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.arguments import positive
 from benchmarks.fronts.comparison import budgets
 from benchmarks.fronts.contenders import pick
 from benchmarks.fronts.recipes import costs
@@ -18,6 +17,7 @@ from figures.style import ORIGINS, new_figure, number, tidy
 from reassembly.settings import Budget
 from studies.bars import interval_of, told
 from studies.study import Rows, Study, test_accuracy
+from zoo.arguments import positive
 
 CLAIM = (
     "accuracy rises with the budget over DeRy(K, parameters in M, GMACs) = (4,10,3), (4,20,5), (4,30,6), (4,50,10), "

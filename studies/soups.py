@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.arguments import positive
 from benchmarks.fronts.contenders import pick
 from benchmarks.fronts.recipes import Recipe
 from benchmarks.fronts.rows import hits_of, restored, tuned
@@ -20,6 +19,7 @@ from reassembly.settings import Budget
 from studies.bars import bar_chart, interval_of, told
 from studies.study import Rows, Study, test_accuracy
 from tuning.network import TunableNetwork
+from zoo.arguments import positive
 
 CLAIM = (
     "no article of these two: the mean of the weights of networks tuned from one start with other orders of images is "

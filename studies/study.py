@@ -14,7 +14,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.arguments import positive
 from benchmarks.fronts.recipes import Recipe
 from benchmarks.fronts.rows import hits, tuned
 from benchmarks.fronts.task import Question, Task, open_task
@@ -23,6 +22,7 @@ from launch.errors import report as tell
 from launch.schema import keys
 from reassembly.assembly import joined
 from zoo import threads
+from zoo.arguments import Parser, positive
 from zoo.errors import UserError
 from zoo.storage.files import write_json, write_text
 
@@ -54,7 +54,7 @@ class Study:
         """The command."""
         words = list(sys.argv[1:] if words is None else words)
         threads.prepare()
-        parser = argparse.ArgumentParser(f"python -m studies.{self.name}", description=self.claim)
+        parser = Parser(f"python -m studies.{self.name}", description=self.claim)
         parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="as train.py takes them")
         parser.add_argument("--zoo", default="embedded", help="name or YAML file")
         parser.add_argument("--dataset", default="cluttered_mnist")

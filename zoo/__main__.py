@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import threads
+from zoo.arguments import Parser
 from zoo.errors import UserError, tell
 
 if __name__ == "__main__":
@@ -25,7 +25,7 @@ WIDTH_IN_FILES = 140
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 2 for a mistake of the user, 1 for any other failure."""
-    parser = argparse.ArgumentParser(prog="python -m zoo", description="Look at the networks of a zoo.")
+    parser = Parser(prog="python -m zoo", description="Look at the networks of a zoo.")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="print a network as a chain of nodes")
     inspect.add_argument(

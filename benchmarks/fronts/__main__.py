@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.arguments import positive
 from launch.errors import report as tell
 from launch.schema import keys
 from zoo import threads
+from zoo.arguments import Parser, positive
 from zoo.errors import UserError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     from benchmarks.fronts.contenders import CONTENDERS
 
-    parser = argparse.ArgumentParser("python -m benchmarks.fronts", description=__doc__)
+    parser = Parser("python -m benchmarks.fronts", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("zoo", metavar="ZOO")
     parser.add_argument("dataset", metavar="DATASET")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zoo import threads
+from zoo.arguments import Parser
 
 if __name__ == "__main__":
     threads.prepare()  # before torch is loaded
@@ -29,7 +30,7 @@ from zoo.weights import PROJECT_ROOT, match_state
 
 def main() -> int:
     """Stores the weights of the run directories on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
     try:
         for run_dir in parser.parse_args().run_dirs:
