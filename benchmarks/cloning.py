@@ -51,6 +51,7 @@ from tuning.settings import TuningSettings
 from zoo.arguments import Parser, positive, run, whole
 from zoo.chain.costs import Costs, count
 from zoo.registry import Zoo
+from zoo.storage.places import require_directory
 from zoo.storage.store import Store
 
 NUM_EPOCHS = 10
@@ -278,6 +279,8 @@ def main() -> None:
     parser.add_argument("--cache", default="runs/cache", help="where the networks that are trained first are kept")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
+    require_directory("--results", arguments.results)
+    require_directory("--cache", arguments.cache, is_read=True)
     path = arguments.results / ("cloning_augmented" if arguments.augmentation else "cloning")
     scenarios = [read_scenario(name) for name in arguments.scenarios]
     rows = read_rows(path)

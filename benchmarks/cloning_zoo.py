@@ -16,6 +16,7 @@ from zoo.arguments import Parser, positive, run
 from zoo.entries import InputSpec, ZooEntry
 from zoo.loading import load_network
 from zoo.storage.files import write_safetensors
+from zoo.storage.places import require_directory
 from zoo.storage.records import to_plain
 from zoo.storage.store import StageResult, Store
 from zoo.weights import Weights
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=positive, default=5)
     parser.add_argument("--cache", default="runs/cache")
     arguments = parser.parse_args()
+    require_directory("--cache", arguments.cache, is_read=True)
     for name in arguments.scenarios:
         scenario = read_scenario(name)
         for seed in range(arguments.seeds):

@@ -31,6 +31,7 @@ from zoo.arguments import Parser, positive, run
 from zoo.chain_cache import ChainCache
 from zoo.registry import Zoo, read_zoo
 from zoo.storage.files import write_json, write_text
+from zoo.storage.places import require_directory
 from zoo.storage.store import Store
 
 RESULTS = Path(__file__).parent / "results"
@@ -168,6 +169,8 @@ def main() -> None:
     parser.add_argument("--blocks", type=positive, nargs="+", default=[3, 2, 4], help="K; the first one at every N")
     parser.add_argument("--cache", help="where stage results are kept; nowhere by default")
     arguments = parser.parse_args()
+    if arguments.cache:
+        require_directory("--cache", arguments.cache, is_read=True)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
 
     networks = {"pattern": arguments.pattern, "max_params": arguments.max_params, "max_networks": arguments.networks}

@@ -25,6 +25,7 @@ from reassembly.settings import Budget, PartitionSettings, ProxySettings, Search
 from zoo.arguments import Parser, positive, run, whole
 from zoo.registry import Zoo, read_zoo
 from zoo.storage.files import read_yaml
+from zoo.storage.places import require_directory
 from zoo.storage.store import Store
 
 GIB = 2**30
@@ -50,6 +51,8 @@ def main() -> None:
     parser.add_argument("--adapters", default="random", choices=("random", "closed_form"))
     parser.add_argument("--cache", help="where stage results are kept for the next run; nowhere by default")
     arguments = parser.parse_args()
+    if arguments.cache:
+        require_directory("--cache", arguments.cache, is_read=True)
     if arguments.size is not None:
         report(arguments.images, arguments.size, arguments.cache_bytes)
         return

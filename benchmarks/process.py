@@ -23,6 +23,7 @@ from pathlib import Path
 
 from zoo.arguments import Parser, run
 from zoo.storage.files import write_text
+from zoo.storage.places import require_file
 
 PROJECT = Path(__file__).resolve().parents[1]
 TABLE = PROJECT / "benchmarks" / "results" / "process.md"
@@ -93,6 +94,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     table = arguments.output or TABLE
+    require_file("--output", table)
     before = earlier(table.read_text()) if table.exists() else {}
     rows, load, unit = [], os.getloadavg()[0], 1.0
     with tempfile.TemporaryDirectory() as temporary:

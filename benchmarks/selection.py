@@ -52,6 +52,7 @@ from zoo.arguments import Parser, positive, run
 from zoo.blueprint import HeadSpec
 from zoo.chain.batches import run_in_batches
 from zoo.storage.files import write_text
+from zoo.storage.places import require_directory
 from zoo.storage.store import Store
 
 DATA = {"cluttered_mnist": ClutteredMNIST, "digits": Digits}
@@ -225,6 +226,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--table", action="store_true", help="only make the table of the rows there are")
     arguments = parser.parse_args()
+    require_directory("--cache", arguments.cache, is_read=True)
     picks_file = RESULTS / "selection_picks.json"
     picks = json.loads(picks_file.read_text()) if picks_file.exists() else {}
     cells = [

@@ -38,6 +38,7 @@ from cloning.shelf import Shelf
 from zoo.arguments import Parser, positive, run
 from zoo.registry import read_zoo
 from zoo.storage.files import read_json, write_json, write_text
+from zoo.storage.places import require_directory
 from zoo.storage.records import to_plain
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -168,6 +169,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--results", type=Path, default=PROJECT / "benchmarks" / "results")
     arguments = parser.parse_args()
+    require_directory("--results", arguments.results)
     networks, load = Shelf(read_zoo(ZOO)).network, os.getloadavg()[0]
     path = arguments.results / "serving.json"
     rows = {row["num_clones"]: Row(**row) for row in (read_json(path)["rows"] if path.exists() else ())}

@@ -28,6 +28,7 @@ from cloning.statistics import Statistics, owner_sums, solve_from_statistics
 from datamodules.correction import CorrectionData
 from zoo.arguments import Parser, positive, run
 from zoo.storage.files import write_text
+from zoo.storage.places import require_directory
 from zoo.storage.store import Store
 
 PROJECTIONS = (16, 24, 32, 48, 64, 128)
@@ -94,6 +95,8 @@ def main() -> None:
     parser.add_argument("--cache", default="runs/cache", help="where the networks that are trained first are kept")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
+    require_directory("--results", arguments.results)
+    require_directory("--cache", arguments.cache, is_read=True)
     torch.set_num_threads(1)
     found: dict[str, list[dict[str | int, tuple[float, int]]]] = {}
     for scenario in map(read_scenario, arguments.scenarios):

@@ -23,6 +23,7 @@ from zoo.blueprint import WEIGHTS_FILE, read_bundle, write_bundle
 from zoo.errors import UserError
 from zoo.registry import read_zoo
 from zoo.storage.files import read_safetensors
+from zoo.storage.places import require_directory, require_file
 from zoo.storage.records import short_repr
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -88,9 +89,8 @@ def _samples(path: Path, tensors: Mapping[str, Tensor], network: ClonedNetwork) 
 
 def _require_free(path: Path) -> None:
     """Refuse to write over a file that is no packed clone, or below one."""
-    if (above := next((parent for parent in path.parents if parent.exists()), path)) and not above.is_dir():
-        raise UserError(f"{path}: {above} is a file, not a directory: give another path to write to")
-    if path.is_dir() or (path.exists() and not _begins_with(path, MAGIC)):
+    require_file("", path)
+    if path.exists() and not _begins_with(path, MAGIC):
         raise UserError(f"{path} is there and no packed clone: give another path to write to")
 
 
@@ -103,6 +103,7 @@ def _require_bundle_place(path: Path) -> None:
     """Refuse to write a bundle into a directory of other things."""
     if path.exists() and not (path.is_dir() and ((path / WEIGHTS_FILE).exists() or not any(path.iterdir()))):
         raise UserError(f"--output={path} is there and no bundle: give another directory")
+    require_directory("--output", path)
 
 
 def list_files(options: argparse.Namespace) -> tuple[str, int]:

@@ -21,6 +21,7 @@ from zoo.blueprint import WEIGHTS_FILE, read_bundle
 from zoo.errors import UserError
 from zoo.registry import read_zoo
 from zoo.storage.files import write_bytes
+from zoo.storage.places import require_file
 from zoo.storage.records import neighbours
 
 SUFFIX = ".hz"
@@ -158,6 +159,4 @@ def _require_new(path: Path | None) -> None:
         return
     if path.exists():
         raise UserError(f"{path} is there already: give another path (--output)")
-    above = next((parent for parent in path.absolute().parents if parent.exists()), path)
-    if not above.is_dir():
-        raise UserError(f"{path}: {above} is a file, not a directory: give another path (--output)")
+    require_file("--output", path)

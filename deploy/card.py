@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.options import add_run, open_run
 from deploy.runs import RESULT, Run, find_figures, read_run
 from zoo.errors import UserError
+from zoo.storage.places import require_directory
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -51,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Writes the card."""
+    if options.output is not None:
+        require_directory("--output", options.output)
     model = open_run(options)
     model.require_weights()
     home = model.origin.run_dir or (model.origin.files if model.origin.files.is_dir() else model.origin.files.parent)

@@ -12,6 +12,7 @@ import torch
 
 from deploy.options import add_run, open_run
 from zoo.errors import UserError
+from zoo.storage.places import require_directory
 
 if TYPE_CHECKING:
     from deploy.model import Model
@@ -32,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
     """Writes the bundle, once it gives the same logits bit for bit without the zoo."""
     from zoo.blueprint import WEIGHTS_FILE, write_bundle
 
+    if options.output is not None:
+        require_directory("--output", options.output)
     model = open_run(options)
     model.require_weights()
     target = options.output or (model.origin.files if model.origin.kind == "bundle" else None)

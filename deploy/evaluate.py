@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.options import add_run, open_run
 from zoo.errors import UserError
 from zoo.progress import progress
+from zoo.storage.places import require_directory
 from zoo.storage.records import neighbours
 
 if TYPE_CHECKING:
@@ -169,8 +170,7 @@ def _table(found: Evaluation, content: dict[str, Any]) -> str:
 def _require_free(output: Path | None, *, overwrite: bool) -> None:
     if output is None:
         return
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output={output} is a file: give a directory")
+    require_directory("--output", output)
     taken = [name for name in FILES if (output / name).exists()]
     if taken and not overwrite:
         raise UserError(f"--output={output} holds {', '.join(taken)} already: give another directory, or --overwrite")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoo.arguments import whole
 from zoo.errors import UserError
+from zoo.storage.places import require_file
 
 if TYPE_CHECKING:
     from deploy.model import Model
@@ -32,10 +33,6 @@ def open_run(options: argparse.Namespace) -> Model:
 
 def require_free(path: Path, *, overwrite: bool) -> None:
     """Refuses to write over a file, or where no file can be, before anything is computed."""
-    if path.is_dir():
-        raise UserError(f"{path} is a directory: give the path of a file to write to")
+    require_file("--output", path)
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: give another path, or --overwrite")
-    nearest = next((parent for parent in path.absolute().parents if parent.exists()), path)
-    if not nearest.is_dir():
-        raise UserError(f"{path}: {nearest} is a file, not a directory: give another path")

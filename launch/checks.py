@@ -15,9 +15,7 @@ import os
 import pkgutil
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -29,6 +27,7 @@ from reassembly.proxies import OF_WHOLE_NETWORKS
 from tuning.settings import TrainerSettings
 from zoo.errors import UserError
 from zoo.limits import MAX_INTEGER, plain, shown
+from zoo.storage.places import require_directory
 from zoo.storage.records import convert, neighbours
 
 
@@ -336,7 +335,7 @@ def _check_paths(config: Config) -> None:
         written = {"runs_dir": config.runs_dir}
     for key, place in {**written, "cache.root": config.cache.root}.items():
         if place is not None:
-            _require_directory(key, place)
+            require_directory(key, place, is_read=key == "cache.root")
     if config.blueprint is not None:
         try:
             if not Path(config.blueprint).exists():
@@ -348,32 +347,6 @@ def _check_paths(config: Config) -> None:
                 raise UserError(f"blueprint={shown(config.blueprint, 200)} cannot be read (Permission denied)")
         except OSError as error:
             raise UserError(f"blueprint={shown(config.blueprint)}: {error.strerror}") from error
-
-
-def _require_directory(key: str, place: str) -> None:
-    """Refuses a directory that is none, or does not exist and cannot be made; nothing is left behind.
-
-    An existing cache may be read-only: what it holds is used.
-    """
-    told = f"{key}={shown(place, 200)}"
-    if not place.strip():
-        raise UserError(f"{key} is empty: type {key}=PATH, or leave it out")
-    try:
-        path = Path(place).absolute()
-        nearest = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
-        if not nearest.is_dir():
-            kind = "is a file" if nearest.exists() else "is a link that leads nowhere"
-            raise UserError(f"{told}: {nearest} {kind}, not a directory; type {key}= another path")
-        if nearest == path and key == "cache.root":
-            return
-        for name in path.relative_to(nearest).parts:  # which may be too long for the file system
-            with suppress(FileNotFoundError):
-                (nearest / name).lstat()
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{told} cannot be made or written ({reason}): type {key}= another path") from error
 
 
 def _check_zoo(config: Config) -> None:

@@ -40,6 +40,7 @@ from zoo.chain.batches import run_in_batches
 from zoo.errors import UserError
 from zoo.registry import Zoo, read_zoo
 from zoo.storage.files import write_json, write_text
+from zoo.storage.places import require_files
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 MAX_IMAGES = 2048
@@ -172,6 +173,7 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_intermixed_args(words)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
+        require_files("--output", arguments.output or RESULTS / "study")
         settings = LocalisationSettings(
             arguments.localiser, keep=arguments.keep, num_steps=arguments.steps, contrast=arguments.contrast
         )

@@ -25,6 +25,7 @@ from zoo import threads
 from zoo.arguments import Parser, positive
 from zoo.errors import UserError
 from zoo.storage.files import write_json, write_text
+from zoo.storage.places import require_directory, require_files
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 Rows = list[dict[str, Any]]
@@ -79,6 +80,8 @@ class Study:
         overrides = (f"dataset={arguments.dataset}", *arguments.overrides)
         question = Question(arguments.zoo, overrides, tuple(arguments.without), arguments.cache)
         rows: Rows = []
+        require_files("--output", arguments.output or RESULTS / "study")
+        require_directory("--cache", arguments.cache, is_read=True)
         for seed in range(arguments.splits):
             task = open_task(question, seed)
             rows += [{"seed": seed, **row} for row in self.measure(task, arguments)]

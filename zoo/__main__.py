@@ -112,8 +112,11 @@ def _convert(source: str, function: str, output: Path) -> None:
 def _write_support(families: Sequence[str], output: Path | None) -> None:
     from zoo.architectures import select
     from zoo.storage.files import write_text
+    from zoo.storage.places import require_file
     from zoo.support import examine, support_page
 
+    if output is not None:
+        require_file("--output", output)
     found = []
     for architecture in select(families):
         found.append((architecture, examine(architecture)))

@@ -21,6 +21,7 @@ from zoo.digests import digest
 from zoo.errors import FOREIGN_FAULTS, UserError, reason
 from zoo.limits import shown
 from zoo.storage.files import read_safetensors, user_cache, write_bytes, write_safetensors
+from zoo.storage.places import require_file
 from zoo.storage.sources import module_digest, own_code_digest
 from zoo.storage.store import content_key
 
@@ -65,6 +66,7 @@ def write_converted(path: Path, function: str, output: Path) -> Mapping[str, str
     """
     if output.suffix != ".safetensors":
         raise UserError(f"{output} is written as safetensors: give a name that ends so")
+    require_file("", output)
     state = convert(path, function)
     told = {
         "format": FORMAT,

@@ -24,6 +24,7 @@ from launch.schema import keys
 from zoo import threads
 from zoo.arguments import Parser, positive
 from zoo.errors import UserError
+from zoo.storage.places import require_directory, require_files
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -75,6 +76,8 @@ def compare(arguments: argparse.Namespace, command: str) -> None:
         raise UserError("--limits needs one unit: add --units params or --units macs")
     if {"lora", "freeze"} <= {*arguments.contenders, *arguments.modes} and find_spec("peft") is None:
         raise UserError("--contenders lora needs peft: pip install -e .[fronts], or name the other contenders")
+    require_files("--output", arguments.output or RESULTS / "fronts")
+    require_directory("--cache", arguments.cache, is_read=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     question = Question(
         arguments.zoo,
