@@ -186,9 +186,11 @@ def _check(
     if target in sources:
         raise UserError(f"task.sources={_list(sources)} holds the target {target}; a network cannot give to itself")
     known = dict.fromkeys(name for candidate in by_name.values() for name in candidate.classes)
-    unknown = [name for name in (*classes, *cloned) if name not in known]
-    if unknown:
-        raise UserError(f"task.classes={_list(unknown)}: unknown to every network of the zoo; it knows {_list(known)}")
+    for key, names in (("classes", classes), ("cloned", cloned)):
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(
+                f"task.{key}={_list(unknown)}: unknown to every network of the zoo; it knows {_list(known)}"
+            )
 
 
 def _points(candidate: NetworkProfile) -> int:

@@ -21,12 +21,14 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
+from cloning.settings import TaskSettings
 from launch.errors import no_key
 from launch.schema import Config, keys
 from reassembly.proxies import OF_WHOLE_NETWORKS
 from tuning.settings import TrainerSettings
 from zoo.errors import UserError
 from zoo.limits import MAX_INTEGER, plain, shown
+from zoo.registry import Zoo
 from zoo.storage.places import require_directory
 from zoo.storage.records import convert, neighbours
 
@@ -58,8 +60,11 @@ def configured(cfg: DictConfig, overrides: Sequence[str], command: str) -> Confi
     return resumed(config, overrides)
 
 
-def check(config: Config) -> None:
+def check(config: Config, command: str) -> None:
     """Holds a configuration against the machine, the data module, the file system and the zoo.
+
+    Args:
+        command: ``search`` or ``train``; a search that trains nothing can be run where its network cannot be trained.
 
     Raises:
         UserError: what cannot be, by its key.
@@ -69,7 +74,8 @@ def check(config: Config) -> None:
     if config.parent.dataset is not None:
         _check_parent(config)
     _check_optimizer(config)
-    _check_machine(config)
+    if command == "train" or (config.method.name == "reassembly" and config.finalists > 1):
+        _check_machine(config)
     config.executor.require_machine()
     if config.executor.name == "ray" and config.device.startswith("cuda:"):
         raise UserError(
@@ -142,6 +148,11 @@ def _check_machine(config: Config) -> None:
     kind = trainer.accelerator
     if kind == "auto":
         kind = "gpu" if available["gpu"] else "mps" if available["mps"] else "cpu"
+    if trainer.accelerator == "auto" and kind == "cpu" and trainer.strategy != "auto":
+        raise UserError(
+            f"trainer.strategy={trainer.strategy} takes a device for every process, and torch finds no GPU on this "
+            "machine: type trainer.accelerator=cpu for processes on its processor, or trainer=cpu for one"
+        )
     if not available[kind]:
         raise UserError(f"trainer.accelerator={kind}: torch finds no such device on this machine; type trainer=cpu")
     num_devices, named = trainer.num_devices or 1, trainer.devices if isinstance(trainer.devices, list) else []
@@ -361,6 +372,16 @@ def _check_zoo(config: Config) -> None:
         for name in names:
             if name is not None and name not in zoo:
                 raise UserError(f"{key}={shown(name)}: zoo {zoo.name} has no such network: {neighbours(name, zoo)}")
+    if config.method.name == "cloning" and config.blueprint is None:
+        _check_task(config.task, zoo)
+
+
+def _check_task(task: TaskSettings, zoo: Zoo) -> None:
+    """Refuses classes that the networks of a zoo cannot serve; what decides between those that can is not known yet."""
+    from cloning.selection import NetworkProfile, select
+
+    profiles = [NetworkProfile(name, entry.classes) for name, entry in zoo.items()]
+    select(profiles, task.classes, cloned=task.cloned, target=task.target, sources=task.sources)
 
 
 _GIVEN_TO_BASE = {"name", "source", "splits", "class_names", "split_rule"}

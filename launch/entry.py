@@ -38,7 +38,7 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
             trainer = config.trainer
             threads.prepare((trainer.num_devices or 1) if trainer.accelerator == "cpu" else 1)
             with progress.progress("reading settings and zoo", 1):  # of a zoo that no command has read yet: seconds
-                check(config)
+                check(config, command)
             with processes.losses_told(is_shared=trainer.is_shared):
                 return function(config)
 

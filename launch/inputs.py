@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
+from cloning.settings import TaskSettings
 from datamodules import ImageDataModule
 from launch.run_directory import BUNDLE, IDENTITY
 from launch.schema import Config
@@ -24,8 +25,10 @@ from zoo.devices import find_device
 from zoo.digests import file_sha256
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
+from zoo.limits import shown
 from zoo.registry import Zoo
 from zoo.storage.files import read_json
+from zoo.storage.records import neighbours
 from zoo.storage.sources import module_digest
 from zoo.weights import weights_sha256
 
@@ -78,6 +81,8 @@ def read_inputs(config: Config, command: str) -> Inputs:
     """
     data, zoo, blueprint = read_data(config), configured_zoo(config, keep=True), _blueprint(config)
     require_fitting_augmentation(data, zoo)
+    if config.method.name == "cloning" and blueprint is None:
+        _require_classes(config.task, data)
     identity = {
         "command": command,
         **{key: _told(value) for key, value in _flat(result_settings(config))},
@@ -115,6 +120,15 @@ def require_fitting_augmentation(data: ImageDataModule, zoo: Zoo) -> None:
             refusals.append(error)
     if refusals and len(refusals) == len(zoo):
         raise refusals[0]
+
+
+def _require_classes(task: TaskSettings, data: ImageDataModule) -> None:
+    """Refuses a task of cloning with classes that the data has no images of."""
+    for key, names in (("classes", task.classes), ("cloned", task.cloned)):
+        for name in names:
+            if name not in data.class_names:
+                told = neighbours(name, data.class_names)
+                raise UserError(f"task.{key}: {data.name} has no images of class {shown(name)!r}: {told}")
 
 
 def result_settings(config: Config) -> dict[str, Any]:

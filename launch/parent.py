@@ -98,7 +98,7 @@ def check_data_of_all_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
         if (key := content_key(config.dataset, config.zoo)) not in read:
             read.add(key)
             try:
-                check(config)
+                check(config, command)
                 read_data(config)
                 zoo = configured_zoo(config, keep=False)
                 if zoo.leave_out == "never" and config.method.name == "reassembly" and config.blueprint is None:

@@ -167,7 +167,7 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
     wrong: dict[str, list[int]] = {}
     for number, overrides in enumerate(jobs[:MAX_CHECKED]):
         try:
-            check(configured(compose(command, list(overrides)), overrides, command))
+            check(configured(compose(command, list(overrides)), overrides, command), command)
         except Exception as error:
             if not is_bad_input(error):
                 raise

@@ -112,8 +112,9 @@ def test_a_documented_command_runs(command: Command, place: Path, cache: str) ->
     words = [re.sub("PATH", str(place / "images"), word) for word in words]
     for number, job in enumerate(jobs_of(words)):
         overrides = [*small(name, job), cache, f"output_dir={place / str(command)}-{number}"]
-        check(checked(name.removesuffix(".py"), *overrides))
+        entry = name.removesuffix(".py")
+        check(checked(entry, *overrides), entry)
         jobs = cloning_jobs if "method=cloning" in job else reassembly_jobs
-        perform(name.removesuffix(".py"), jobs.search if name == "search.py" else jobs.train, *overrides)
+        perform(entry, jobs.search if name == "search.py" else jobs.train, *overrides)
         result = json.loads((place / f"{command}-{number}" / "result.json").read_text())
         assert result["status"] == "completed"

@@ -26,6 +26,8 @@ from launch.command_line import readable
 from launch.errors import CONF, explain, is_bad_input, options
 from launch.schema import Config, keys, register
 from tests.faults.dataset_rows import DATASET, HUGE
+from tests.faults.zoo_rows import ZOO
+from zoo.errors import UserError
 from zoo.limits import declared
 
 Row = tuple[str, list[str], list[str]]  # the command, its words, what the line holds
@@ -233,6 +235,8 @@ MACHINE = [
     ("train", ["trainer.accelerator=gpu"], ["trainer.accelerator=gpu", "type trainer=cpu"]),
     ("train", ["trainer.accelerator=mps"], ["trainer.accelerator=mps", "type trainer=cpu"]),
     ("search", ["trainer.accelerator=gpu"], ["trainer.accelerator=gpu", "type trainer=cpu"]),
+    ("search", ["trainer=ddp"], ["trainer.strategy=ddp", "no GPU", "type trainer.accelerator=cpu"]),
+    ("train", ["trainer=fsdp2", "finalists=1"], ["trainer.strategy=fsdp2", "type trainer.accelerator=cpu"]),
     ("train", ["trainer.accelerator=tpu"], ["trainer.accelerator=tpu", "cpu"]),
     ("train", ["trainer.precision=16-mixed"], ["trainer.precision=16-mixed", "type trainer.precision=bf16-mixed"]),
     ("train", ["trainer.precision=16"], ["trainer.precision=16", "32-true"]),
@@ -288,36 +292,6 @@ PLACES = [
     ("train", ["resume=my run (2)"], ["resume=my run (2)"]),
 ]
 PLACES = [row for row in PLACES if row[2]]
-ZOO = [
-    ("search", ["~zoo.networks"], ["networks"]),
-    ("search", ["zoo.networks=5"], ["networks"]),
-    ("search", ["zoo.networks=[a]"], ["networks"]),
-    ("search", ["+zoo.nosuch=1"], ["nosuch", "networks"]),
-    ("search", ["+zoo.leave_out=all"], ["zoo.leave_out=all", "never, missing, unfit"]),
-    ("search", ["+zoo.networks.pattern=resnet18"], ["unknown field", "pattern"]),
-    ("search", ["zoo.input.height=1e3"], ["input.height", "a whole number"]),
-    ("search", ["zoo.input.height=0"], ["input.height", "at least 1"]),
-    ("search", ["zoo.input.height=-3"], ["input.height", "at least 1"]),
-    ("search", [f"zoo.input.width={HUGE}"], ["input.width", "at most"]),
-    ("search", ["zoo.input.channels=one"], ["input.channels", "a whole number"]),
-    ("search", ["zoo.input.mean=[nan]"], ["input.mean"]),
-    ("search", ["zoo.input.std=[inf]"], ["input.std"]),
-    ("search", ["zoo.input.std=[0]"], ["input.std"]),
-    ("search", ["zoo.input.mean=[127.5]"], ["input.mean"]),
-    ("search", ["zoo.input.mean=0.5"], ["input.mean", "a list"]),
-    ("search", ["zoo.input.interpolation=lanczos"], ["input.interpolation", "bicubic"]),
-    ("search", ["zoo.networks.resnet_digits=5"], ["resnet_digits"]),
-    ("search", ["zoo.networks.resnet_digits.source=timm"], ["resnet_digits", "model"]),
-    ("search", ["zoo.networks.resnet_digits.source=nosuch"], ["resnet_digits", "nosuch"]),
-    ("search", ["zoo.networks.resnet_digits.kwargs=5"], ["resnet_digits", "kwargs"]),
-    ("search", ["zoo.networks.resnet_digits.weights=5"], ["resnet_digits", "weights"]),
-    ("search", ["zoo.networks.resnet_digits.classes=[a,a]"], ["resnet_digits", "a"]),
-    ("search", ["+zoo.networks.resnet_digits.wieghts=x"], ["wieghts", "weights"]),
-    ("search", ["+zoo.networks.new={source: timm, model: resnet9}"], ["new", "resnet9"]),
-    ("train", ["method=baseline", "method.network=nosuch"], ["method.network=nosuch", "resnet_digits"]),
-    ("train", ["method=cloning", "task.target=nosuch"], ["task.target=nosuch", "resnext_low"]),
-    ("train", ["method=cloning", "task.sources=[nosuch]"], ["task.sources=nosuch", "resnext_low"]),
-]
 ROWS: list[Row] = [
     *(*NUMBERS, *NAMES, *FLAGS, *WHOLE, *GROUPS, *DATASET, *UNREADABLE, *OPTIONS),
     *(*COMPOSITION, *CONTRADICTIONS, *MACHINE, *PLACES, *ZOO),
@@ -356,7 +330,7 @@ def run(command: str, words: list[str]) -> Config:
     """What the entry does before a job opens."""
     overrides = [word for word in readable(words) if not word.startswith("-")]
     config = configured(composed(command, overrides), overrides, command)
-    check(config)
+    check(config, command)
     return config
 
 
@@ -397,3 +371,10 @@ def test_a_good_command_line_is_taken(words: list[str], tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert isinstance(run("train", words), Config)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["finalists=1", "trainer=ddp"], ["method=cloning", "trainer=gpu"]], ids=" ".join)
+def test_a_search_that_trains_nothing_needs_no_device_to_train_on(words: list[str]) -> None:
+    assert isinstance(run("search", words), Config)
+    with pytest.raises(UserError, match=r"no GPU|no such device"):
+        run("train", words)

@@ -126,7 +126,7 @@ def test_a_directory_that_leads_to_no_bundle_is_told(tuned: dict, place: Path) -
         with pytest.raises(UserError, match=told):
             train("other", f"blueprint={place}")
     with pytest.raises(UserError, match="network=resnet_digits has no effect beside blueprint=tuned"):
-        check(checked("train", "method=baseline", NETWORK, "blueprint=tuned"))
+        check(checked("train", "method=baseline", NETWORK, "blueprint=tuned"), "train")
 
 
 def test_a_bundle_that_does_not_say_what_it_was_tuned_on_gets_a_head_solved_anew(

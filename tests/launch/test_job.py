@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from filelock import FileLock
+from PIL import Image
 
 from launch import interruption, run_directory
 from launch.job import Job, _Log
@@ -191,6 +192,17 @@ def test_a_damaged_result_is_none(damaged: bytes | None, folder: Path, caplog: p
     perform("train", writing("new"), *SMALL, "output_dir=r", "skip_completed=true")
     assert "result.json is damaged or not ours" in caplog.text
     assert json.loads((folder / "r/result.json").read_text())["text"] == "new"
+
+
+def test_classes_that_a_folder_lacks_are_told_before_the_first_stage(folder: Path) -> None:
+    for name in ("0", "1", "cat"):
+        (folder / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("L", (8, 8), number).save(folder / "photos" / name / f"{number}.png")
+    words = ["method=cloning", "dataset=image_folder", "dataset.root=photos", "task.classes=[0,1,7]", "output_dir=r"]
+    with pytest.raises(UserError, match=r"task\.classes: .* has no images of class '7': known: 0, 1, cat"):
+        perform("search", lambda job: pytest.fail("begun"), *words)
+    assert not (folder / "r").exists()
 
 
 def test_an_interrupted_job_says_so_and_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

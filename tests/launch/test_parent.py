@@ -85,7 +85,7 @@ def test_what_cannot_be_is_told_before_anything_is_trained(words: tuple[str, ...
 
     def run() -> None:
         config = checked("train", *TRANSFER, *words)
-        check(config)
+        check(config, "train")
         with_parent(config, training)
 
     with pytest.raises((UserError, InstantiationException), match=told):
