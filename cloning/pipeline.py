@@ -32,6 +32,7 @@ from cloning.statistics import Statistics, owner_sums, solve_from_statistics
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from zoo.blueprint import Provenance
+from zoo.chain.modes import float32_products
 from zoo.conversion import convert
 from zoo.description import identity
 from zoo.devices import CPU, Placement
@@ -111,6 +112,7 @@ class CloningSearch:
         self.timed = StageTimer()
         self.seconds = self.timed.seconds
 
+    @float32_products()
     def run(self) -> CloningSearchResult:
         """Searches.
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +45,7 @@ from zoo.devices import Placement, find_device
 from zoo.errors import UserError
 from zoo.registry import Zoo
 from zoo.storage.files import read_json, write_bytes, write_json, write_yaml
+from zoo.storage.sources import installed_version
 from zoo.storage.store import Store, content_key
 
 if TYPE_CHECKING:
@@ -382,6 +382,6 @@ def _told(key: str, value: Any) -> str:
     return f"{words} {100 * value:.4g} %" if is_share else f"{words} {value:.4g}"
 
 
-def _versions() -> dict[str, str]:
+def _versions() -> dict[str, str | None]:
     packages = ("huozi", "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy", "scipy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return {"python": platform.python_version(), **{name: installed_version(name) for name in packages}}

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pytorch_lightning.accelerators import Accelerator
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,7 +24,11 @@ _INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, tor
 _COMPOSED = {torch.nn.functional.one_hot, torch._C._nn.one_hot}
 """Of which torch makes parts on what it takes for the tensor's device."""
 _NEW = {Tensor.new_empty, Tensor.new_full, Tensor.new_ones, Tensor.new_zeros}
-_NEW_FOR_GRADIENTS = {torch.ops.aten.new_empty.default, torch.ops.aten.new_zeros.default}
+_NEW_FOR_GRADIENTS = {
+    torch.ops.aten.new_empty.default,
+    torch.ops.aten.new_zeros.default,
+    torch.ops.aten._to_copy.default,
+}
 """Autograd asks for them on what it takes for the device of the tensor whose gradient they are to hold."""
 _TRANSFERS = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
 
@@ -56,6 +62,10 @@ class OnFake(Tensor):
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         """See ``cpu``."""
         return _move(self, *args, **kwargs)
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        """As files of a GPU are read where there is none."""
+        return self.held.__reduce_ex__(protocol)
 
     def __repr__(self, **_: Any) -> str:
         return f"OnFake({self.held!r})"
@@ -95,16 +105,16 @@ class _Factories(TorchDispatchMode):
 
 
 class _Literals(TorchFunctionMode):
-    """Takes ``torch.tensor`` of numbers, which asks for memory of the device at once."""
+    """Takes ``torch.tensor`` and ``as_tensor`` of numbers, which ask for memory of the device at once."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         device = kwargs.get("device")
         if func is Tensor.to:
             return _move(*args, **kwargs)
-        if func is not torch.tensor or device is None or torch.device(device).type != FAKE.type:
+        if func not in (torch.tensor, torch.as_tensor) or device is None or torch.device(device).type != FAKE.type:
             return func(*args, **kwargs)
-        return OnFake(func(*args, **{**kwargs, "device": "cpu"}))
+        return args[0] if isinstance(args[0], OnFake) else OnFake(func(*args, **{**kwargs, "device": "cpu"}))
 
 
 def _move(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -124,6 +134,8 @@ def _move(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return _Send.apply(x) if x.requires_grad else OnFake(x)
     if kind == "cpu" and isinstance(x, OnFake):
         return _Fetch.apply(x) if x.requires_grad else x.held.clone()
+    if kind == "meta":
+        return torch.empty_like(x.held if isinstance(x, OnFake) else x, device="meta", requires_grad=x.requires_grad)
     return x
 
 
@@ -189,16 +201,49 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any], *, no_float64: bool) -> A
 def fake_device(*, no_float64: bool = False) -> Iterator[torch.device]:
     """Inside, the device is there."""
     _state["no_float64"] = no_float64
-    overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
     try:
         with _Literals(), _Factories():
             yield FAKE
     finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(overwrites)
+        torch.__future__.set_swap_module_params_on_conversion(swaps)
         _state["no_float64"] = False
 
 
 def is_on_fake(tensor: Tensor) -> bool:
     """Whether a tensor lies on the device."""
     return re.fullmatch("ipu(:0)?", str(tensor.device)) is not None
+
+
+class _Accelerator(Accelerator):
+    """What Lightning asks of a device."""
+
+    def setup_device(self, device: torch.device) -> None: ...
+
+    def teardown(self) -> None: ...
+
+    @staticmethod
+    def parse_devices(devices: Any) -> Any:
+        return devices
+
+    @staticmethod
+    def get_parallel_devices(devices: Any) -> list[torch.device]:
+        return [FAKE]
+
+    @staticmethod
+    def auto_device_count() -> int:
+        return 1
+
+    @staticmethod
+    def is_available() -> bool:
+        return True
+
+    @staticmethod
+    def name() -> str:
+        return "fake"
+
+
+def strategy_on_fake() -> SingleDeviceStrategy:
+    """For Lightning's trainers; without inference mode, which the tensors' making does not allow."""
+    return SingleDeviceStrategy(FAKE, accelerator=_Accelerator())

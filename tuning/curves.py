@@ -64,7 +64,7 @@ class Curves(pl.Callback):
         """Takes the gradient's norm of a step that will be logged, and the rate that it goes by."""
         if trainer.is_last_batch or self._is_due(trainer.global_step + 1):
             norms = [torch.linalg.vector_norm(p.grad) for p in pl_module.parameters() if p.grad is not None]
-            self._norm = torch.stack(norms).norm() if norms else None
+            self._norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else None
             self._rate = max(float(group["lr"]) for group in optimizer.param_groups)
 
     def on_train_batch_end(

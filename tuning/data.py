@@ -164,7 +164,7 @@ class TuningInputs:
         """Pooled features (n, d) of a split, in eval mode, on the CPU, to be read; the processes share the work."""
         if limit is not None or world_size() > 1 or runs_in_shards():  # processes might not agree on what is the same
             return in_memory(self._outputs(split, device, limit))
-        state = self._changing_state()
+        state = self._changing_state(device)
         before, features = self._last.get(split, ({}, None))
         if features is None or not _equal(before, state):
             features = in_memory(self._outputs(split, device))
@@ -174,8 +174,9 @@ class TuningInputs:
                 self._last[split] = {name: tensor.detach().clone() for name, tensor in state.items()}, features
         return features
 
-    def _changing_state(self) -> dict[str, Tensor]:
-        """What training may change of what the features depend on, by name; not copied."""
+    def _changing_state(self, device: torch.device) -> dict[str, Tensor]:
+        """What training may change of what the features depend on, by name, where it will run; not copied."""
+        self.body.to(device)
         trained = ((name, tensor) for name, tensor in self.body.named_parameters() if tensor.requires_grad)
         return dict((*trained, *self.body.named_buffers()))
 

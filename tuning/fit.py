@@ -36,6 +36,7 @@ from tuning.sharding import mesh_of, passes_in_shards
 from tuning.solving import leave_one_out_head, solve_head
 from tuning.stopping import StopEarly
 from tuning.trainer import build_trainer, quiet
+from zoo.chain.modes import float32_products
 from zoo.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ def tune(
         network.read("last", network.head if asked == "auto" else None)
     kept = [tensor.detach().clone() for tensor in (network.head.weight[rows], network.head.bias[rows])]
     with quiet(), torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as stack:
+        stack.enter_context(float32_products(tf32=recipe.trainer.tf32))
         torch.manual_seed(seed)  # Lightning's loaders draw their workers' seeds from it
         network.freeze(tuning.mode, norm_stats="frozen")
         num_trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.environments import (
     LSFEnvironment,
@@ -62,10 +61,9 @@ def build_trainer(
     """
     show_bar = settings.progress_bar == "always" or (settings.progress_bar == "auto" and _in_terminal())
     check_extra(settings)
-    if settings.tf32:
-        torch.set_float32_matmul_precision("high")
     return pl.Trainer(
-        **settings.extra,
+        # gathering shards counts versions of tensors, which inference mode does not keep
+        **{"inference_mode": settings.strategy != "fsdp2", **settings.extra},
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.chain.chain import Chain
-from zoo.chain.modes import eval_mode
+from zoo.chain.modes import eval_mode, float32_products
 from zoo.errors import UserError
 
 Outputs = Tensor | tuple[Tensor, ...]
@@ -154,7 +154,9 @@ def map_batches(
     run = in_precision(module, precision)
     with eval_mode(module) if is_module else nullcontext():
         for batch in inputs.split(batch_size) if isinstance(inputs, Tensor) else inputs:
-            yield batch, run(batch if device is None else batch.to(device))
+            with float32_products():
+                outputs = run(batch if device is None else batch.to(device))
+            yield batch, outputs
 
 
 def in_precision(module: Callable[[Tensor], Outputs], precision: torch.dtype | None) -> Callable[[Tensor], Outputs]:

@@ -61,6 +61,22 @@ def eval_mode(module: nn.Module) -> Iterator[nn.Module]:
             m.training = training
 
 
+@contextmanager
+def float32_products(*, tf32: bool = False) -> Iterator[None]:
+    """Inside the ``with`` a GPU's products of float32 are in full precision, or with the ten bits of TF32's mantissa.
+
+    Left alone, matrix products are the one and cuDNN's convolutions the other. Afterwards both are as before.
+    """
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+
+
 def meta_copy(module: nn.Module) -> nn.Module:
     """A copy of the module on the meta device, in the same modes, without its data and without its hooks.
 

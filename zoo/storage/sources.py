@@ -32,7 +32,7 @@ def own_code_digest() -> str:
 @cache
 def library_versions() -> dict[str, str | None]:
     """Versions of the libraries that compute; ``None`` for one that is not installed as a distribution."""
-    return {name: _version(name) for name in LIBRARIES}
+    return {name: installed_version(name) for name in LIBRARIES}
 
 
 @cache
@@ -52,7 +52,7 @@ def module_digest(name: str) -> str | None:
         return None
     root, path = found
     if any(path.is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib")):
-        return hashlib.sha256(f"{_digest([path])} {_version(name.partition('.')[0])}".encode()).hexdigest()
+        return hashlib.sha256(f"{_digest([path])} {installed_version(name.partition('.')[0])}".encode()).hexdigest()
     return _digest(_imported_beside(root, name, path))
 
 
@@ -131,7 +131,8 @@ def _digest(paths: Iterable[Path]) -> str:
     return sha256.hexdigest()
 
 
-def _version(distribution: str) -> str | None:
+def installed_version(distribution: str) -> str | None:
+    """Of a distribution; ``None`` where it is not installed as one, as a checkout that is run in its place."""
     try:
         return version(distribution)
     except PackageNotFoundError:
