@@ -42,6 +42,7 @@ from launch.schema import Config, keys
 from launch.sweep_table import (
     ORPHANS_SECONDS,
     PLAN,
+    RECHECK_ERROR,
     ROW_LOCK,
     Row,
     clear_rows,
@@ -239,7 +240,8 @@ def run_job(
     finally:
         row["seconds"] = round(time.perf_counter() - started, 1)
         if earlier is not None and (row.get("metrics") == earlier.get("metrics") or _stands(earlier, row)):
-            row = earlier  # what was done before is told as it was then
+            failed = {RECHECK_ERROR: row["error"]} if row["status"] in ("failed", "killed") else {}
+            row = {**earlier, **failed}  # what was done before is told as it was then
         write_json(row_path(directory, number), row)
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

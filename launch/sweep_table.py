@@ -32,6 +32,8 @@ ORPHANS_SECONDS = 6.0
 # What a user compares jobs by comes first, then whatever else the jobs report.
 _LEADING = ("job", "overrides", "status", "seconds", "directory", "composition", "num_parameters", "macs")
 _UNSHOWN = {"job", "overrides", "status", "directory", "composition", "value", "error"}
+RECHECK_ERROR = "recheck_error"
+"""In the row of a job that was completed before: why it could not be looked at again."""
 ENDED = ("completed", "failed", "killed", "interrupted")
 
 Row = dict[str, Any]
@@ -67,6 +69,7 @@ def completed_row(directory: Path, number: int, overrides: Sequence[str]) -> Row
     """The row that a job has from an earlier sweep, if that is the same job and was completed."""
     path = row_path(directory, number)
     row = _read_row(path) if path.exists() else {}
+    row.pop(RECHECK_ERROR, None)
     return row if row.get("status") == "completed" and row["overrides"] == list(overrides) else None
 
 
@@ -106,8 +109,8 @@ def collect(directory: Path, *, patience_seconds: float = 0.0) -> list[Row]:
 
 
 def exit_status(rows: Sequence[Row]) -> int:
-    """0 if all jobs are completed, else 1."""
-    return int(not rows or any(row["status"] != "completed" for row in rows))
+    """0 if all jobs are completed, and none that was completed before could not be looked at again; else 1."""
+    return int(not rows or any(row["status"] != "completed" or RECHECK_ERROR in row for row in rows))
 
 
 def print_table(rows: Sequence[Row], directory: Path, width: int | None = None) -> None:
@@ -147,6 +150,9 @@ def print_table(rows: Sequence[Row], directory: Path, width: int | None = None) 
             told = f": {row['error']}" if row.get("error") else ""
             label = " ".join(label.split("\n"))
             console.print(f"job {row['job']} {row['status']} ({label}){told}", markup=False, overflow="fold")
+        elif RECHECK_ERROR in row:
+            told = f"job {row['job']} completed before, and its result stands; this time: {row[RECHECK_ERROR]}"
+            console.print(told, markup=False, overflow="fold")
     if any(row["status"] not in ("completed", "running") for row in missing):
         console.print("the same command with skip_completed=true does what is missing", markup=False)
 

@@ -15,8 +15,9 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 
 from launch.__main__ import main
+from launch.schema import Config
 from launch.sweep import check_jobs, run_job
-from launch.sweep_table import row_path
+from launch.sweep_table import collect, exit_status, print_table, row_path
 from zoo.errors import UserError
 from zoo.storage.files import read_json, write_json
 
@@ -104,6 +105,7 @@ def test_a_completed_row_whose_result_stands_outlives_a_recheck_that_does_not_en
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     job = SimpleNamespace(num=0)
     hydra = SimpleNamespace(sweep=SimpleNamespace(dir=tmp_path), job=job, overrides=SimpleNamespace(task=["seed=0"]))
@@ -123,5 +125,16 @@ def test_a_completed_row_whose_result_stands_outlives_a_recheck_that_does_not_en
     is_failure = isinstance(error, UserError)
     assert ("job 0: the disk is away" in caplog.text) == is_failure
     told = "completed" if value == 0.5 else "failed" if is_failure else "interrupted"
-    assert (read_json(row_path(tmp_path, 0)) == row) == (value == 0.5)
+    left = read_json(row_path(tmp_path, 0))
+    assert left.pop("recheck_error", None) == ("the disk is away" if is_failure and value == 0.5 else None)
+    assert (left == row) == (value == 0.5)
     assert [row["status"] for row in table(tmp_path)] == [told]
+    rows = collect(tmp_path)
+    assert exit_status(rows) == (is_failure or value != 0.5)
+    print_table(rows, tmp_path)
+    assert ("its result stands; this time: the disk is away" in capsys.readouterr().out) == (
+        told == "completed" and is_failure
+    )
+
+    run_job(lambda config: {"value": 0.5}, lambda: Config(), lambda config: tmp_path / "run", str)
+    assert exit_status(collect(tmp_path)) == 0
