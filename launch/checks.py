@@ -75,7 +75,7 @@ def check(config: Config, command: str) -> None:
         _check_parent(config)
     _check_optimizer(config)
     if command == "train" or (config.method.name == "reassembly" and config.finalists > 1):
-        _check_machine(config)
+        check_machine(config)
     config.executor.require_machine()
     if config.executor.name == "ray" and config.device.startswith("cuda:"):
         raise UserError(
@@ -122,8 +122,12 @@ def _require_effect(config: Config, overrides: Sequence[str], command: str) -> N
             )
 
 
-def _check_machine(config: Config) -> None:
-    """Refuses a device, precision or strategy that this machine or the installed Lightning does not have."""
+def check_machine(config: Config) -> None:
+    """Refuses a device, precision or strategy of ``trainer`` that this machine or the installed Lightning lacks.
+
+    Raises:
+        UserError: It, and what to type.
+    """
     if config.trainer.extra:
         from tuning.trainer import check_extra  # with Lightning
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.fronts.task import Task
 from figures.style import ORIGINS
 from studies.bars import bar_chart, interval_of, told
-from studies.study import Rows, Study, drawn_assemblies, test_accuracy
+from studies.study import OF_PICKS, Rows, Study, drawn_assemblies, test_accuracy
 from zoo.arguments import positive
 from zoo.blueprint import AdapterSpec
 
@@ -74,7 +74,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=("probe", "freeze", "full"), default="freeze")
 
 
-STUDY = Study("adapters", CLAIM, measure, conclude, draw, options)
+STUDY = Study(
+    "adapters",
+    CLAIM,
+    measure,
+    conclude,
+    draw,
+    options,
+    unread=(*OF_PICKS, "proxy", "adapter", "tuning.warmup"),
+    has_budget=True,
+)
 
 if __name__ == "__main__":
     STUDY.main()

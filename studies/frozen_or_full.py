@@ -13,7 +13,7 @@ from benchmarks.fronts.task import Task
 from figures.style import FAINT, INK, new_figure, tidy
 from studies.bars import interval_of, told
 from studies.correlation import kendall
-from studies.study import Rows, Study, drawn_assemblies, test_accuracy
+from studies.study import OF_PICKS, Rows, Study, drawn_assemblies, test_accuracy
 from zoo.arguments import positive
 
 CLAIM = (
@@ -66,7 +66,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drawn", type=positive, default=16, help="compositions of each split")
 
 
-STUDY = Study("frozen_or_full", CLAIM, measure, conclude, draw, options)
+STUDY = Study("frozen_or_full", CLAIM, measure, conclude, draw, options, unread=(*OF_PICKS, "proxy"), has_budget=True)
 
 if __name__ == "__main__":
     STUDY.main()

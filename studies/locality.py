@@ -38,6 +38,7 @@ from zoo import threads
 from zoo.arguments import Parser, positive, whole
 from zoo.chain.batches import run_in_batches
 from zoo.errors import UserError
+from zoo.limits import shown
 from zoo.registry import Zoo, read_zoo
 from zoo.storage.files import write_json, write_text
 from zoo.storage.places import require_files
@@ -173,6 +174,9 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_intermixed_args(words)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
+        for word in arguments.overrides:
+            if not word.lstrip("+~").startswith(("dataset=", "dataset.")):
+                raise UserError(f"{shown(word)} has no effect here: type dataset=NAME or dataset.KEY=..., or --seed N")
         require_files("--output", arguments.output or RESULTS / "study")
         settings = LocalisationSettings(
             arguments.localiser, keep=arguments.keep, num_steps=arguments.steps, contrast=arguments.contrast

@@ -20,7 +20,7 @@ from reassembly.prefix_tree import ScoringData
 from reassembly.proxies import OF_WHOLE_NETWORKS, PROXIES, find_proxy
 from reassembly.scoring import score_candidates
 from studies.correlation import kendall
-from studies.study import Rows, Study, drawn_assemblies, test_accuracy
+from studies.study import OF_PICKS, Rows, Study, drawn_assemblies, test_accuracy
 from zoo.arguments import positive
 
 CLAIM = "NASWOT ranks reassembled networks as transfer accuracy does, without training (30 networks, ImageNet)"
@@ -136,7 +136,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modes", choices=("probe", "freeze", "full"), nargs="+", default=["freeze", "full"])
 
 
-STUDY = Study("naswot_tau", CLAIM, measure, conclude, draw, options)
+STUDY = Study(
+    "naswot_tau",
+    CLAIM,
+    measure,
+    conclude,
+    draw,
+    options,
+    unread=(*OF_PICKS, "proxy=", "proxy.name", "proxy.also", "proxy.max_redrawn"),
+    has_budget=True,
+)
 
 if __name__ == "__main__":
     STUDY.main()

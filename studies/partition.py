@@ -65,7 +65,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=("probe", "freeze", "full"), default="freeze")
 
 
-STUDY = Study("partition", CLAIM, measure, conclude, draw, options)
+STUDY = Study("partition", CLAIM, measure, conclude, draw, options, unread=("partition.mode",), has_budget=True)
 
 if __name__ == "__main__":
     STUDY.main()

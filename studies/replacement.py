@@ -19,7 +19,7 @@ from reassembly.block_cache import BlockCache
 from reassembly.home_features import HomeFeatures
 from reassembly.network import boundary
 from studies.correlation import Tau, kendall
-from studies.study import Rows, Study, recipe_of, test_accuracy
+from studies.study import OF_PICKS, Rows, Study, recipe_of, test_accuracy
 from zoo.blueprint import BlockSpec
 from zoo.errors import UserError
 from zoo.stitching.adapters import closed_form_adapter
@@ -156,7 +156,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=("probe", "freeze", "full"), default="freeze")
 
 
-STUDY = Study("replacement", CLAIM, measure, conclude, draw, options)
+STUDY = Study("replacement", CLAIM, measure, conclude, draw, options, unread=(*OF_PICKS, "proxy"))
 
 if __name__ == "__main__":
     STUDY.main()

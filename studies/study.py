@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.fronts.recipes import Recipe
 from benchmarks.fronts.rows import hits, tuned
-from benchmarks.fronts.task import Question, Task, open_task
+from benchmarks.fronts.task import UNREAD, Question, Task, open_task, require_effect
 from figures.style import save
 from launch.errors import report as tell
 from launch.schema import keys
@@ -42,6 +42,8 @@ class Study:
         conclude: Of the rows of all splits, figures by name and what was measured in a line.
         draw: The figure.
         options: Adds arguments of its own.
+        unread: Settings beside ``benchmarks.fronts.task.UNREAD`` that it does nothing with.
+        has_budget: Whether ``budget`` has an effect.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Study:
     conclude: Callable[[Rows], tuple[Mapping[str, Any], str]]
     draw: Callable[[Rows, Mapping[str, Any]], Figure]
     options: Callable[[argparse.ArgumentParser], object] = lambda parser: None
+    unread: tuple[str, ...] = ()
+    has_budget: bool = False
 
     def main(self, words: Sequence[str] | None = None) -> None:
         """The command."""
@@ -80,6 +84,8 @@ class Study:
         overrides = (f"dataset={arguments.dataset}", *arguments.overrides)
         question = Question(arguments.zoo, overrides, tuple(arguments.without), arguments.cache)
         rows: Rows = []
+        unread = {**UNREAD, **dict.fromkeys(self.unread, "leave it out")}
+        require_effect(arguments.overrides, {k: v for k, v in unread.items() if k != "budget" or not self.has_budget})
         require_files("--output", arguments.output or RESULTS / "study")
         require_directory("--cache", arguments.cache, is_read=True)
         for seed in range(arguments.splits):
@@ -104,6 +110,10 @@ class Study:
         write_json(path.with_suffix(".json"), {**told, "summary": summary, "rows": rows})
         save(self.draw(rows, summary), path)
         print(f"{measured} ({conditions})", flush=True)
+
+
+OF_PICKS = ("finalists", "selection", "composition", "head")
+"""Settings of the search's pick, for studies that have none."""
 
 
 def test_accuracy(task: Task, recipe: Recipe, mode: str) -> float:

@@ -70,8 +70,9 @@ def compare(arguments: argparse.Namespace, command: str) -> None:
         UserError: What cannot be read, or settings that contradict each other.
     """
     from benchmarks.fronts import comparison, report
-    from benchmarks.fronts.task import Question, open_task
+    from benchmarks.fronts.task import Question, open_task, require_effect
 
+    require_effect(arguments.overrides)
     if arguments.limits and len(arguments.units) != 1:
         raise UserError("--limits needs one unit: add --units params or --units macs")
     if {"lora", "freeze"} <= {*arguments.contenders, *arguments.modes} and find_spec("peft") is None:

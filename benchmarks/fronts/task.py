@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from datamodules import ImageDataModule
-from launch.checks import check_dataset, configured
+from launch.checks import check_dataset, check_machine, configured
 from launch.command_line import readable
 from launch.errors import CONF, explain
 from launch.inputs import read_data
@@ -28,6 +28,7 @@ from reassembly.settings import Budget, CompositionSettings, ProxySettings, Sear
 from zoo.chain_cache import ChainCache
 from zoo.description import ChainDescription, identity
 from zoo.errors import UserError
+from zoo.limits import shown
 from zoo.registry import Zoo, read_zoo
 from zoo.storage.records import neighbours
 from zoo.storage.store import Store
@@ -143,6 +144,42 @@ class Task:
         }
 
 
+UNREAD: Mapping[str, str] = {
+    "seed": "splits have the seeds 0, 1, ...: type --splits N",
+    "dataset=": "the data set is given by its name alone",
+    "zoo": "the zoo is given by its name or file alone",
+    "experiment": "type those of its settings that have one",
+    "tuning.mode": "type --modes or --mode where there are several",
+    "tuning.teacher": "leave it out",
+    "method": "leave it out",
+    "budget": "type --limits N, or leave it out",
+    "executor": "leave it out",
+    "logger": "leave it out",
+    "cache.root": "type --cache PATH",
+    "output_dir": "type --output PATH",
+    "runs_dir": "type --output PATH",
+    "resume": "the same command goes on where it was stopped",
+    "skip_completed": "the same command goes on where it was stopped",
+    "blueprint": "leave it out",
+    "parent": "leave it out",
+    "complete_bundle": "leave it out",
+}
+"""What overrides of train.py do nothing in a comparison, and what does; a name that ends in ``=`` is an option's."""
+
+
+def require_effect(words: Sequence[str], unread: Mapping[str, str] = UNREAD) -> None:
+    """Refuses overrides that nothing would read: no figure is to be of settings that were not asked for.
+
+    Raises:
+        UserError: The first of them, and what to type.
+    """
+    for word in words:
+        key, sign, _ = word.lstrip("+~").partition("=")
+        for name, advice in unread.items():
+            if f"{key}{sign}" == name or key == name or key.startswith((f"{name}.", f"{name}@")):
+                raise UserError(f"{shown(word)} has no effect here: {advice}")
+
+
 def open_task(question: Question, seed: int) -> Task:
     """Reads zoo and data of a split.
 
@@ -158,9 +195,20 @@ def open_task(question: Question, seed: int) -> Task:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, keys())) from error
     check_dataset(config.dataset)
+    check_machine(config)
+    if config.trainer.strategy != "auto":
+        raise UserError(
+            f"trainer.strategy={config.trainer.strategy}: a network is tuned by one process here; leave it out"
+        )
     zoo = read_zoo(question.zoo)
     for name in question.without:
         if name not in zoo:
             raise UserError(f"--without {name}: zoo {zoo.name} has no such network: {neighbours(name, zoo)}")
     left = [entry for name, entry in zoo.items() if name not in question.without]
-    return Task(Zoo(zoo.name, left), read_data(config), config, Store(question.cache), question.num_tuned)
+    return Task(
+        Zoo(zoo.name, left),
+        read_data(config),
+        config,
+        Store(question.cache, rebuild_damaged=config.cache.rebuild_damaged),
+        question.num_tuned,
+    )

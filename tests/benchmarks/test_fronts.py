@@ -21,12 +21,13 @@ from benchmarks.fronts.task import Question, Task, open_task
 from benchmarks.fronts.truncation import features_behind_nodes
 from reassembly.network import assembled_costs
 from reassembly.settings import Budget
-from tests.small_comparison import FEW, WITHOUT
+from tests.small_comparison import FEW, FEW_PICKS, WITHOUT
 from zoo.blueprint import BlockSpec
 from zoo.errors import UserError
 
 WORDS = [
     *FEW,
+    *FEW_PICKS,
     "dataset.num_test=50",
     "composition.required=[resnet_digits,regnety_even]",  # so that controls have something to be random
 ]
@@ -181,6 +182,14 @@ def test_all_contenders_are_compared_and_the_same_command_tunes_nothing_again(
     monkeypatch.setattr(rows, "tune", lambda *_, **__: pytest.fail("tuned again"))
     command.main([*words, "--output", str(tmp_path / "second")])
     assert json.loads((tmp_path / "second.json").read_text())["points"] == found["points"]
+
+
+@pytest.mark.parametrize("word", ["budget=200k", "seed=1", "method=baseline", "output_dir=x", "parent.dataset=digits"])
+def test_an_override_that_does_nothing_is_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(["embedded", "digits", word])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {word} has no effect here: ")
 
 
 def test_a_network_that_the_zoo_lacks_is_told() -> None:

@@ -13,19 +13,20 @@ from scipy.stats import kendalltau
 from studies import locality
 from studies.correlation import kendall
 from studies.naswot_tau import conclude as conclude_proxies
-from tests.small_comparison import FEW, WITHOUT
+from tests.small_comparison import FEW, FEW_PICKS, FEW_SCORES, WITHOUT
 
-SMALL = [*FEW, "dataset.num_test=40", "budget=unlimited", "--without", *WITHOUT]
+OPEN = "budget=unlimited"
 STUDIES = {
-    "replacement": ["--mode", "probe"],
-    "partition": ["--mode", "probe", "--drawn", "1", "--ways", "even", "stage"],
-    "naswot_tau": ["--drawn", "2", "--modes", "freeze"],
-    "scales": ["--limits", "330000", "--modes", "probe"],
-    "frozen_or_full": ["--drawn", "2"],
-    "adapters": ["--drawn", "1"],
-    "branching": ["--limits", "330000", "--shortlist", "4"],
-    "soups": ["--limit", "330000", "--draws", "2", "--modes", "freeze"],
+    "replacement": ([], ["--mode", "probe"]),
+    "partition": ([*FEW_PICKS, OPEN], ["--mode", "probe", "--drawn", "1", "--ways", "even", "stage"]),
+    "naswot_tau": ([*FEW_SCORES, OPEN], ["--drawn", "2", "--modes", "freeze"]),
+    "scales": (FEW_PICKS, ["--limits", "330000", "--modes", "probe"]),
+    "frozen_or_full": ([OPEN], ["--drawn", "2"]),
+    "adapters": ([OPEN], ["--drawn", "1"]),
+    "branching": (FEW_PICKS, ["--limits", "330000", "--shortlist", "4"]),
+    "soups": (FEW_PICKS, ["--limit", "330000", "--draws", "2", "--modes", "freeze"]),
 }
+"""Overrides and options of each."""
 
 
 def test_tau_is_that_of_scipy_ties_among_it() -> None:
@@ -60,7 +61,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_says_claim_measured_and_conditions(name: str, cache: Path, tmp_path: Path) -> None:
     output = tmp_path / "study"
-    words = [*SMALL, "--dataset", "digits", "--splits", "1", "--cache", str(cache), *STUDIES[name]]
+    overrides, options = STUDIES[name]
+    words = [*FEW, "dataset.num_test=40", *overrides, "--without", *WITHOUT, "--dataset", "digits", "--splits", "1"]
+    words += ["--cache", str(cache), *options]
     import_module(f"studies.{name}").STUDY.main([*words, "--output", str(output)])
     found = json.loads(output.with_suffix(".json").read_text())
     assert found["measured"]
@@ -75,6 +78,38 @@ def test_a_study_says_claim_measured_and_conditions(name: str, cache: Path, tmp_
         assert all(0 <= row["adapter_error"] < 1.5 for row in found["rows"])
     if name == "adapters":
         assert len({row["accuracy"] for row in found["rows"]}) > 1
+
+
+@pytest.mark.parametrize(
+    ("study", "words", "told"),
+    [
+        ("scales", ["budget=200k"], "budget=200k has no effect here: type --limits N"),
+        ("scales", ["seed=3"], "type --splits N"),
+        ("scales", ["zoo=cnn"], "the zoo is given by"),
+        ("scales", ["dataset=digits"], "the data set is given by"),
+        ("scales", ["tuning.mode=full"], "tuning.mode=full has no effect here"),
+        ("scales", ["resume=runs/x"], "the same command goes on"),
+        ("scales", ["++output_dir=x"], "type --output PATH"),
+        ("scales", ["experiment=real"], "experiment=real has no effect here"),
+        ("scales", ["trainer=ddp", "trainer.accelerator=cpu"], "trainer.strategy=ddp"),
+        ("scales", ["trainer=gpu"], "trainer.accelerator=gpu: torch finds no such device"),
+        ("adapters", ["finalists=3"], "finalists=3 has no effect here: leave it out"),
+        ("adapters", ["adapter=paper"], "adapter=paper has no effect here"),
+        ("naswot_tau", ["proxy=logme"], "proxy=logme has no effect here"),
+        ("partition", ["partition.mode=even"], "partition.mode=even has no effect here"),
+        ("locality", ["tuning.num_epochs=3"], "tuning.num_epochs=3 has no effect here: type dataset=NAME"),
+    ],
+)
+def test_an_override_that_does_nothing_is_refused(
+    study: str, words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.checks._count_devices", lambda: {"cpu": 2, "gpu": 0, "mps": 0})
+    command = import_module(f"studies.{study}")
+    with pytest.raises(SystemExit) as ended:
+        getattr(command, "STUDY", command).main(words)
+    line = capsys.readouterr().err
+    assert (ended.value.code, line.count("\n")) == (2, 1)
+    assert told in line
 
 
 def test_matrices_are_those_of_modules_of_single_classes(tmp_path: Path) -> None:
