@@ -43,8 +43,8 @@ from zoo.devices import CPU, Placement, find_device
 from zoo.registry import Zoo
 from zoo.storage.store import Store
 
-SCORE_TOLERANCE = 1e-3
-"""Of scores that are shares or logarithms of about 1: sums in another order, over networks of some ten layers."""
+SCORE_TOLERANCE = 0.005
+"""Of scores that are shares of some hundred images: sums in another order turn one that lies on the border."""
 SHARE_WITHIN = 0.99
 """Of the candidates: an adapter in closed form that is solved out of hardly any variance magnifies what is rounded."""
 LEAST_TAU = 0.8

@@ -155,6 +155,8 @@ def assemble(
 ) -> AssembledNetwork:
     """Builds the network that a blueprint describes, in eval mode, with random adapters and a random head.
 
+    It lies where the chains do; what is random is drawn on the CPU, the same for every device.
+
     ``reassembly.stitch.stitch`` then fills those adapters whose blueprint says ``closed_form``; until then a kernel
     size ``auto`` stands for the larger, 3.
 
@@ -182,7 +184,9 @@ def assemble(
         head.weight.normal_(0, 1 / math.sqrt(num_features), generator=generator)
         head.bias.zero_()
     origins = {name: chains[name].origins for name in {block.network for block in blueprint.blocks}}
-    return AssembledNetwork(blueprint, blocks, adapters, pools, neck, head, origins).eval()
+    network = AssembledNetwork(blueprint, blocks, adapters, pools, neck, head, origins).eval()
+    devices = (parameter.device for block in blocks for parameter in block.parameters())
+    return network.to(next(devices, head.weight.device))
 
 
 def check_blueprint(blueprint: ReassemblyBlueprint, chains: Mapping[str, Chain], *, check_digests: bool = True) -> None:

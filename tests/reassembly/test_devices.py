@@ -31,6 +31,7 @@ SETTINGS = SearchSettings(
     partition=PartitionSettings(num_blocks=2, num_starts=2, max_bound_steps=50),
     budget=Budget(max_params=250_000),
     proxy=ProxySettings(num_draws=1, num_images=24, also=("logme", "naswot", "nleep")),
+    tuning_mode="freeze",
 )
 
 
@@ -56,12 +57,15 @@ def test_a_search_leaves_nothing_on_the_cpu_and_finds_the_same(zoo: Zoo, tmp_pat
     search, expected = run(zoo, tmp_path, CPU)
     with fake_device():
         moved, found = run(zoo, tmp_path, Placement(FAKE))
-        network = moved.build(found.blueprint)
+        at_home = next(entry for entry in found.candidates if entry.candidate.is_adapted)  # nothing in closed form
+        recipes = [found.blueprint, moved.blueprint(at_home, found.descriptions)]
+        networks = [moved.build(recipe) for recipe in recipes]
     assert moved.store.reused == ()
     assert found.candidates == expected.candidates
     assert to_text(found.blueprint) == to_text(expected.blueprint)
-    state = search.build(expected.blueprint).state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    for recipe, network in zip(recipes, networks, strict=True):
+        state = search.build(recipe).state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["linear", "paper"])

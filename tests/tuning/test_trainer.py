@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tuning.settings import TrainerSettings
-from tuning.trainer import check_extra, check_nodes
+from tuning.trainer import build_trainer, check_extra, check_nodes
 from zoo.errors import UserError
 
 
@@ -63,3 +63,8 @@ def test_what_would_end_an_epoch_without_its_validation_is_refused(extra, instea
 
 def test_what_training_can_do_with_is_taken():
     check_extra(TrainerSettings(extra={"limit_train_batches": 0.5, "detect_anomaly": True, "min_epochs": 1}))
+
+
+def test_shards_are_never_gathered_in_inference_mode_which_keeps_no_versions(tmp_path):
+    trainers = [build_trainer(TrainerSettings(strategy=name), tmp_path) for name in ("auto", "fsdp2")]
+    assert [trainer.validate_loop.inference_mode for trainer in trainers] == [True, False]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.chain import Chain
 from zoo.chain.batches import Taps, map_batches, require_finite, run_in_batches
@@ -44,6 +44,19 @@ def test_batches_with_their_outputs_one_at_a_time(module: nn.Module) -> None:
     total = sum(float(outputs.sum()) for _, outputs in map_batches(module, torch.ones(5, 3), batch_size=2))
     assert total == pytest.approx(float(module.eval()(torch.ones(5, 3)).sum().detach()), rel=1e-5)
     assert torch.is_grad_enabled()
+
+
+def test_products_are_in_full_precision_inside_and_as_they_were_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return x
+
+    for _ in map_batches(look, torch.zeros(2, 3), batch_size=1):
+        seen.append(torch.backends.cudnn.allow_tf32)
+    assert seen == [False, True, False, True]
 
 
 def test_no_inputs_are_refused(module: nn.Module) -> None:
