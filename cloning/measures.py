@@ -113,8 +113,8 @@ def measure_locality(clone: Clone, images: Mapping[str, Tensor], *, seed: int) -
         seed: Of the control.
     """
     control = random_like(clone.gates, clone.source, seed=seed)
-    sims = {name: conditional_similarity(clone.source, clone.gates, x) for name, x in images.items() if len(x)}
-    random = {name: conditional_similarity(clone.source, control, x) for name, x in images.items() if len(x)}
+    images = {name: x for name, x in images.items() if len(x)}
+    sims, random = (conditional_similarities(clone.source, gates, images) for gates in (clone.gates, control))
     sides = [
         mean([value for name, value in values.items() if (name in clone.classes) == is_cloned])
         for values in (sims, random)
@@ -123,23 +123,24 @@ def measure_locality(clone: Clone, images: Mapping[str, Tensor], *, seed: int) -
     return Locality(clone.source.name, *sides, clone.classes, sims, random)
 
 
-def conditional_similarity(source: FrozenNetwork, gates: Tensor, images: Tensor) -> float:
-    """Mean cosine between the centred logits of the masked and the whole source.
+def conditional_similarities(source: FrozenNetwork, gates: Tensor, images: Mapping[str, Tensor]) -> dict[str, float]:
+    """By class, the mean cosine between the centred logits of the masked and the whole source.
 
     After ``tuning=full`` the masked one is the tuned copy, the whole one still the network of the zoo.
     """
+    first = next(iter(images.values()), gates)
     if isinstance(source, ThawedNetwork):
-        module, whole_source = partial(source.features, gates=gates.to(images)), source.origin
+        module, whole_source = partial(source.features, gates=gates.to(first)), source.origin
     else:
-        module, whole_source = source.slim(gates, 0, images.device).network, source
+        module, whole_source = source.slim(gates, 0, first.device).network, source
 
     def cosines(part: Tensor) -> Tensor:
         masked, whole = to_float64(source.classify(module(part))), to_float64(whole_source.logits(part))
         masked, whole = (z - z.mean(1, keepdim=True) for z in (masked, whole))
         return F.cosine_similarity(masked, whole)
 
-    found = [outputs for _, outputs in map_batches(cosines, images, batch_size=BATCH_SIZE)]
-    return torch.cat(found).mean().item()
+    found = {name: [part for _, part in map_batches(cosines, x, batch_size=BATCH_SIZE)] for name, x in images.items()}
+    return {name: torch.cat(parts).mean().item() for name, parts in found.items()}
 
 
 def random_like(gates: Tensor, source: FrozenNetwork, *, seed: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from cloning.blueprint import CloningBlueprint, describe
 from cloning.bundle import from_bundle, to_bundle
 from cloning.diagram import cloned_diagram
-from cloning.measures import added_costs, mean, measure_costs, measure_latency, require_restored, size_share
+from cloning.measures import Locality, added_costs, mean, measure_costs, measure_latency, require_restored, size_share
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch, CloningSearchResult, CloningSettings
 from cloning.settings import AddedBudget
@@ -31,14 +31,15 @@ def search(job: Job) -> Mapping[str, Any]:
     search = _build_search(job)
     found = search.run()
     network = search.build(found.blueprint)
-    files = _report(job, search, found, network)
+    localities = search.localities(network, "val")
+    files = _report(job, found, network, localities, tuple(search.zoo))
     original, cloned = (mean([getattr(row, name) for row in found.chosen]) for name in ("val_original", "val_cloned"))
     return job.finish(
         {"value": (original + cloned) / 2, "val_original_accuracy": original, "val_cloned_accuracy": cloned},
         composition=found.blueprint.composition,
         selection=asdict(found.selection),
         chosen=[asdict(row) for row in found.chosen],
-        **_measures(search, network, "val", found.digests),
+        **_measures(search, network, localities, found.digests),
         seconds=search.seconds,
         reused=found.reused,
         files=files,
@@ -70,7 +71,7 @@ def train(job: Job) -> Mapping[str, Any]:
             "mean_group_accuracy": accuracies.mean,
         },
         accuracies=asdict(accuracies),
-        **_measures(search, network, "test", start.blueprint.networks),
+        **_measures(search, network, search.localities(network, "test"), start.blueprint.networks),
         **statistics,
         seconds=search.seconds,
     )
@@ -112,7 +113,7 @@ def _compose(job: Job, search: CloningSearch) -> Start:
     else:
         found = search.run()
         recipe, network = found.blueprint, search.build(found.blueprint)
-        _report(job, search, found, network)
+        _report(job, found, network, search.localities(network, "val") if job.is_main else (), tuple(search.zoo))
     return Start.composed(network, describe(network, recipe.provenance), recipe)
 
 
@@ -134,26 +135,30 @@ def _require_classes(blueprint: CloningBlueprint, job: Job) -> None:
         )
 
 
-def _report(job: Job, search: CloningSearch, found: CloningSearchResult, network: ClonedNetwork) -> list[Path]:
+def _report(
+    job: Job, found: CloningSearchResult, network: ClonedNetwork, localities: Sequence[Locality], zoo: tuple[str, ...]
+) -> list[Path]:
     if not job.is_main:
         return []
     from cloning.report import write_report  # with matplotlib
 
-    files = write_report(found, network, search.localities(network, "val"), job.run_dir, tuple(search.zoo))
+    files = write_report(found, network, localities, job.run_dir, zoo)
     job.tracker.table("positions", files.table)
     job.tracker.figures(files.figures)
     log_blueprint(job, found.blueprint, [files.blueprint, files.table])
     return list(files.all)
 
 
-def _measures(search: CloningSearch, network: ClonedNetwork, split: str, digests: Mapping[str, str]) -> dict[str, Any]:
+def _measures(
+    search: CloningSearch, network: ClonedNetwork, localities: Sequence[Locality], digests: Mapping[str, str]
+) -> dict[str, Any]:
     """Returns what is reported of search and training alike: locality, sizes, and that the zoo is as it was."""
     num_bytes, share = size_share(network)
     costs = measure_costs(network)
     added = sum(added_costs(network), Costs())
     whole = sum((clone.source.chain.costs for clone in network.clones), Costs())
     return {
-        "similarity": [asdict(locality) for locality in search.localities(network, split)],
+        "similarity": [asdict(locality) for locality in localities],
         "num_bytes": num_bytes,
         "size_share": share,
         "num_parameters": costs.num_params,

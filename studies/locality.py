@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cloning.frozen import FrozenNetwork, FrozenNetworks
 from cloning.localise import localise
-from cloning.measures import conditional_similarity, random_like
+from cloning.measures import conditional_similarities, random_like
 from cloning.samples import BATCH_SIZE
 from cloning.settings import LocalisationSettings
 from datamodules import ImageDataModule
@@ -89,7 +89,7 @@ def class_matrices(
             macs=network.gate_macs,
         )
         for kind, gates in (("module", located.gates), ("random", random_like(located.gates, network, seed=seed))):
-            found[kind].append([conditional_similarity(network, gates, test[other]) for other in names])
+            found[kind].append(list(conditional_similarities(network, gates, test).values()))
     return found
 
 

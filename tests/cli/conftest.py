@@ -15,10 +15,11 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -51,21 +52,13 @@ class Finished:
         return errors[0]
 
 
-def start(script: str, *overrides: str, cwd: Path) -> subprocess.Popen[str]:
-    """Starts ``python script overrides`` in ``cwd``."""
+def run_process(script: str, *overrides: str, cwd: Path) -> Finished:
+    """Runs ``python script overrides`` in ``cwd`` to its end, as a process."""
     environment = {**os.environ, **ENVIRONMENT}
     environment.pop("HYDRA_FULL_ERROR", None)
     command = [sys.executable, str(PROJECT / script), *overrides]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def run_process(script: str, *overrides: str, cwd: Path) -> Finished:
-    """Runs ``python script overrides`` in ``cwd`` to its end, as a process."""
-    process = start(script, *overrides, cwd=cwd)
-    stdout, stderr = process.communicate(timeout=600)
-    return Finished(process.returncode, stdout, stderr)
+    ended = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return Finished(ended.returncode, ended.stdout, ended.stderr)
 
 
 def run(script: str, *overrides: str, cwd: Path, draws: bool = False) -> Finished:
@@ -106,13 +99,30 @@ def _as_in_a_process(cwd: Path, words: list[str]) -> Iterator[tuple[io.StringIO,
 
 
 def run_until_killed(*overrides: str, run_dir: Path) -> None:
-    """Starts ``train.py`` into ``run_dir`` and kills it after its first checkpoint, before it has a result."""
-    process = start("train.py", *overrides, f"output_dir={run_dir.name}", cwd=run_dir.parent)
-    while not (run_dir / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.kill()
-    process.communicate()
+    """Runs ``train.py`` into ``run_dir`` in a copy of this process, killed as its second checkpoint takes its place."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        child = os.fork()
+    if child == 0:
+        count = 0
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal count
+            if event == "os.rename" and str(arguments[1]).endswith("last.ckpt"):
+                count += 1
+                if count == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(hook)
+            finished = run("train.py", *overrides, f"output_dir={run_dir.name}", cwd=run_dir.parent)
+            os.write(2, f"it ended: {finished}\n".encode())
+        finally:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert (run_dir / "checkpoints" / "last.ckpt").exists()
     assert not (run_dir / "result.json").exists()
 
 

@@ -32,7 +32,6 @@ EXECUTION = {  # refused by what the configuration names
         ["resnet_digits", "nowhere.safetensors"],
     ),
     "data folder that does not exist": ("search.py", ["dataset=image_folder", "dataset.root=nowhere"], ["nowhere"]),
-    "more images than there are": ("search.py", ["dataset.num_train=5000"], ["5000", "dataset.num_train"]),
 }
 
 
@@ -44,14 +43,11 @@ def test_composition(script: str, overrides: list[str], told: list[str], tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-AS_PROCESSES = [COMPOSITION["seed"], EXECUTION["more images than there are"]]
-
-
-@pytest.mark.parametrize(("script", "overrides", "told"), AS_PROCESSES)
-def test_as_a_process(script: str, overrides: list[str], told: list[str], cache: str, tmp_path: Path) -> None:
-    finished = run_process(script, *overrides, "output_dir=out", cache, cwd=tmp_path)
+def test_as_a_process(cache: str, tmp_path: Path) -> None:
+    finished = run_process("search.py", "dataset.num_train=5000", "output_dir=out", cache, cwd=tmp_path)
     assert finished.code == 2
-    assert [part for part in told if part not in finished.error] == []
+    assert "5000" in finished.error
+    assert "dataset.num_train" in finished.error
     assert list(tmp_path.iterdir()) == []
 
 

@@ -181,17 +181,12 @@ def test_a_sweep_over_localisers(cache: str, tmp_path: Path) -> None:
 
 
 BAD = {
-    "classes unknown to the zoo": (["task.classes=[0,1,cat]"], ["task.classes=[cat]", "unknown", "turned 0"]),
-    "overlapping lists": (["task.classes=[0,1,2]", "task.cloned=[2,4]"], ["overlap in 2"]),
-    "source that is the target": (["task.target=regnety_even"], ["task.sources", "regnety_even", "itself"]),
     "position outside the chain": (
         ["insertion=fixed", "insertion.position=40"],
         ["insertion.position=40", "resnext_low", "0 (the input image)"],
     ),
-    "keep above one": (["localisation.keep=1.5"], ["localisation.keep=1.5", "above 0, at most 1"]),
     "no image of a cloned class": (["dataset.num_train=5"], ["no training image of class"]),
     "class the data lacks": (["dataset.classes=['0','1','2','3','4','5']"], ["no images of class '6'"]),
-    "setting of the other method": (["partition=k2"], ["partition=k2", "no effect", "method=reassembly"]),
     "a least size of clones": (["budget.min_macs=5"], ["budget of method=cloning", "max_params and max_macs"]),
 }
 

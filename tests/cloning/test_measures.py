@@ -10,7 +10,7 @@ from cloning_stand_ins import clone, cloned, images, network
 from cloning.choice import PositionResult
 from cloning.figures import gates_figure, locality_figure, positions_figure
 from cloning.measures import (
-    conditional_similarity,
+    conditional_similarities,
     kept_per_layer,
     measure_accuracies,
     measure_locality,
@@ -27,8 +27,10 @@ def test_similarity_is_the_cosine_of_centred_logits() -> None:
     c = clone(source, "5", share=0.5)
     masked, whole = source.logits(x, gates=c.gates).detach(), source.logits(x).detach()
     cosines = [torch.corrcoef(torch.stack([a, b]))[0, 1] for a, b in zip(masked.double(), whole.double(), strict=True)]
-    assert conditional_similarity(source, c.gates, x) == pytest.approx(torch.stack(cosines).mean().item(), abs=1e-6)
-    assert conditional_similarity(source, torch.ones_like(c.gates), x) == pytest.approx(1)
+    found = conditional_similarities(source, c.gates, {"x": x, "half": x[: len(x) // 2]})
+    assert found["x"] == pytest.approx(torch.stack(cosines).mean().item(), abs=1e-6)
+    assert found["half"] == pytest.approx(torch.stack(cosines[: len(x) // 2]).mean().item(), abs=1e-6)
+    assert conditional_similarities(source, torch.ones_like(c.gates), {"x": x})["x"] == pytest.approx(1)
 
 
 def test_locality_averages_over_classes_and_has_a_control() -> None:

@@ -40,6 +40,12 @@ ZOO = [
         ["task.classes=[cat]", "unknown", "it knows [0,1,2"],
     ),
     ("train", ["method=cloning", "task.classes=[0]", "task.cloned=[7,cat]"], ["task.cloned=[cat]", "unknown"]),
+    (
+        "search",
+        ["method=cloning", "task.sources=[regnety_even]", "task.target=regnety_even"],
+        ["task.sources", "regnety_even", "itself"],
+    ),
+    ("search", ["method=cloning", "localisation.keep=1.5"], ["localisation.keep=1.5", "above 0, at most 1"]),
     ("search", ["method=cloning", "task.classes=[]"], ["task.classes=[] is empty"]),
     ("search", ["method=cloning", "task.classes=[0,1]", "task.cloned=[1]"], ["overlap in 1"]),
     ("search", ["method=cloning", "task.classes=[0,0,7]"], ["task.classes=[0,0,7] gives 0 more than once"]),
