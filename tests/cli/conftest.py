@@ -26,6 +26,7 @@ import pytest
 from filelock import FileLock
 
 from launch.interruption import SIGNALS
+from launch.sweep import BeginSweep
 from tests.conftest import undrawn
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -85,6 +86,7 @@ def _as_in_a_process(cwd: Path, words: list[str]) -> Iterator[tuple[io.StringIO,
         with (
             mock.patch.dict(os.environ, ENVIRONMENT),
             mock.patch.object(sys, "argv", words),
+            mock.patch.object(BeginSweep, "begun", None),
             contextlib.redirect_stdout(io.StringIO()) as stdout,
             contextlib.redirect_stderr(io.StringIO()) as stderr,
         ):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import run, run_process
+from tests.cli.test_commands import SMALL
 
 COMPOSITION = {
     "unknown option of a group": ("search.py", ["zoo=embeded"], ["zoo=embeded", "embedded"]),
@@ -20,10 +21,10 @@ COMPOSITION = {
 }
 
 EXECUTION = {  # refused by what the configuration names
-    "K larger than a chain": ("search.py", ["partition.num_blocks=40"], ["40", "partition.num_blocks="]),
+    "K larger than a chain": ("search.py", [*SMALL, "partition.num_blocks=40"], ["40", "partition.num_blocks="]),
     "budget nothing fits": (
         "search.py",
-        ["budget.max_params=100"],
+        [*SMALL, "budget.max_params=100"],
         ["budget.max_params=100", "type budget.max_params="],
     ),
     "missing weights file": (
@@ -48,6 +49,13 @@ def test_as_a_process(cache: str, tmp_path: Path) -> None:
     assert finished.code == 2
     assert "5000" in finished.error
     assert "dataset.num_train" in finished.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_cannot_be_read_is_told_before_the_first_job_of_a_sweep(tmp_path: Path) -> None:
+    finished = run("train.py", "experiment=transfer", "dataset=digits,caltech101", cwd=tmp_path)
+    assert finished.code == 2
+    assert finished.error.startswith("error: dataset=caltech101 experiment=transfer: dataset.root=data")
     assert list(tmp_path.iterdir()) == []
 
 

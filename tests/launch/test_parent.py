@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from launch.checks import check
 from launch.job import open_job
 from launch.parent import check_data_of_all_jobs, parent_config, with_parent
 from launch.schema import Config
-from tests.launch.conftest import CONF, checked
+from tests.launch.conftest import checked
 from zoo.errors import UserError
 
 TRANSFER = ("experiment=transfer", "dataset.num_train=60", "parent.dataset.num_train=80")
@@ -91,16 +89,6 @@ def test_what_cannot_be_is_told_before_anything_is_trained(words: tuple[str, ...
     with pytest.raises((UserError, InstantiationException), match=told):
         run()
     assert training.configs == []
-
-
-def test_data_that_cannot_be_read_is_told_before_the_first_job_of_a_sweep(tmp_path: Path) -> None:
-    words = ["experiment=transfer", "dataset=digits,caltech101"]
-    command = [sys.executable, str(CONF.parent / "train.py"), *words]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 2, ended.stderr
-    (line,) = ended.stderr.strip().splitlines()
-    assert line.startswith("error: dataset=caltech101 experiment=transfer: dataset.root=data")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_that_are_missing_are_told_once_before_the_first_job_of_a_sweep(folder: Path) -> None:
