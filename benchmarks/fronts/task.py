@@ -154,6 +154,8 @@ UNREAD: Mapping[str, str] = {
     "method": "leave it out",
     "budget": "type --limits N, or leave it out",
     "executor": "leave it out",
+    "device": "searches of a comparison run on the CPU; trainer.accelerator=gpu tunes on a GPU",
+    "precision": "type trainer.precision=...",
     "logger": "leave it out",
     "cache.root": "type --cache PATH",
     "output_dir": "type --output PATH",
