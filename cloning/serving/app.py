@@ -35,6 +35,8 @@ from zoo.storage.plain import one_line
 log = logging.getLogger(__name__)
 
 DECODERS = 2
+MAX_IN_FLIGHT = 2048
+"""Requests without an answer yet, of any kind."""
 
 
 class Refused(Exception):
@@ -158,10 +160,11 @@ def read_image(content: bytes, spec: InputSpec, max_pixels: int) -> Tensor:
 
 
 class _Gate:
-    """Counts answers by status, and lets in what was meant for this machine."""
+    """Counts answers by status, and lets in what was meant for this machine, as long as there is room."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, only_local: bool) -> None:
-        self.app, self.metrics, self.only_local = app, metrics, only_local
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, only_local: bool, most: int = MAX_IN_FLIGHT) -> None:
+        self.app, self.metrics, self.only_local, self.most = app, metrics, only_local, most
+        self.num_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -176,7 +179,14 @@ class _Gate:
         answer: ASGIApp = self.app
         if self.only_local and not _is_local(Headers(scope=scope).get("host", "")):
             answer = JSONResponse({"error": "this server answers to localhost alone: start it with --host"}, 421)
-        await answer(scope, receive, counted)
+        elif self.num_in_flight >= self.most:
+            told = "too many requests are in flight: come again later"
+            answer = JSONResponse({"error": told}, 503, {"retry-after": "1"})
+        self.num_in_flight += 1
+        try:
+            await answer(scope, receive, counted)
+        finally:
+            self.num_in_flight -= 1
 
 
 def _is_local(host: str) -> bool:

@@ -122,7 +122,6 @@ def _serve(app: object, listener: socket.socket, address: str, server: object) -
         server_header=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=30,
-        limit_concurrency=2048,
     )
     running = Uvicorn(config)
     running.run(sockets=[listener])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import re
@@ -13,6 +14,11 @@ import zlib
 import numpy as np
 import pytest
 from served import Served, packed, png, tiff
+from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from cloning.serving.app import _Gate
+from cloning.serving.metrics import Metrics
 
 
 def bomb() -> bytes:
@@ -90,6 +96,35 @@ def test_what_is_no_request_is_one_line_too(server: Served, sent: bytes) -> None
     assert (answer.status, list(content)) == (400, ["error"])
     assert "not a request of HTTP/1.1" in content["error"]
     assert server.ask("GET", "/health")[1]["status"] == "ok"
+
+
+def test_beyond_what_may_be_in_flight_one_line_is_answered() -> None:
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        await release.wait()
+        await JSONResponse({})(scope, receive, send)
+
+    async def ask(sent: list[Message]) -> None:
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await gate({"type": "http", "headers": []}, None, send)
+
+    async def three() -> list[list[Message]]:
+        answers = [[], [], []]
+        first = asyncio.create_task(ask(answers[0]))
+        await asyncio.sleep(0)
+        await ask(answers[1])
+        release.set()
+        await first
+        await ask(answers[2])
+        return answers
+
+    release, metrics = asyncio.Event(), Metrics()
+    gate = _Gate(waits, metrics=metrics, only_local=False, most=1)
+    answers = asyncio.run(three())
+    assert [answer[0]["status"] for answer in answers] == [200, 503, 200]
+    assert json.loads(answers[1][1]["body"]) == {"error": "too many requests are in flight: come again later"}
+    assert metrics.requests == {200: 2, 503: 1}
 
 
 def test_compressed_and_cut_bodies(server: Served) -> None:
