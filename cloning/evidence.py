@@ -22,25 +22,40 @@ class Graft:
     """What the module is for.
 
     Attributes:
-        network: The target with this one source, which is whole and at the image.
+        network: The target with all sources, which are whole and at the image.
+        place: Among its clones, that of the module.
         samples: Of all its classes, those of the target among them.
     """
 
     network: ClonedNetwork
+    place: int
     samples: Samples
+
+    @property
+    def clone(self) -> Clone:
+        """The whole source of the module."""
+        return self.network.clones[self.place]
+
+    @property
+    def columns(self) -> slice:
+        """Of the features that the head reads, those of the module."""
+        widths = [self.network.target.num_features, *(clone.source.num_features for clone in self.network.clones)]
+        start = sum(widths[: self.place + 1])
+        return slice(start, start + widths[self.place + 1])
 
     @property
     def is_cloned(self) -> Tensor:
         """(n,) of bool: which samples are of the classes that the source gives."""
-        cloned = [self.network.classes.index(name) for name in self.network.cloned_classes]
-        return torch.isin(self.samples.labels, torch.tensor(cloned).to(self.samples.labels))
+        return self._is_of(self.clone.classes)
 
     @property
     def is_known(self) -> Tensor:
         """(n,) of bool: which samples are of classes that the source knows."""
-        (source,) = (clone.source for clone in self.network.clones)
-        known = [label for label, name in enumerate(self.network.classes) if name in source.classes]
-        return torch.isin(self.samples.labels, torch.tensor(known).to(self.samples.labels))
+        return self._is_of(self.clone.source.classes)
+
+    def _is_of(self, names: Sequence[str]) -> Tensor:
+        labels = [label for label, name in enumerate(self.network.classes) if name in names]
+        return torch.isin(self.samples.labels, torch.tensor(labels).to(self.samples.labels))
 
     def with_few(self, most: int, generator: torch.Generator) -> Graft:
         """The same with at most so many samples of each class."""
@@ -50,7 +65,7 @@ class Graft:
             order = torch.randperm(len(members), generator=generator)[:most]
             chosen.append(members[order.to(members.device)])
         index = torch.cat(chosen)
-        return Graft(self.network, Samples(self.samples.images[index], self.samples.labels[index]))
+        return Graft(self.network, self.place, Samples(self.samples.images[index], self.samples.labels[index]))
 
 
 @dataclass(frozen=True)
@@ -76,22 +91,27 @@ class SourceEvidence:
 
 
 def whole_graft(
-    target: FrozenNetwork, source: FrozenNetwork, kept: Sequence[str], classes: Sequence[str], samples: Samples
+    target: FrozenNetwork,
+    sources: Sequence[tuple[FrozenNetwork, Sequence[str]]],
+    place: int,
+    kept: Sequence[str],
+    samples: Samples,
 ) -> Graft | None:
-    """Of a source that gives some classes to a target that keeps others.
+    """Of sources that give some classes to a target that keeps others.
 
     Args:
         target: The network that receives.
-        source: The network that gives.
+        sources: The networks that give, with the classes that each gives.
+        place: Among them, that of the module.
         kept: The target's classes that stay.
-        classes: Those that the source gives.
-        samples: Labelled by ``kept`` and then ``classes``, preprocessed for the target, where they are.
+        samples: Labelled by ``kept`` and then those of each source, preprocessed for the target, where they are.
 
     Returns:
         ``None`` if no sample is of a class that the target keeps.
     """
     if not (samples.labels < len(kept)).any():
         return None
-    clone = Clone(source, tuple(classes), torch.ones(num_gates(source.sites)), 0)
-    network = ClonedNetwork(target, [*kept, *classes], [clone], [None])
-    return Graft(network.to(samples.images.device), samples)
+    clones = [Clone(source, tuple(given), torch.ones(num_gates(source.sites)), 0) for source, given in sources]
+    classes = [*kept, *(name for clone in clones for name in clone.classes)]
+    network = ClonedNetwork(target, classes, clones, [None] * len(clones))
+    return Graft(network.to(samples.images.device), place, samples)

@@ -2,7 +2,7 @@
 
 With m the gates, c their shares of the MACs, M(x; m) the masked source, G the local linear models of the source M(x),
 pi the proximities of the neighbours x_k = b_k x, cos the cosine of logits about their mean, y images of other classes
-that the source knows, and z the logits of the target with the source at its image:
+that the source knows, and z the logits of the target with all sources whole at its image:
 
     min_(a, F_c)  E[pi_k (0.3 |M(x_k; m) - G(b_k)|^2 / Var(G) + 1 - cos(M(x_k; m), G(b_k)))]
                   + E[T^2 KL(z(m, F_c) || z) + CE(z(m, F_c), label)]
@@ -14,8 +14,8 @@ to say what it says with the whole source. Without samples of the target's class
 rises from 1 to 5 and the weight r_t of the cost from 0 to 1 over the first stage. Smaller shares go on from there, one
 stage each: a stays within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. The
 weight w_t, at most ``localisation.contrast``, is that of a constraint (dual ascent), so that it grows while the module
-is more alike its source on other classes. In the last two fifths of a stage the gates are rounded on the way forward,
-for it is hard gates that remain: soft ones may fit well where their cut is at chance.
+is more alike its source on other classes. In the last two fifths of a stage the gates are cut on the way forward as
+they will be at its end, for it is hard gates that remain: soft ones may fit well where their cut is at chance.
 
 Differs from the paper: the second and third line. Without the third, which costs accuracy and is left out by default, a
 module of most families answers on all classes as its source does. Where there are no images of other classes, those of
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cloning.evidence import Graft, SourceEvidence
-from cloning.gates import gated, num_gates
+from cloning.gates import gated, hard_gates, num_gates
 from cloning.head import class_weights, solve_head
 from cloning.neighbourhoods import Neighbourhoods, draw_neighbourhoods, fit_surrogates, surrogate_outputs
 from cloning.samples import BATCH_SIZE
@@ -79,7 +79,10 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
             heat = progress if stage == 0 else 1.0
             index = pool.draw(settings.batch_size, generator)
             soft = torch.sigmoid((1 + (FINAL_TEMPERATURE - 1) * heat) * logits)
-            gates = soft if progress < ROUNDED_FROM else soft.round() + soft - soft.detach()
+            gates = soft
+            if progress >= ROUNDED_FROM:
+                hard = hard_gates(logits.detach().cpu(), sites, keep, settings.min_per_layer, evidence.shares, above=0)
+                gates = hard.to(device) + soft - soft.detach()
             with gated(network, sites, gates):
                 outputs, features = pool.run(index)
             inside, is_other = pool.is_inside[index], pool.is_contrasted[index]
@@ -124,12 +127,12 @@ class _Pool:
         self.graft = None if evidence.graft is None else evidence.graft.with_few(few, generator)
         self._run = evidence.outputs
         if self.graft is not None:
-            self._classifier = evidence.network.get_submodule(self.graft.network.clones[0].source.classifier)
+            self._classifier = evidence.network.get_submodule(self.graft.clone.source.classifier)
             images, black = self.graft.samples.images, self.graft.network.target.black
             labels, inside = self.graft.samples.labels, self.graft.is_cloned
             contrasted = ~inside & self.graft.is_known
             contrasted = contrasted if contrasted.any() else ~inside
-            share = max(LEAST_INSIDE, len(self.graft.network.cloned_classes) / len(self.graft.network.classes))
+            share = max(LEAST_INSIDE, len(self.graft.clone.classes) / len(self.graft.network.classes))
         else:
             others = evidence.others[torch.randperm(len(evidence.others), generator=generator)[:few]]
             others = torch.cat([others, shuffled_pieces(evidence.images, generator)])
@@ -174,8 +177,7 @@ class _Pool:
         x = self.neighbours(index)
         if self.graft is None:
             return x
-        network = self.graft.network
-        return convert(x, network.target.input, network.clones[0].source.input)
+        return convert(x, self.graft.network.target.input, self.graft.clone.source.input)
 
     def run(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """The source's logits (n, C), and with a graft what its classifier reads, (n, d)."""
@@ -210,7 +212,8 @@ class _Use:
             network.head.bias,
             least_gradient=NEARLY_SOLVED,
         )
-        self._own, self._labels = features[:, : network.target.num_features], pool.labels
+        own = graft.columns
+        self._before, self._after, self._labels = features[:, : own.start], features[:, own.stop :], pool.labels
         self._wanted = F.log_softmax(F.linear(features, *solved) / DISTILLATION_TEMPERATURE, dim=1)
         self.head = [part.clone().requires_grad_() for part in solved]
         self.optimizer = torch.optim.Adam(self.head, lr=HEAD_LEARNING_RATE)
@@ -218,7 +221,7 @@ class _Use:
     def loss(self, index: Tensor, features: Tensor) -> Tensor:
         """Of the module's features (n, d) for rows of the pool; the head's gradients of the step before are gone."""
         self.optimizer.zero_grad()
-        logits = F.linear(torch.cat([self._own[index], features], dim=1), *self.head)
+        logits = F.linear(torch.cat([self._before[index], features, self._after[index]], dim=1), *self.head)
         soft = F.log_softmax(logits / DISTILLATION_TEMPERATURE, dim=1)
         distance = F.kl_div(soft, self._wanted[index], log_target=True, reduction="batchmean")
         return DISTILLATION_TEMPERATURE**2 * distance + F.cross_entropy(logits, self._labels[index])

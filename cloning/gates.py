@@ -7,6 +7,7 @@ projection. It happens in forward hooks that exist only while the network runs; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +53,41 @@ def num_gates(sites: Sequence[GateSite]) -> int:
 def split_gates(gates: Tensor, sites: Sequence[GateSite]) -> tuple[Tensor, ...]:
     """The parts (num_gates,) of each site out of the vector of all gates."""
     return gates.split([site.num_gates for site in sites])
+
+
+def hard_gates(
+    scores: Tensor,
+    sites: Sequence[GateSite],
+    keep: float,
+    min_per_layer: int,
+    shares: Tensor | None = None,
+    *,
+    above: float = -math.inf,
+) -> Tensor:
+    """Opens the best gates of the whole network, and in every layer at least its own best few.
+
+    Args:
+        scores: (n,); ties go to the gate that comes first.
+        sites: The layers.
+        keep: The share that stays open, at most.
+        min_per_layer: The least number in a layer.
+        shares: (n,) of all costs together, of each gate; all the same if not given.
+        above: Gates with a score that is not above stay closed.
+
+    Returns:
+        (n,) float32 of 0 and 1.
+    """
+    promoted = scores.double().clone()
+    for part in split_gates(promoted, sites):
+        part[part.argsort(descending=True, stable=True)[:min_per_layer]] = math.inf
+    order = promoted.argsort(descending=True, stable=True)
+    num_kept = round(keep * len(scores))
+    if shares is not None:
+        num_kept = int((shares[order].double().cumsum(0) <= keep + 1e-6).sum())
+    num_kept = min(num_kept, int((promoted > above).sum()))
+    gates = torch.zeros(len(scores))
+    gates[order[: max(num_kept, int(promoted.isinf().sum()))]] = 1
+    return gates
 
 
 @contextmanager

@@ -7,8 +7,9 @@ Source: Partial Network Cloning (arXiv 2303.10597), Local(.); the article leaves
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from cloning.evidence import Graft, SourceEvidence
 from cloning.gate_fit import fitted_scores
-from cloning.gates import GateSite, gated, num_gates, split_gates
+from cloning.gates import GateSite, gated, hard_gates, num_gates, split_gates
 from cloning.samples import BATCH_SIZE
 from cloning.settings import LocalisationSettings
 from zoo.chain import Chain
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 KEEPS = (0.65, 0.48)
 """Shares that are tried where none is asked for, one after the other."""
+
+FITTED = ("lime", "direct")
+"""Ways that fit gates: one whose logit is below 0 was closed for good, and stays so if there is room for it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,9 @@ def localise(
         )
     localised = []
     for keep, scores in zip(keeps, found, strict=True):
-        gates = hard_gates(scores, sites, replace(settings, keep=keep), None if macs is None else shares)
+        costs, above = None if macs is None else shares, 0.0 if settings.name in FITTED else -math.inf
+        gates = hard_gates(scores, sites, keep, settings.min_per_layer, costs, above=above)
+        gates = torch.ones_like(gates) if settings.name == "none" else gates
         num_asked = round(keep * len(gates)) if macs is None else (gates * shares).sum() <= keep + 1e-6 and len(gates)
         if settings.name != "none" and settings.keep is not None and gates.sum() > num_asked:
             log.warning(
@@ -118,36 +124,6 @@ def localise(
             )
         localised.append(Localisation(gates, scores, keep))
     return tuple(localised)
-
-
-def hard_gates(
-    scores: Tensor, sites: Sequence[GateSite], settings: LocalisationSettings, shares: Tensor | None = None
-) -> Tensor:
-    """Opens the best gates of the whole network, and in every layer at least its own best few.
-
-    Args:
-        scores: (n,); ties go to the gate that comes first.
-        sites: The layers.
-        settings: ``keep`` is the share that stays open, ``min_per_layer`` the least number in a layer; ``none`` keeps
-            everything.
-        shares: (n,) of all costs together, of each gate; all the same if not given.
-
-    Returns:
-        (n,) float32 of 0 and 1.
-    """
-    if settings.name == "none":
-        return torch.ones(num_gates(sites))
-    keep = KEEPS[0] if settings.keep is None else settings.keep
-    promoted = scores.double().clone()
-    for part in split_gates(promoted, sites):
-        part[part.argsort(descending=True, stable=True)[: settings.min_per_layer]] = torch.inf
-    order = promoted.argsort(descending=True, stable=True)
-    num_kept = round(keep * len(scores))
-    if shares is not None:
-        num_kept = int((shares[order].double().cumsum(0) <= keep + 1e-6).sum())
-    gates = torch.zeros(len(scores))
-    gates[order[: max(num_kept, int(promoted.isinf().sum()))]] = 1
-    return gates
 
 
 def taylor_scores(evidence: SourceEvidence, generator: torch.Generator) -> Tensor:

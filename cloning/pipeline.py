@@ -245,27 +245,30 @@ class CloningSearch:
     def _localise(self, selection: Selection, source: Source) -> dict[float, Tensor]:
         """The gates of every share that is tried; the whole source is one of them unless a share is asked for."""
         network, target = self.networks(source.network), self.networks(selection.target)
-        data = self._correction((*selection.kept, *source.classes), source.classes, target)
-        settings = self.settings.localisation
+        data = self._correction((*selection.kept, *selection.cloned), selection.cloned, target)
+        given = [(self.networks(other.network), other.classes) for other in selection.sources]
+        place, settings = selection.sources.index(source), self.settings.localisation
         whole = torch.ones(num_gates(network.sites))
 
         def compute() -> StageResult:
-            samples, num_kept = self._samples(data, "train", target), len(selection.kept)
+            samples = self._samples(data, "train", target)
             images = convert(samples.images, target.input, network.input)
-            cloned = samples.labels >= num_kept
+            first = data.class_names.index(source.classes[0])
+            labels = samples.labels - first
+            cloned = (labels >= 0) & (labels < len(source.classes))
             outputs = torch.tensor([network.classes.index(name) for name in source.classes]).to(images.device)
             found = localise(
                 network.on(images.device).chain,
                 network.sites,
                 images[cloned],
-                outputs[samples.labels[cloned] - num_kept],
+                outputs[labels[cloned]],
                 settings,
                 black=network.black,
                 seed=self.seed,
                 others=images[~cloned],
                 macs=network.gate_macs,
                 precision=self.placement.dtype,
-                graft=whole_graft(target, network, selection.kept, source.classes, samples),
+                graft=whole_graft(target, given, place, selection.kept, samples),
             )
             packed = [[module.keep, base64.b64encode(pack_gates(module.gates)).decode()] for module in found]
             return StageResult(values=packed)
@@ -274,9 +277,9 @@ class CloningSearch:
             return {1.0: whole}
         inputs = {
             "target": self._identity(target),
-            "network": self._identity(network),
+            "sources": [[self._identity(other), classes] for other, classes in given],
+            "place": place,
             "kept": selection.kept,
-            "classes": source.classes,
             "data": self._data_key(data),
             "settings": settings,
             "seed": self.seed,

@@ -45,17 +45,19 @@ class CorrectionData(ImageDataModule):
                     f"{parent.name} has no images of class {name!r}: {neighbours(name, parent.class_names)}"
                 )
         source = Relabelled(parent._source, [parent.class_names.index(name) for name in classes])
-        train, generator = [], derived_generator(parent.seed, "correction")
-        for label, name in enumerate(classes):
-            members = parent._splits["train"]
-            members = members[source.labels[members] == label]
+        train, generator = [torch.empty(0).long()] * len(classes), derived_generator(parent.seed, "correction")
+        images = parent._splits["train"]
+        for index, name in enumerate(parent.class_names):  # of all, so that a class has its images in whatever company
+            members = images[parent._source.labels[images] == index]
             members = members[torch.randperm(len(members), generator=generator)]
+            if name not in classes:
+                continue
             count = max(1, round(fraction * len(members))) if name in cloned else exemplars
             if count and not len(members):
                 raise UserError(
                     f"{parent.name} has no training image of class {name!r}; add some, or leave the class out"
                 )
-            train.append(members[:count])
+            train[classes.index(name)] = members[:count]
         splits = {"train": torch.cat(train)}
         for split in ("val", "test"):
             indices = parent._splits[split]

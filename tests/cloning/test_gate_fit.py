@@ -24,8 +24,8 @@ def generator() -> torch.Generator:
 
 
 def graft(labels: torch.Tensor = LABELS):
-    source = network("regnety", "cde")
-    return source, whole_graft(network("resnet", "abc"), source, "abc", "d", Samples(images(len(labels)), labels))
+    source, samples = network("regnety", "cde"), Samples(images(len(labels)), labels)
+    return source, whole_graft(network("resnet", "abc"), [(source, "d")], 0, "abc", samples)
 
 
 def evidence() -> SourceEvidence:
@@ -50,6 +50,18 @@ def test_without_images_of_the_target_there_is_no_use_to_fit_to() -> None:
     assert graft(torch.full((4,), 3))[1] is None
 
 
+def test_a_module_is_fitted_beside_the_other_sources() -> None:
+    given = [(network("regnety", "cde"), "d"), (network("convnext", "efc"), "ef")]
+    labels = torch.tensor([0, 1, 2, 3, 3, 4, 5, 5])  # of a, b, c, d, e, f
+    use = whole_graft(network("resnet", "abc"), given, 1, "abc", Samples(images(8), labels))
+    assert use.is_cloned.tolist() == [False] * 5 + [True] * 3
+    assert use.is_known.tolist() == [False] * 2 + [True] + [False] * 2 + [True] * 3
+    features = use.network.forward_features(use.samples.images)
+    alone = given[1][0].features(use.samples.images)
+    assert torch.equal(features[:, use.columns], alone)
+    assert use.columns.stop == features.shape[1]
+
+
 def test_few_samples_of_each_class_are_taken_and_contrasted_where_the_source_knows_the_class() -> None:
     pool = _Pool(evidence(), generator())
     rows = pool.labels[:: SETTINGS.num_neighbours]
@@ -66,12 +78,10 @@ def test_with_the_whole_source_nothing_is_left_to_learn_but_the_labels() -> None
     pool = _Pool(evidence(), generator())
     use = _Use(pool, pool.graft)
     index = torch.arange(len(pool.labels))
-    network = pool.graft.network
-    features = network.forward_features(pool.neighbours(index))
-    own = network.target.num_features
+    features = pool.graft.network.forward_features(pool.neighbours(index))
     labelled = F.cross_entropy(F.linear(features, *use.head), pool.labels)
-    torch.testing.assert_close(use.loss(index, features[:, own:]), labelled)
-    assert use.loss(index, torch.zeros_like(features[:, own:])) > labelled
+    torch.testing.assert_close(use.loss(index, features[:, pool.graft.columns]), labelled)
+    assert use.loss(index, torch.zeros_like(features[:, pool.graft.columns])) > labelled
 
 
 def test_what_is_grafted_changes_the_gates_and_no_network() -> None:

@@ -8,8 +8,8 @@ from cloning_stand_ins import chain, images, network
 from torch.nn import functional as F
 
 from cloning.gate_fit import module_loss, shuffled_pieces
-from cloning.gates import gated, num_gates, split_gates
-from cloning.localise import KEEPS, hard_gates, localise
+from cloning.gates import gated, hard_gates, num_gates, split_gates
+from cloning.localise import KEEPS, localise
 from cloning.settings import LocalisationSettings
 from cloning.sites import find_sites
 from zoo.digests import digest
@@ -59,7 +59,7 @@ def test_hard_gates_are_the_best_of_all_with_some_in_every_layer() -> None:
     sites = find_sites(chain("vit"))
     scores = torch.rand(num_gates(sites), generator=torch.Generator().manual_seed(0))
     split_gates(scores, sites)[-1].sub_(5)  # the last layer is worse than all others
-    gates = hard_gates(scores, sites, LocalisationSettings(keep=0.4))
+    gates = hard_gates(scores, sites, 0.4, 2)
     assert gates.sum() == round(0.4 * len(scores))
     layers = split_gates(gates, sites)
     assert all(part.sum() >= 2 for part in layers)
@@ -67,7 +67,11 @@ def test_hard_gates_are_the_best_of_all_with_some_in_every_layer() -> None:
     assert (
         split_gates(scores, sites)[-1][layers[-1] == 0].max() <= split_gates(scores, sites)[-1][layers[-1] == 1].min()
     )
-    assert hard_gates(scores, sites, LocalisationSettings(keep=1.0)).all()
+    assert hard_gates(scores, sites, 1.0, 2).all()
+    above = split_gates(hard_gates(scores, sites, 1.0, 2, above=0.5), sites)
+    for part, given in zip(above[:-1], split_gates(scores, sites), strict=False):
+        assert part.sum() == max(2, (given > 0.5).sum())
+    assert above[-1].sum() == 2
 
 
 def test_shares_are_of_the_macs_where_they_are_known() -> None:

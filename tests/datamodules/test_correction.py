@@ -43,6 +43,17 @@ def test_shares_and_exemplars_of_relabelled_classes() -> None:
     assert data.digest != CorrectionData(whole, classes=["d", "a", "b"], cloned=["a"], fraction=1.0, exemplars=2).digest
 
 
+def test_a_class_has_the_same_images_in_whatever_company() -> None:
+    whole = parent()
+
+    def of_b(classes: str) -> set[float]:
+        data = CorrectionData(whole, classes=classes, cloned="c", fraction=0.5, exemplars=2)
+        images, labels = data.images("train", SPEC)
+        return {value.item() for value in images[labels == classes.index("b")][:, 0, 0, 0]}
+
+    assert of_b("b") == of_b("dcba") == of_b("bc") == of_b("ab")
+
+
 def test_an_epoch_holds_all_classes_equally_often_and_every_image() -> None:
     data = CorrectionData(parent(), classes=["a", "b", "d"], cloned=["a"], fraction=1.0, exemplars=2)
     loader = data.train_dataloader()
