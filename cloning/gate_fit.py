@@ -15,7 +15,8 @@ rises from 1 to 5 and the weight r_t of the cost from 0 to 1 over the first stag
 stage each: a stays within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. The
 weight w_t, at most ``localisation.contrast``, is that of a constraint (dual ascent), so that it grows while the module
 is more alike its source on other classes. In the last two fifths of a stage the gates are cut on the way forward as
-they will be at its end, for it is hard gates that remain: soft ones may fit well where their cut is at chance.
+they will be at its end, for it is hard gates that remain: soft ones may fit well where their cut is at chance. The
+learning rate falls to 0 meanwhile, so that the last steps do not flip gates any more.
 
 Differs from the paper: the second and third line. Without the third, which costs accuracy and is left out by default, a
 module of most families answers on all classes as its source does. Where there are no images of other classes, those of
@@ -78,6 +79,7 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
             progress = step / max(1, settings.num_steps - 1)
             heat = progress if stage == 0 else 1.0
             index = pool.draw(settings.batch_size, generator)
+            optimizer.param_groups[0]["lr"] = settings.learning_rate * min(1.0, (1 - progress) / (1 - ROUNDED_FROM))
             soft = torch.sigmoid((1 + (FINAL_TEMPERATURE - 1) * heat) * logits)
             gates = soft
             if progress >= ROUNDED_FROM:
