@@ -60,7 +60,13 @@ NUM_EPOCHS = 10
 FRACTION = 0.3
 """Of the training images of each cloned class."""
 
-DEFAULT = ("mnist5k_one_source", "mnist5k_two_sources", "mnist5k_resnet_convnext", "mnist5k_convnext_resnet")
+DEFAULT = (
+    "embedded",
+    "mnist5k_one_source",
+    "mnist5k_two_sources",
+    "mnist5k_resnet_convnext",
+    "mnist5k_convnext_resnet",
+)
 
 _LWF = (
     {"learning_rate": 3e-3, "strength": 0.1},

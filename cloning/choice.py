@@ -24,6 +24,9 @@ STRICT_FLOOR = 0.01
 MOST_LOST = 0.005
 """Validation accuracy, mean of original and cloned classes, that the cheapest may lose against the least loss."""
 
+WORTH_THE_WHOLE = 1.5
+"""Times the least loss with the whole source: where every part of it is above, the whole is considered, too."""
+
 MAX_COMBINATIONS = 200_000
 
 
@@ -90,7 +93,8 @@ def choose(
     ``search`` takes the least sum of losses. ``tolerance`` and ``fixed`` take, of the choices whose sum is at most
     ``settings.tolerance`` times the least and whose accuracies are at most ``MOST_LOST`` below those there, the ones
     with the most local modules, and of these the one that adds the fewest MACs. Without a budget, and unless losses are
-    distances, ``tolerance`` considers positions behind the image only where ``settings.inner_tolerance`` lets them.
+    distances, ``tolerance`` considers positions behind the image only where ``settings.inner_tolerance`` lets them, and
+    whole sources only where no part comes near (``WORTH_THE_WHOLE``).
 
     Args:
         rows: By source.
@@ -103,7 +107,7 @@ def choose(
     """
     budget = budget or AddedBudget()
     if settings.name == "tolerance" and not is_strict and budget.is_open:
-        rows = [_earned(table, settings.inner_tolerance) for table in rows]
+        rows = [_parts(_earned(table, settings.inner_tolerance)) for table in rows]
     tables = [_front(table) for table in rows]
     while math.prod(map(len, tables)) > MAX_COMBINATIONS:
         longest = max(tables, key=len)
@@ -150,6 +154,14 @@ def _earned(table: Sequence[PositionResult], tolerance: float) -> list[PositionR
     at_image = [row.loss for row in table if row.position == 0]
     bound = tolerance * max(LOSS_FLOOR, min(at_image, default=math.inf))
     return [row for row in table if row.position == 0 or row.loss <= bound]
+
+
+def _parts(table: Sequence[PositionResult]) -> list[PositionResult]:
+    """The rows without those of the whole source, unless every part loses too much."""
+    parts = [row for row in table if row.keep < 1]
+    whole = min((row.loss for row in table if row.keep == 1), default=math.inf)
+    is_near = bool(parts) and min(row.loss for row in parts) <= WORTH_THE_WHOLE * max(LOSS_FLOOR, whole)
+    return parts if is_near else list(table)
 
 
 def _front(table: Sequence[PositionResult]) -> list[PositionResult]:

@@ -10,13 +10,14 @@ that the source knows, and z the logits of the target with all sources whole at 
     m = sigmoid(tau_t a)
 
 The second line is what the module is for: with gates m, and a head F_c that is trained with them, the cloned network is
-to say what it says with the whole source. Without samples of the target's classes there is none. The temperature tau_t
-rises from 1 to 5 and the weight r_t of the cost from 0 to 1 over the first stage. Smaller shares go on from there, one
-stage each: a stays within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. The
-weight w_t, at most ``localisation.contrast``, is that of a constraint (dual ascent), so that it grows while the module
-is more alike its source on other classes. In the last two fifths of a stage the gates are cut on the way forward as
-they will be at its end, for it is hard gates that remain: soft ones may fit well where their cut is at chance. The
-learning rate falls to 0 meanwhile, so that the last steps do not flip gates any more.
+to say what it says with whole sources. Without samples of the target's classes there is none. The temperature tau_t
+rises from 1 to 5 and the weight r_t of the cost from 0 to 1 over a first stage, at a share half way to the largest one
+asked for, whose gates are not used: they are the worst fitted. The shares go on from there, one stage each: a stays
+within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. The weight w_t, at most
+``localisation.contrast``, is that of a constraint (dual ascent), so that it grows while the module is more alike its
+source on other classes. In the last two fifths of a stage the gates are cut on the way forward as they will be at its
+end, for it is hard gates that remain: soft ones may fit well where their cut is at chance. The learning rate falls to 0
+meanwhile, so that the last steps do not flip gates any more.
 
 Differs from the paper: the second and third line. Without the third, which costs accuracy and is left out by default, a
 module of most families answers on all classes as its source does. Where there are no images of other classes, those of
@@ -73,7 +74,7 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
     logits = (2 + 0.01 * torch.randn(num_gates(sites), generator=generator)).clamp(-MOST_LOGIT, MOST_LOGIT)
     logits = logits.to(device).requires_grad_()
     found, contrast = [], min(CONTRAST_WEIGHT, settings.contrast)
-    for stage, keep in enumerate(evidence.keeps):
+    for stage, keep in enumerate(((1 + evidence.keeps[0]) / 2, *evidence.keeps)):
         optimizer = torch.optim.Adam([logits], lr=settings.learning_rate, betas=BETAS)
         for step in range(settings.num_steps):
             progress = step / max(1, settings.num_steps - 1)
@@ -110,7 +111,7 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
             with torch.no_grad():
                 logits.clamp_(-MOST_LOGIT, MOST_LOGIT)
         found.append(logits.detach().clone())
-    return found
+    return found[1:]
 
 
 class _Pool:

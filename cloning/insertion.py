@@ -46,7 +46,7 @@ MAX_HELD_BYTES = 2**29
 """Of the values at one cut of a chain that are kept; larger ones are computed from the last cut that was kept."""
 
 PROMISING = 1.25
-"""Times tolerance and least loss: what is worth a short tuning."""
+"""Times tolerance (the smaller of both) and least loss: what is worth a short tuning."""
 
 NEARLY_SOLVED = 1e-4
 """Gradient at which a head is good enough to compare by: losses are within a hundredth of those of the solved one."""
@@ -97,12 +97,15 @@ def search_position(
             advance()
         (chosen,) = choose([rows], settings, is_strict=not tries.is_tuned)
         keeps = dict.fromkeys([chosen.keep, min(modules)] if is_limited else [chosen.keep])
+        allowed = settings.tolerance if settings.name == "tolerance" else 1.0
+        if may_end and tries.is_tuned:
+            allowed = min(allowed, settings.inner_tolerance)
         num_far = 0
         for position in deeper:
             if may_end and num_far == PATIENCE:
                 break
             least = max(min(row.loss for row in rows), loss_floor(is_strict=not tries.is_tuned))
-            bound = PROMISING * (settings.tolerance if settings.name == "tolerance" else 1.0) * least
+            bound = PROMISING * allowed * least
             found = [tries.attempt(keep, position, bound) for keep in keeps]
             num_far = 0 if min(row.loss for row in found) <= bound else num_far + 1
             rows += found

@@ -39,7 +39,7 @@ class LocalisationSettings:
         num_images: Images of the cloned classes used, at most.
         num_neighbours: Neighbours of each image (``lime``, ``direct``); the image itself is the first.
         patch_grid: Patches per side of the image that a neighbour keeps or blackens.
-        num_steps: Steps of the gates' optimisation (``lime``, ``direct``), for each share.
+        num_steps: Steps of the gates' optimisation (``lime``, ``direct``), for each share and to begin with.
         batch_size: Images per step: neighbours, and of other classes three for five of them.
         learning_rate: Of Adam on the gates.
         min_per_layer: Gates that stay open in every layer.
@@ -52,7 +52,7 @@ class LocalisationSettings:
     num_images: Annotated[int, at_least(1)] = 64
     num_neighbours: Annotated[int, at_least(2, 100_000)] = 16
     patch_grid: Annotated[int, at_least(1, 1024)] = 7
-    num_steps: Annotated[int, at_least(1)] = 80
+    num_steps: Annotated[int, at_least(1)] = 60
     batch_size: Annotated[int, at_least(1)] = 64
     learning_rate: Annotated[float, above(0, 1000)] = 0.1
     min_per_layer: Annotated[int, at_least(1)] = 2
@@ -84,8 +84,8 @@ class InsertionSettings:
 
     name: Annotated[str, one_of("search", "tolerance", "fixed")] = "tolerance"
     position: Annotated[int | None, at_least(0)] = None
-    tolerance: Annotated[float, at_least(1, 1e6)] = 1.1
-    inner_tolerance: Annotated[float, at_least(0, 1e6)] = 1.0
+    tolerance: Annotated[float, at_least(1, 1e6)] = 1.25
+    inner_tolerance: Annotated[float, at_least(0, 1e6)] = 0.8
     num_epochs: Annotated[int, at_least(1)] = 4
     learning_rate: Annotated[float, above(0, 1000)] = 2e-3
     batch_size: Annotated[int, at_least(1)] = 64
