@@ -44,8 +44,9 @@ best of three on the validation split, for every seed.
 - *Statistics* and RanPAC have sums over all training images of the target's classes, joint training has all images, a
   calibrated ensemble two numbers a network that are fitted on validation images. Exemplars play no part in them: they
   stand in the tables without exemplars alone.
-- Only the embedded zoo's rows are of the present gates and defaults. In the other tables cloning and its controls are of
-  a localisation that fitted gates to the source alone; the defaults chose almost the whole source then.
+- Only the embedded zoo's rows, and those of one source with ten exemplars, are of the present gates and defaults. In
+  the other tables cloning and its controls are of a localisation that fitted gates to the source alone; the defaults
+  chose almost the whole source then.
 - Rows without anything added are of an earlier run, on other networks of the same kind, with the strengths of its first
   seed: no difference is taken with them."""
 

@@ -253,8 +253,7 @@ class CloningSearch:
         def compute() -> StageResult:
             samples = self._samples(data, "train", target)
             images = convert(samples.images, target.input, network.input)
-            first = data.class_names.index(source.classes[0])
-            labels = samples.labels - first
+            labels = samples.labels - data.class_names.index(source.classes[0])
             cloned = (labels >= 0) & (labels < len(source.classes))
             outputs = torch.tensor([network.classes.index(name) for name in source.classes]).to(images.device)
             found = localise(
@@ -270,8 +269,7 @@ class CloningSearch:
                 precision=self.placement.dtype,
                 graft=whole_graft(target, given, place, selection.kept, samples),
             )
-            packed = [[module.keep, base64.b64encode(pack_gates(module.gates)).decode()] for module in found]
-            return StageResult(values=packed)
+            return StageResult(values=[[m.keep, base64.b64encode(pack_gates(m.gates)).decode()] for m in found])
 
         if settings.name == "none":
             return {1.0: whole}
