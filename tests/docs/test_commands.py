@@ -92,11 +92,11 @@ def small(script: str, words: list[str]) -> list[str]:
 
 
 def jobs_of(words: list[str]) -> list[list[str]]:
-    """The jobs of a sweep, the first two; of any other command the one."""
+    """The jobs of a sweep, the first two that differ in more than their seed; of any other command the one."""
     if "-m" not in words:
         return [words]
     choices = [
-        [f"{key}={value}" for value in values.split(",")]
+        [f"{key}={value}" for value in values.split(",")[: 1 if key == "seed" else None]]
         for key, _, values in (word.partition("=") for word in words if word != "-m")
     ]
     return [list(choice) for choice in itertools.product(*choices)][:2]

@@ -6,19 +6,14 @@ with ``key=value`` once its files are loaded is done on a copy of what was loade
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from hydra import initialize_config_dir
 
 from launch import checks
 from launch.checks import check, configured
@@ -27,6 +22,7 @@ from launch.errors import CONF, explain, is_bad_input, options
 from launch.schema import Config, keys, register
 from tests.faults.dataset_rows import DATASET, HUGE
 from tests.faults.zoo_rows import ZOO
+from tests.launch.conftest import composed
 from zoo.errors import UserError
 from zoo.limits import declared
 
@@ -303,7 +299,6 @@ def hydra() -> Iterator[None]:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
-    loaded.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -311,25 +306,10 @@ def machine_without_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "_count_devices", lambda: {"cpu": 2, "gpu": 0, "mps": 0})
 
 
-@cache
-def loaded(command: str, groups: tuple[str, ...]) -> DictConfig:
-    return compose(command, list(groups))
-
-
-def composed(command: str, words: list[str]) -> DictConfig:
-    parsed = OverridesParser.create().parse_overrides(words)
-    if any(word.is_sweep_override() or "/" in word.key_or_group or "@" in word.get_key_element() for word in parsed):
-        return compose(command, words)
-    groups = tuple(text for text, word in zip(words, parsed, strict=True) if options(word.key_or_group))
-    config = copy.deepcopy(loaded(command, groups))
-    ConfigLoaderImpl._apply_overrides_to_config([word for word in parsed if not options(word.key_or_group)], config)
-    return config
-
-
 def run(command: str, words: list[str]) -> Config:
     """What the entry does before a job opens."""
     overrides = [word for word in readable(words) if not word.startswith("-")]
-    config = configured(composed(command, overrides), overrides, command)
+    config = configured(composed(command, overrides, with_hydra=False), overrides, command)
     check(config, command)
     return config
 

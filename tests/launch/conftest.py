@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, open_dict, read_write
 
 import deploy
 from launch.checks import configured
+from launch.errors import options
 from launch.job import Job, open_job
 from launch.schema import Config, register
 
@@ -29,13 +32,27 @@ def composer() -> Iterator[None]:
 
 
 @cache
-def _composed(command: str, overrides: tuple[str, ...]) -> DictConfig:
-    return compose(command, list(overrides), return_hydra_config=True)
+def _loaded(command: str, groups: tuple[str, ...], with_hydra: bool) -> DictConfig:
+    return compose(command, list(groups), return_hydra_config=with_hydra)
+
+
+def composed(command: str, overrides: Sequence[str], *, with_hydra: bool) -> DictConfig:
+    """What Hydra composes; its files are loaded once for every choice of groups, which takes most of the time."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    if any(word.is_sweep_override() or "/" in word.key_or_group or "@" in word.get_key_element() for word in parsed):
+        return compose(command, list(overrides), return_hydra_config=with_hydra)
+    groups = tuple(text for text, word in zip(overrides, parsed, strict=True) if options(word.key_or_group))
+    config = copy.deepcopy(_loaded(command, groups, with_hydra))
+    ConfigLoaderImpl._apply_overrides_to_config([word for word in parsed if not options(word.key_or_group)], config)
+    if with_hydra:
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.overrides.task = list(overrides)
+    return config
 
 
 def checked(command: str, *overrides: str) -> Config:
     """The configuration that a command line gives."""
-    config = copy.deepcopy(_composed(command, overrides))
+    config = composed(command, overrides, with_hydra=True)
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
