@@ -44,9 +44,9 @@ best of three on the validation split, for every seed.
 - *Statistics* and RanPAC have sums over all training images of the target's classes, joint training has all images, a
   calibrated ensemble two numbers a network that are fitted on validation images. Exemplars play no part in them: they
   stand in the tables without exemplars alone.
-- Only the embedded zoo's rows, and those of one source with ten exemplars, are of the present gates and defaults. In
-  the other tables cloning and its controls are of a localisation that fitted gates to the source alone; the defaults
-  chose almost the whole source then.
+- Only cloning and its controls on the embedded zoo and with one source (0-4) are of the present gates and defaults. In
+  the other tables, and with statistics, they are of a localisation that fitted gates to the source alone; the defaults
+  chose almost the whole source then, as without exemplars they do now.
 - Rows without anything added are of an earlier run, on other networks of the same kind, with the strengths of its first
   seed: no difference is taken with them."""
 
