@@ -152,11 +152,6 @@ def check_machine(config: Config) -> None:
     kind = trainer.accelerator
     if kind == "auto":
         kind = "gpu" if available["gpu"] else "mps" if available["mps"] else "cpu"
-    if trainer.accelerator == "auto" and kind == "cpu" and trainer.strategy != "auto":
-        raise UserError(
-            f"trainer.strategy={trainer.strategy} takes a device for every process, and torch finds no GPU on this "
-            "machine: type trainer.accelerator=cpu for processes on its processor, or trainer=cpu for one"
-        )
     if not available[kind]:
         raise UserError(f"trainer.accelerator={kind}: torch finds no such device on this machine; type trainer=cpu")
     num_devices, named = trainer.num_devices or 1, trainer.devices if isinstance(trainer.devices, list) else []

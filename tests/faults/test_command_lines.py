@@ -231,8 +231,7 @@ MACHINE = [
     ("train", ["trainer.accelerator=gpu"], ["trainer.accelerator=gpu", "type trainer=cpu"]),
     ("train", ["trainer.accelerator=mps"], ["trainer.accelerator=mps", "type trainer=cpu"]),
     ("search", ["trainer.accelerator=gpu"], ["trainer.accelerator=gpu", "type trainer=cpu"]),
-    ("search", ["trainer=ddp"], ["trainer.strategy=ddp", "no GPU", "type trainer.accelerator=cpu"]),
-    ("train", ["trainer=fsdp2", "finalists=1"], ["trainer.strategy=fsdp2", "type trainer.accelerator=cpu"]),
+    ("search", ["trainer=fsdp2", "trainer.accelerator=gpu"], ["trainer.accelerator=gpu", "type trainer=cpu"]),
     ("train", ["trainer.accelerator=tpu"], ["trainer.accelerator=tpu", "cpu"]),
     ("train", ["trainer.precision=16-mixed"], ["trainer.precision=16-mixed", "type trainer.precision=bf16-mixed"]),
     ("train", ["trainer.precision=16"], ["trainer.precision=16", "32-true"]),
@@ -353,8 +352,8 @@ def test_a_good_command_line_is_taken(words: list[str], tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["finalists=1", "trainer=ddp"], ["method=cloning", "trainer=gpu"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["finalists=1", "trainer=gpu"], ["method=cloning", "trainer=gpu"]], ids=" ".join)
 def test_a_search_that_trains_nothing_needs_no_device_to_train_on(words: list[str]) -> None:
     assert isinstance(run("search", words), Config)
-    with pytest.raises(UserError, match=r"no GPU|no such device"):
+    with pytest.raises(UserError, match="no such device"):
         run("train", words)
