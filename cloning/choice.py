@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloning.measures import mean
 from cloning.settings import AddedBudget, InsertionSettings
@@ -74,6 +74,11 @@ class PositionResult:
     def accuracy(self) -> float:
         """Mean of the accuracies on the target's and the cloned classes, as far as they are known."""
         return mean([self.val_original, self.val_cloned]) or 0.0
+
+    def beside(self, num_classes: int, num_features: int) -> PositionResult:
+        """With the columns of the head that are for so many classes of the other sources."""
+        columns = num_classes * num_features
+        return replace(self, added_params=self.added_params + columns, added_macs=self.added_macs + columns)
 
     @property
     def is_local(self) -> bool:

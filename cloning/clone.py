@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cloning.frozen import FrozenNetwork, ThawedNetwork
 from cloning.slimming import Slim
+from zoo.chain import Costs
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Clone:
         if key not in self._slims:
             self._slims[key] = self.source.slim(self.gates, start, device)
         return self._slims[key]
+
+    def costs(self, start: int) -> Costs:
+        """Of what runs: the slim module, or all of a source that is being trained."""
+        if isinstance(self.source, ThawedNetwork):
+            return self.source.slim(torch.ones_like(self.gates), start).costs
+        return self.slim(start).costs
 
     def features(self, x: Tensor, start: int) -> Tensor:
         """What the source's classifier reads of the module, (N, d), for the tensor ``x`` at a cut of the source.

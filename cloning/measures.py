@@ -182,11 +182,11 @@ def measure_costs(network: ClonedNetwork) -> Costs:
 
 
 def added_costs(network: ClonedNetwork) -> tuple[Costs, ...]:
-    """What each clone adds to the target: its slim module, its adapter, and its columns of the head."""
+    """What each clone adds to the target: its module as it runs, its adapter, and its columns of the head."""
     found = []
     for clone, adapter in zip(network.clones, network.adapters, strict=True):
         columns = clone.source.num_features * len(network.classes)
-        costs = clone.slim(source_position(network.target, clone.source, clone.position)).costs
+        costs = clone.costs(source_position(network.target, clone.source, clone.position))
         if isinstance(adapter, Adapter):
             costs += adapter_costs(adapter.source, adapter.target, adapter.kind, adapter.kernel_size)
         found.append(costs + Costs(columns, columns))

@@ -289,9 +289,8 @@ class CloningSearch:
     def _insert(self, selection: Selection, modules: Mapping[float, Clone]) -> list[PositionResult]:
         target = self.networks(selection.target)
         clone = next(iter(modules.values()))
-        is_limited = not self.settings.budget.is_open
+        is_limited, settings = not self.settings.budget.is_open, self.settings.insertion
         data = self._correction((*selection.kept, *clone.classes), clone.classes, target)
-        settings = self.settings.insertion
 
         def compute() -> StageResult:
             train, val = self._samples(data, "train", target), self._samples(data, "val", target, limit=MAX_IMAGES)
@@ -313,7 +312,8 @@ class CloningSearch:
             "seed": self.seed,
         }
         found = self.store.fetch("insertion", inputs, compute).values
-        return [from_plain(PositionResult, row, "insertion") for row in found]
+        others = len(selection.cloned) - len(clone.classes), clone.source.num_features
+        return [from_plain(PositionResult, row, "insertion").beside(*others) for row in found]
 
     def _identity(self, network: FrozenNetwork) -> list[Any]:
         """What decides a network's outputs and their names, for content keys."""
@@ -391,7 +391,7 @@ def _tell_added(clones: Sequence[Clone], chosen: Sequence[PositionResult], is_st
     """Says what all clones add together, and what is left to learn."""
     macs, whole = sum(row.added_macs for row in chosen), sum(clone.source.chain.costs.macs for clone in clones)
     num_adapters = sum(row.position > 0 for row in chosen)
-    learnt = "the head is solved, nothing is trained" if not num_adapters else f"{num_adapters} adapters and the head"
+    learnt = "the head is solved, nothing is trained" if not num_adapters else "trained, and the head with them"
     if is_strict:
         learnt = "closed form, nothing is trained: there is no image of the target's classes"
     log.info(

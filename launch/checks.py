@@ -74,6 +74,12 @@ def check(config: Config, command: str) -> None:
     if config.parent.dataset is not None:
         _check_parent(config)
     _check_optimizer(config)
+    limits = config.budget.limits()
+    if command == "train" and config.method.name == "cloning" and config.tuning.mode == "full" and limits:
+        raise UserError(
+            f"budget.{next(iter(limits))}={next(iter(limits.values()))} with tuning.mode=full: copies of whole "
+            "networks run afterwards, whatever the parts add; type tuning=freeze or budget=unlimited"
+        )
     if command == "train" or (config.method.name == "reassembly" and config.finalists > 1):
         check_machine(config)
     config.executor.require_machine()

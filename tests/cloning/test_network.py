@@ -11,6 +11,7 @@ from torch import Tensor
 from cloning.clone import Clone, num_positions, source_position
 from cloning.frozen import FrozenNetwork
 from cloning.gates import num_gates
+from cloning.measures import added_costs, measure_costs
 from cloning.network import ClonedNetwork
 from tuning.parameter_groups import parameter_groups
 from tuning.settings import OptimizerSettings
@@ -121,6 +122,9 @@ def test_full_tuning_changes_copies_only() -> None:
     full.freeze("full")
     full.eval()
     torch.testing.assert_close(full(x), composed(x))
+    rests = [measure_costs(each).macs - sum(part.macs for part in added_costs(each)) for each in (composed, full)]
+    own_head = target.num_features * len(target.classes)  # which the copies leave out
+    assert rests[0] - rests[1] == own_head
     full.train()
     full(x).square().sum().backward()
     copied = dict(full.copies.named_parameters())

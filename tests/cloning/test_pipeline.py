@@ -164,6 +164,10 @@ def test_two_sources(tmp_path: Path) -> None:
     job = search(tmp_path, classes="abcdef", localisation=LocalisationSettings(name="magnitude"))
     found = job.run()
     assert [clone.network for clone in found.blueprint.clones] == ["high", "rare"]
+    added = added_costs(job.build(found.blueprint))  # the head's columns of one for the classes of the other, too
+    assert [(costs.num_params, costs.macs) for costs in added] == [
+        (chosen.added_params, chosen.added_macs) for chosen in found.chosen
+    ]
     assert job.build(found.blueprint).head.out_features == 6
 
 

@@ -51,7 +51,7 @@ def test_a_module_inside_a_package_counts_with_its_packages(folder: Path, edited
 
 def test_installed_modules_count_by_file_and_version(monkeypatch: pytest.MonkeyPatch) -> None:
     before = digest("timm.models")
-    monkeypatch.setattr("zoo.storage.sources._version", lambda name: "0.0")
+    monkeypatch.setattr("zoo.storage.sources.installed_version", lambda name: "0.0")
     assert before is not None
     assert digest("timm.models") != before
 
