@@ -23,17 +23,16 @@ import copy
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 from benchmarks.cloning_scenarios import Scenario, read_scenario
 from benchmarks.cloning_table import Key, Row, Strengths, line, read_rows, write_rows
+from benchmarks.common import workers
 from cloning.clone import Clone
 from cloning.fitting import with_fitted_adapters
 from cloning.frozen import FrozenNetworks
@@ -303,9 +302,9 @@ def _made(work: partial, jobs: Sequence[Job], processes: int) -> Iterable[list[R
     if processes == 1:
         yield from map(work, jobs)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with workers(processes) as pool:
         yield from pool.map(work, jobs)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, goes_on=True)

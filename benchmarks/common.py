@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from launch.errors import CONF
 from zoo.registry import Zoo, read_zoo
@@ -26,6 +32,30 @@ def timed(function: Callable[..., T], *arguments, **options) -> tuple[float, T]:
     start = time.perf_counter()
     result = function(*arguments, **options)
     return time.perf_counter() - start, result
+
+
+@contextmanager
+def workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes of one thread each; an error or Ctrl-C, which this process alone hears, ends them at once."""
+    pool = ProcessPoolExecutor(
+        count, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    )
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which processes inherit that are started now
+    try:
+        for _ in range(count):
+            pool.submit(os.getpid)  # starts one
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    try:
+        yield pool
+    except BaseException:
+        own = multiprocessing.active_children()
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in own:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown()
 
 
 def publish(name: str, reading: str, rows: Sequence[dict[str, Any]], directory: Path = RESULTS) -> str:

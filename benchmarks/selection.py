@@ -19,19 +19,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from benchmarks.common import embedded_zoo
+from benchmarks.common import embedded_zoo, workers
 from datamodules import ClutteredMNIST, Digits, ImageDataModule
 from reassembly.assembly import ScoredCandidate
 from reassembly.finalists import choose_finalists, decide
@@ -51,8 +50,11 @@ from tuning.settings import TuningSettings
 from zoo.arguments import Parser, positive, run
 from zoo.blueprint import HeadSpec
 from zoo.chain.batches import run_in_batches
-from zoo.storage.files import write_text
+from zoo.errors import UserError
+from zoo.storage.files import read_json, write_text
 from zoo.storage.places import require_directory
+from zoo.storage.plain import parse_json
+from zoo.storage.records import from_plain
 from zoo.storage.store import Store
 
 DATA = {"cluttered_mnist": ClutteredMNIST, "digits": Digits}
@@ -88,8 +90,10 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.found = {self._key(row): row for row in (Row(**json.loads(line)) for line in lines)}
+        *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]  # what has no end was cut off
+        places = [f"{path}, line {number}" for number in range(1, len(lines) + 1)]
+        read = [from_plain(Row, parse_json(line, place), place) for line, place in zip(lines, places, strict=True)]
+        self.found = {self._key(row): row for row in read}
 
     @staticmethod
     def _key(row: Row) -> tuple:
@@ -98,6 +102,12 @@ class Rows:
     def get(self, *key) -> Row | None:
         """By data, split, mode, epochs and composition."""
         return self.found.get(key)
+
+    def drop_cut_line(self) -> None:
+        """Takes away the beginning of a row that an earlier command left when it was killed."""
+        text = self.path.read_bytes() if self.path.exists() else b""
+        if not text.endswith(b"\n") and text:
+            os.truncate(self.path, text.rfind(b"\n") + 1)
 
     def add(self, row: Row) -> None:
         """Keeps a row."""
@@ -220,31 +230,38 @@ def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=positive, default=5, help="seeds 0, 1, ...")
     parser.add_argument("--epochs", type=positive, default=4, help="of a network that is tuned to the end")
-    parser.add_argument("--data", choices=DATA, nargs="*", default=list(DATA))
-    parser.add_argument("--modes", choices=("full", "freeze"), nargs="*", default=["full", "freeze"])
+    parser.add_argument("--data", choices=DATA, nargs="+", default=list(DATA))
+    parser.add_argument("--modes", choices=("full", "freeze"), nargs="+", default=["full", "freeze"])
     parser.add_argument("--jobs", type=positive, default=1, help="processes, each with cells of its own")
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--cache", default="runs/cache")
     parser.add_argument("--table", action="store_true", help="only make the table of the rows there are")
     arguments = parser.parse_args()
     require_directory("--cache", arguments.cache, is_read=True)
     picks_file = RESULTS / "selection_picks.json"
-    picks = json.loads(picks_file.read_text()) if picks_file.exists() else {}
+    picks = _read_picks(picks_file)
+    rows = Rows(RESULTS / "selection.jsonl")
+    if arguments.table and not complete(rows, picks, arguments.epochs):
+        others = sorted({_place(key)[4] for key in picks} - {arguments.epochs})
+        there = f"there are those of --epochs {' or '.join(map(str, others))}" if others else "there are none"
+        raise UserError(f"--epochs {arguments.epochs}: no cell has all of its rows; {there}, or leave out --table")
+    if not arguments.table:
+        rows.drop_cut_line()
+    known = complete(rows, picks, arguments.epochs)
     cells = [
         (name, split, mode)
         for split in range(0 if arguments.table else arguments.splits)
         for name in arguments.data
         for mode in arguments.modes
     ]
-    missing = [cell for cell in cells if any(_key(*cell, b, arguments.epochs) not in picks for b in BUDGETS)]
-    with ProcessPoolExecutor(
-        arguments.jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        running = [pool.submit(picked, *cell, arguments.epochs, arguments.cache) for cell in missing]
-        for done in as_completed(running):
-            picks |= done.result()
-            write_text(picks_file, json.dumps(dict(sorted(picks.items())), indent=1))
-            write_text(RESULTS / "selection.md", table(Rows(RESULTS / "selection.jsonl"), picks))
-    write_text(RESULTS / "selection.md", table(Rows(RESULTS / "selection.jsonl"), picks))
+    missing = [cell for cell in cells if any((*cell, b) not in known for b in BUDGETS)]
+    if missing:
+        with workers(min(arguments.jobs, len(missing))) as pool:
+            running = [pool.submit(picked, *cell, arguments.epochs, Path(arguments.cache)) for cell in missing]
+            for done in as_completed(running):
+                picks |= done.result()
+                write_text(picks_file, json.dumps(dict(sorted(picks.items())), indent=1))
+                write_text(RESULTS / "selection.md", table(Rows(rows.path), picks, arguments.epochs))
+    write_text(RESULTS / "selection.md", table(Rows(rows.path), picks, arguments.epochs))
 
 
 def picked(name: str, split: int, mode: str, num_epochs: int, cache: Path) -> dict[str, dict[str, str]]:
@@ -262,21 +279,48 @@ def _key(name: str, split: int, mode: str, budget: int, num_epochs: int) -> str:
     return f"{name} {split} {mode} {budget} {num_epochs}"
 
 
-def table(rows: Rows, picks: dict[str, dict[str, str]]) -> str:
-    """The rules and the head on all cuts, as Markdown."""
+def _place(key: str) -> tuple[str, int, str, int, int]:
+    """Data, split, mode, budget and epochs."""
+    name, split, mode, budget, epochs = key.split()
+    return name, int(split), mode, int(budget), int(epochs)
+
+
+def _read_picks(path: Path) -> dict[str, dict[str, str]]:
+    picks = read_json(path) if path.exists() else {}
+    try:
+        if all(isinstance(found["rival"], str) and _place(key) for key, found in picks.items()):
+            return picks
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    raise UserError(f"{path} holds other things than picks: take it away, and they are made again")
+
+
+def complete(rows: Rows, picks: dict[str, dict[str, str]], num_epochs: int) -> dict[tuple, dict[str, float]]:
+    """Test accuracies of the rules by data, split, mode and budget, where the rows of all picks are there."""
+    found = {}
+    for key, by_rule in picks.items():
+        name, split, mode, budget, epochs = _place(key)
+        if epochs == num_epochs:
+            own = {rule: rows.get(name, split, mode, -epochs, composition) for rule, composition in by_rule.items()}
+            if all(row is not None and row.test is not None for row in own.values()):
+                found[name, split, mode, budget] = {rule: row.test for rule, row in own.items()}
+    return found
+
+
+def table(rows: Rows, picks: dict[str, dict[str, str]], num_epochs: int) -> str:
+    """The rules and the head on all cuts after so many epochs, as Markdown."""
     test, head = defaultdict(lambda: defaultdict(dict)), defaultdict(list)
-    for key, found in picks.items():
-        name, split, mode, budget, epochs = key.split()
-        for rule, composition in found.items():
-            row = rows.get(name, int(split), mode, -int(epochs), composition)
-            test[name, mode, int(budget)][rule][int(split)] = row.test
+    for (name, split, mode, budget), by_rule in complete(rows, picks, num_epochs).items():
+        for rule, accuracy in by_rule.items():
+            test[name, mode, budget][rule][split] = accuracy
     for row in rows.found.values():
-        if row.test_all_cuts is not None:
+        if row.epochs == -num_epochs and row.test_all_cuts is not None:
             by_loss = row.test_all_cuts if row.loss_all_cuts < row.loss_last else row.test_solved
             by_val = row.test_all_cuts if row.val_all_cuts > row.val else row.test
             head[row.data, row.mode, row.kind].append((row.test, row.test_solved, row.test_all_cuts, by_loss, by_val))
     lines = [
-        "Test accuracy in %, mean over the splits (minus the rival; splits in which it is not below the rival).",
+        f"Test accuracy in % after {num_epochs} epoch{'s' * (num_epochs > 1)}, mean over the splits "
+        "(minus the rival; splits in which it is not below the rival).",
         "`python -m benchmarks.selection`",
         "",
         "| data, mode, budget | splits | " + " | ".join(RULES) + " |",
@@ -312,4 +356,4 @@ def table(rows: Rows, picks: dict[str, dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, goes_on=True)

@@ -97,9 +97,21 @@ def whole(low: int, high: int = MAX_INTEGER) -> Callable[[str], int]:
 positive = whole(1)
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
-    """Ends the process with the exit status of a command, or with the one line of what the user can mend."""
+def run(main: Callable[[], int | None], *, goes_on: bool = False) -> NoReturn:
+    """Ends the process with the exit status of a command, or with the one line of what the user can mend.
+
+    Args:
+        main: The command.
+        goes_on: Whether the same command goes on where Ctrl-C (exit status 130) stopped it.
+    """
     try:
-        sys.exit(main())
+        status = main()
     except UserError as error:
-        sys.exit(tell(error))
+        status = tell(error)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning ends the process on Ctrl-C by an exit of its own, whose context is the interruption.
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        print("interrupted" + ": the same command goes on where it was stopped" * goes_on, file=sys.stderr)
+        status = 130
+    sys.exit(status)

@@ -22,7 +22,7 @@ from pathlib import Path
 from launch.errors import report as tell
 from launch.schema import keys
 from zoo import threads
-from zoo.arguments import Parser, positive
+from zoo.arguments import Parser, positive, run
 from zoo.errors import UserError
 from zoo.storage.places import require_directory, require_files
 
@@ -111,4 +111,4 @@ def compare(arguments: argparse.Namespace, command: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, goes_on=True)

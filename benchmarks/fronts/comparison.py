@@ -6,14 +6,12 @@ import itertools
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
-from multiprocessing import get_context
 
 import numpy as np
-import torch
 
+from benchmarks.common import workers
 from benchmarks.fronts.contenders import CONTENDERS, RIVALS, best
 from benchmarks.fronts.recipes import costs, with_head
 from benchmarks.fronts.rows import hits, tuned
@@ -117,7 +115,7 @@ def run(question: Question, places: Sequence[Place], num_jobs: int) -> Iterator[
         found: Iterable[Point | None] = map(partial(point, question), places)
         yield from filter(None, found)
         return
-    with ProcessPoolExecutor(num_jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with workers(num_jobs) as pool:
         yield from filter(None, pool.map(partial(point, question), places))
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import signal
+import time
 
-from benchmarks.common import publish
+import pytest
+
+from benchmarks.common import publish, workers
 
 
 def test_a_published_table_has_its_rows_as_json_and_says_how_to_read_them(tmp_path):
@@ -21,3 +26,19 @@ def test_a_published_table_has_its_rows_as_json_and_says_how_to_read_them(tmp_pa
         "| tree | 1235 | 1,000 |",
         "| swap | 0.5 | 3 |",
     ]
+
+
+def test_an_interruption_ends_the_workers_which_do_not_hear_it_themselves() -> None:
+    def interrupt() -> None:
+        with workers(1) as pool:
+            assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+            for _ in range(3):
+                pool.submit(time.sleep, 600)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    for process in multiprocessing.active_children():
+        process.join(30)
+    assert multiprocessing.active_children() == []
+    assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN

@@ -77,6 +77,30 @@ def test_a_mistake_that_a_command_finds_later_is_one_line_too(capsys: pytest.Cap
     assert (ended.value.code, capsys.readouterr().err) == (2, "error: there is no scenario 'x'\n")
 
 
+def test_an_interruption_is_one_line_also_where_lightning_makes_an_exit_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def exits() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    for main, goes_on, line in (
+        (interrupted, False, "interrupted\n"),
+        (exits, True, "interrupted: the same command goes on where it was stopped\n"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run(main, goes_on=goes_on)
+        assert (ended.value.code, capsys.readouterr().err) == (130, line)
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: sys.exit(3))
+    assert ended.value.code == 3
+
+
 def calls(name: str) -> list[Path]:
     """Files that call a function of this name."""
     files = [path for package in PACKAGES for path in sorted((PROJECT / package).rglob("*.py"))]
