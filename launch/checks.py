@@ -17,7 +17,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,9 +28,11 @@ from reassembly.proxies import OF_WHOLE_NETWORKS
 from tuning.settings import TrainerSettings
 from zoo.errors import UserError
 from zoo.limits import MAX_INTEGER, plain, shown
-from zoo.registry import Zoo
 from zoo.storage.places import require_directory
 from zoo.storage.records import convert, neighbours
+
+if TYPE_CHECKING:
+    from zoo.registry import Zoo
 
 
 def configured(cfg: DictConfig, overrides: Sequence[str], command: str) -> Config:
