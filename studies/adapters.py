@@ -13,7 +13,7 @@ from benchmarks.fronts.task import Task
 from figures.style import ORIGINS
 from studies.bars import bar_chart, interval_of, told
 from studies.study import OF_PICKS, Rows, Study, drawn_assemblies, test_accuracy
-from zoo.arguments import positive
+from zoo.arguments import positive, run
 from zoo.blueprint import AdapterSpec
 
 CLAIM = (
@@ -86,4 +86,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    STUDY.main()
+    run(STUDY.main, goes_on=True)

@@ -27,7 +27,7 @@ from reassembly.settings import Budget, ProxySettings
 from studies.bars import bar_chart, interval_of, told
 from studies.study import Rows, Study, test_accuracy
 from tuning.ridge import fit_ridge
-from zoo.arguments import positive
+from zoo.arguments import positive, run
 from zoo.blueprint import AdapterSpec, BlockSpec
 from zoo.chain.batches import run_in_batches
 from zoo.description import ChainDescription
@@ -254,4 +254,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 STUDY = Study("branching", CLAIM, measure, conclude, draw, options)
 
 if __name__ == "__main__":
-    STUDY.main()
+    run(STUDY.main, goes_on=True)

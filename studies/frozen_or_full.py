@@ -14,7 +14,7 @@ from figures.style import FAINT, INK, new_figure, tidy
 from studies.bars import interval_of, told
 from studies.correlation import kendall
 from studies.study import OF_PICKS, Rows, Study, drawn_assemblies, test_accuracy
-from zoo.arguments import positive
+from zoo.arguments import positive, run
 
 CLAIM = (
     "frozen blocks with trained adapters reach 78.6 % on ImageNet with 1.27 M trained parameters, training everything "
@@ -69,4 +69,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 STUDY = Study("frozen_or_full", CLAIM, measure, conclude, draw, options, unread=(*OF_PICKS, "proxy"), has_budget=True)
 
 if __name__ == "__main__":
-    STUDY.main()
+    run(STUDY.main, goes_on=True)

@@ -35,13 +35,13 @@ from launch.datasets import open_dataset
 from launch.errors import report as tell
 from launch.schema import keys
 from zoo import threads
-from zoo.arguments import Parser, positive, whole
+from zoo.arguments import Parser, positive, run, whole
 from zoo.chain.batches import run_in_batches
 from zoo.errors import UserError
 from zoo.limits import shown
 from zoo.registry import Zoo, read_zoo
 from zoo.storage.files import write_json, write_text
-from zoo.storage.places import require_files
+from zoo.storage.places import require_files, with_end
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 MAX_IMAGES = 2048
@@ -197,11 +197,11 @@ def main(words: Sequence[str] | None = None) -> None:
     command = f"python -m studies.locality{' ' + shlex.join(words) if words else ''}"
     told = {"claim": CLAIM, "measured": measured, "conditions": conditions, "command": command}
     lines = ["# locality of modules, class by class", "", *(f"- {key}: {value}" for key, value in told.items())]
-    write_text(path.with_suffix(".md"), "\n".join(lines) + "\n")
-    write_json(path.with_suffix(".json"), {**told, "matrices": matrices})
-    save(draw(matrices), path)
+    write_text(with_end(path, ".md"), "\n".join(lines) + "\n")
+    write_json(with_end(path, ".json"), {**told, "matrices": matrices})
+    save(draw(matrices), with_end(path, ".png"))
     print(f"{measured} ({conditions})", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -21,7 +21,7 @@ from reassembly.proxies import OF_WHOLE_NETWORKS, PROXIES, find_proxy
 from reassembly.scoring import score_candidates
 from studies.correlation import kendall
 from studies.study import OF_PICKS, Rows, Study, drawn_assemblies, test_accuracy
-from zoo.arguments import positive
+from zoo.arguments import positive, run
 
 CLAIM = "NASWOT ranks reassembled networks as transfer accuracy does, without training (30 networks, ImageNet)"
 
@@ -148,4 +148,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    STUDY.main()
+    run(STUDY.main, goes_on=True)

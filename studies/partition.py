@@ -14,7 +14,7 @@ from benchmarks.fronts.task import Task
 from figures.style import ORIGINS, PICK
 from studies.bars import bar_chart, interval_of, told
 from studies.study import Rows, Study, drawn_assemblies, test_accuracy
-from zoo.arguments import positive
+from zoo.arguments import positive, run
 
 CLAIM = (
     "a joint partition into equivalence sets by similarity gives blocks that can be exchanged for each other (30 "
@@ -68,4 +68,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 STUDY = Study("partition", CLAIM, measure, conclude, draw, options, unread=("partition.mode",), has_budget=True)
 
 if __name__ == "__main__":
-    STUDY.main()
+    run(STUDY.main, goes_on=True)

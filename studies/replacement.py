@@ -20,6 +20,7 @@ from reassembly.home_features import HomeFeatures
 from reassembly.network import boundary
 from studies.correlation import Tau, kendall
 from studies.study import OF_PICKS, Rows, Study, recipe_of, test_accuracy
+from zoo.arguments import run
 from zoo.blueprint import BlockSpec
 from zoo.errors import UserError
 from zoo.stitching.adapters import closed_form_adapter
@@ -159,4 +160,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 STUDY = Study("replacement", CLAIM, measure, conclude, draw, options, unread=(*OF_PICKS, "proxy"))
 
 if __name__ == "__main__":
-    STUDY.main()
+    run(STUDY.main, goes_on=True)

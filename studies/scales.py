@@ -17,7 +17,7 @@ from figures.style import ORIGINS, new_figure, number, tidy
 from reassembly.settings import Budget
 from studies.bars import interval_of, told
 from studies.study import Rows, Study, test_accuracy
-from zoo.arguments import positive
+from zoo.arguments import positive, run
 
 CLAIM = (
     "accuracy rises with the budget over DeRy(K, parameters in M, GMACs) = (4,10,3), (4,20,5), (4,30,6), (4,50,10), "
@@ -79,4 +79,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 STUDY = Study("scales", CLAIM, measure, conclude, draw, options)
 
 if __name__ == "__main__":
-    STUDY.main()
+    run(STUDY.main, goes_on=True)

@@ -19,7 +19,7 @@ from reassembly.settings import Budget
 from studies.bars import bar_chart, interval_of, told
 from studies.study import Rows, Study, test_accuracy
 from tuning.network import TunableNetwork
-from zoo.arguments import positive
+from zoo.arguments import positive, run
 
 CLAIM = (
     "no article of these two: the mean of the weights of networks tuned from one start with other orders of images is "
@@ -105,4 +105,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 STUDY = Study("soups", CLAIM, measure, conclude, draw, options)
 
 if __name__ == "__main__":
-    STUDY.main()
+    run(STUDY.main, goes_on=True)

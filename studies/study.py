@@ -14,6 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.fronts.comparison import smallest
 from benchmarks.fronts.recipes import Recipe
 from benchmarks.fronts.rows import hits, tuned
 from benchmarks.fronts.task import UNREAD, Question, Task, open_task, require_effect
@@ -25,7 +26,7 @@ from zoo import threads
 from zoo.arguments import Parser, positive
 from zoo.errors import UserError
 from zoo.storage.files import write_json, write_text
-from zoo.storage.places import require_directory, require_files
+from zoo.storage.places import require_directory, require_files, with_end
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 Rows = list[dict[str, Any]]
@@ -91,6 +92,8 @@ class Study:
         for seed in range(arguments.splits):
             task = open_task(question, seed)
             rows += [{"seed": seed, **row} for row in self.measure(task, arguments)]
+            if not rows:
+                raise UserError(_nothing(task, arguments))
             self.write(rows, task, arguments, command)
 
     def write(self, rows: Rows, task: Task, arguments: argparse.Namespace, command: str) -> None:
@@ -106,10 +109,22 @@ class Study:
         path = arguments.output or RESULTS / f"study_{self.name}_{task.zoo.name}_{task.data.name}"
         told = {"claim": self.claim, "measured": measured, "conditions": conditions, "command": command}
         lines = [f"# {self.name}", "", *(f"- {key}: {value}" for key, value in told.items() if key != "command")]
-        write_text(path.with_suffix(".md"), "\n".join([*lines, f"- command: `{command}`"]) + "\n")
-        write_json(path.with_suffix(".json"), {**told, "summary": summary, "rows": rows})
-        save(self.draw(rows, summary), path)
+        write_text(with_end(path, ".md"), "\n".join([*lines, f"- command: `{command}`"]) + "\n")
+        write_json(with_end(path, ".json"), {**told, "summary": summary, "rows": rows})
+        save(self.draw(rows, summary), with_end(path, ".png"))
         print(f"{measured} ({conditions})", flush=True)
+
+
+def _nothing(task: Task, arguments: argparse.Namespace) -> str:
+    """Why there is no row, in a line."""
+    for option in ("limits", "limit"):
+        if (given := getattr(arguments, option, None)) is not None:
+            largest, (name, size) = max(given) if option == "limits" else given, smallest(task, "params")
+            if largest < size:
+                told = f"nothing fits {largest:,} parameters; the smallest network there is, {name}, takes {size:,}"
+                return f"{told}: type --{option} {size}, or more"
+            return f"--{option} up to {largest:,} parameters leave nothing to measure: type more"
+    return f"zoo {task.zoo.name} ({len(task.zoo)} networks) has nothing to measure here: type --without fewer of them"
 
 
 OF_PICKS = ("finalists", "selection", "composition", "head")

@@ -107,6 +107,7 @@ def compare(arguments: argparse.Namespace, command: str) -> None:
             place = point.place
             where = f"split {place.seed}, {place.mode}, {place.limit:,} {place.unit}, {place.contender}"
             print(f"{where}: {100 * point.test_accuracy:.1f} {point.network}", flush=True)
+        comparison.require_points(task, points, arguments.modes, limits, arguments.contenders)
         print(report.write(points, path, command=command, title=title, sizes=sizes), flush=True)
 
 

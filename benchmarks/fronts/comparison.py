@@ -13,11 +13,13 @@ import numpy as np
 
 from benchmarks.common import workers
 from benchmarks.fronts.contenders import CONTENDERS, RIVALS, best
-from benchmarks.fronts.recipes import costs, with_head
+from benchmarks.fronts.recipes import Recipe, costs, with_head
 from benchmarks.fronts.rows import hits, tuned
 from benchmarks.fronts.statistics import Interval, area_between, bootstrap
 from benchmarks.fronts.task import Question, Task, open_task
 from reassembly.settings import Budget
+from zoo.blueprint import BlockSpec
+from zoo.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +126,43 @@ def budgets(task: Task, unit: str, count: int) -> list[int]:
     networks = [entry.candidate for entry in task.catalogue.candidates if entry.candidate.kind == "network"]
     sizes = [candidate.num_params if unit == "params" else candidate.macs for candidate in networks]
     return [round(limit) for limit in np.geomspace(min(sizes) / 2, 1.1 * max(sizes), count)]
+
+
+def smallest(task: Task, unit: str) -> tuple[str, int]:
+    """What costs least of all compositions and of all networks cut off at any node, and its cost, head included."""
+    candidates = [entry.candidate for entry in task.catalogue.candidates]
+    found = [(c.num_params if unit == "params" else c.macs, c.composition) for c in candidates]
+    for name, description in task.descriptions.items():
+        for stop in range(1, len(description)):
+            recipe = Recipe((BlockSpec(name, (0, stop)),))
+            cost = costs(recipe, task)
+            found.append((cost.num_params if unit == "params" else cost.macs, str(recipe)))
+    cost, name = min(found)
+    return name, cost
+
+
+def require_points(
+    task: Task, points: Iterable[Point], modes: Sequence[str], limits: Mapping[str, Sequence[int]], names: Sequence[str]
+) -> None:
+    """Refuses to tell of a mode and a unit in which no contender has a network.
+
+    Raises:
+        UserError: The first of them, and what to type.
+    """
+    found = {(own.place.mode, own.place.unit) for own in points}
+    for mode, unit in itertools.product(modes, limits):
+        if (mode, unit) in found:
+            continue
+        (name, size), largest = smallest(task, unit), max(limits[unit])
+        if largest < size:
+            raise UserError(
+                f"nothing fits {largest:,} {unit}; the smallest network there is, {name}, takes {size:,}: "
+                f"type --units {unit} --limits {size}, or more"
+            )
+        raise UserError(
+            f"--contenders {' '.join(names)}: none has a network in mode {mode} that fits {largest:,} {unit}: "
+            f"name others, type larger --limits, or type --modes without {mode}"
+        )
 
 
 def with_rival(points: Iterable[Point]) -> list[Point]:

@@ -12,6 +12,7 @@ from benchmarks.fronts.comparison import Front, Point, fronts
 from benchmarks.fronts.statistics import Interval
 from figures.style import FAINT, INK, ORIGINS, PICK, grid_of_panels, number, save
 from zoo.storage.files import write_json, write_text
+from zoo.storage.places import with_end
 
 LABELS = {
     "pick": "the search's pick",
@@ -60,14 +61,14 @@ def write(points: Sequence[Point], path: Path, *, command: str, title: str, size
     lines += ["[95 % of a bootstrap over splits and, in each, images]; choices on validation.", "", *readings]
     for mode, unit in pairs:
         lines += ["", f"## {MODES[mode]}, budgets in {UNITS[unit]}", "", *table(found[mode, unit])]
-    write_text(path.with_suffix(".md"), "\n".join(lines) + "\n")
+    write_text(with_end(path, ".md"), "\n".join(lines) + "\n")
     summary = [
         {"mode": mode, "unit": unit, "contender": name, **asdict(front)}
         for (mode, unit), by_name in found.items()
         for name, front in by_name.items()
     ]
     write_json(
-        path.with_suffix(".json"),
+        with_end(path, ".json"),
         {"command": command, "title": title, "points": [point.record() for point in points], "fronts": summary},
     )
     draw(found, path, sizes)
@@ -168,4 +169,4 @@ def draw(found: dict[tuple[str, str], dict[str, Front]], path: Path, sizes: dict
         frameon=False,
         fontsize=9,
     )
-    return save(figure, path)
+    return save(figure, with_end(path, ".png"))

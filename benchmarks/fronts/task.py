@@ -150,6 +150,7 @@ UNREAD: Mapping[str, str] = {
     "zoo": "the zoo is given by its name or file alone",
     "experiment": "type those of its settings that have one",
     "tuning.mode": "type --modes or --mode where there are several",
+    **dict.fromkeys(("tuning=probe", "tuning=freeze", "tuning=full"), "type --modes or --mode where there are several"),
     "tuning.teacher": "leave it out",
     "method": "leave it out",
     "budget": "type --limits N, or leave it out",
@@ -166,7 +167,7 @@ UNREAD: Mapping[str, str] = {
     "parent": "leave it out",
     "complete_bundle": "leave it out",
 }
-"""What overrides of train.py do nothing in a comparison, and what does; a name that ends in ``=`` is an option's."""
+"""What overrides of train.py do nothing in a comparison, and what does; a name with ``=`` is an option's."""
 
 
 def require_effect(words: Sequence[str], unread: Mapping[str, str] = UNREAD) -> None:
@@ -176,9 +177,10 @@ def require_effect(words: Sequence[str], unread: Mapping[str, str] = UNREAD) -> 
         UserError: The first of them, and what to type.
     """
     for word in words:
-        key, sign, _ = word.lstrip("+~").partition("=")
+        bare = word.lstrip("+~")
+        key, sign, _ = bare.partition("=")
         for name, advice in unread.items():
-            if f"{key}{sign}" == name or key == name or key.startswith((f"{name}.", f"{name}@")):
+            if name in (bare, f"{key}{sign}", key) or key.startswith((f"{name}.", f"{name}@")):
                 raise UserError(f"{shown(word)} has no effect here: {advice}")
 
 
@@ -207,6 +209,8 @@ def open_task(question: Question, seed: int) -> Task:
         if name not in zoo:
             raise UserError(f"--without {name}: zoo {zoo.name} has no such network: {neighbours(name, zoo)}")
     left = [entry for name, entry in zoo.items() if name not in question.without]
+    if not left:
+        raise UserError(f"--without {' '.join(question.without)}: zoo {zoo.name} has no other: name fewer")
     return Task(
         Zoo(zoo.name, left),
         read_data(config),

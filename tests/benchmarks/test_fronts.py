@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.fronts import __main__ as command
 from benchmarks.fronts import rows
-from benchmarks.fronts.comparison import Place, Point, budgets, fronts, with_rival
+from benchmarks.fronts.comparison import Place, Point, budgets, fronts, smallest, with_rival
 from benchmarks.fronts.contenders import CONTENDERS
 from benchmarks.fronts.recipes import Recipe, build, costs, lora_rank, with_head
 from benchmarks.fronts.statistics import area_between, area_weights, bootstrap
@@ -24,6 +24,7 @@ from reassembly.settings import Budget
 from tests.small_comparison import FEW, FEW_PICKS, WITHOUT
 from zoo.blueprint import BlockSpec
 from zoo.errors import UserError
+from zoo.storage.places import FIGURE_SUFFIXES
 
 WORDS = [
     *FEW,
@@ -180,11 +181,49 @@ def test_all_contenders_are_compared_and_the_same_command_tunes_nothing_again(
     assert (tmp_path / "first.png").exists()
 
     monkeypatch.setattr(rows, "tune", lambda *_, **__: pytest.fail("tuned again"))
-    command.main([*words, "--output", str(tmp_path / "second")])
-    assert json.loads((tmp_path / "second.json").read_text())["points"] == found["points"]
+    command.main([*words, "--output", str(tmp_path / "v1.2")])
+    assert {path.name for path in tmp_path.glob("v1*")} == {f"v1.2{end}" for end in FIGURE_SUFFIXES}
+    assert json.loads((tmp_path / "v1.2.json").read_text())["points"] == found["points"]
 
 
-@pytest.mark.parametrize("word", ["budget=200k", "seed=1", "method=baseline", "output_dir=x", "parent.dataset=digits"])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--limits", "5", "--modes", "freeze"], "nothing fits 5 params; the smallest network there is, "),
+        (
+            ["--limits", "330000", "--modes", "probe", "full", "--contenders", "distillation", "--tuned", "1"],
+            "--contenders distillation: none has a network in mode probe that fits 330,000 params: name others",
+        ),
+    ],
+)
+def test_without_a_network_in_a_mode_earlier_files_stay_as_they_are(
+    words: list[str], told: str, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there.json").write_text("earlier")
+    words = ["embedded", "digits", *WORDS, "--without", *WITHOUT, "--units", "params", "--splits", "1", *words]
+    with pytest.raises(SystemExit) as ended:
+        command.main([*words, "--cache", str(cache), "--output", str(tmp_path / "there")])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2
+    assert line.startswith(f"error: {told}")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("there.json", "earlier")]
+
+
+def test_the_smallest_network_is_no_larger_than_any_that_is_built(task: Task) -> None:
+    name, size = smallest(task, "params")
+    recipe = Recipe((BlockSpec(name.partition("[")[0], (0, 1)),))
+    assert size == costs(recipe, task).num_params == sum(map(torch.numel, build(recipe, task).parameters()))
+    assert size < min(budgets(task, "params", 6))
+
+
+def test_a_zoo_of_which_all_is_left_out_is_refused() -> None:
+    with pytest.raises(UserError, match="zoo embedded has no other: name fewer"):
+        open_task(Question("embedded", ("dataset=digits",), (*WITHOUT, "resnet_digits", "regnety_even")), seed=0)
+
+
+@pytest.mark.parametrize(
+    "word", ["budget=200k", "seed=1", "method=baseline", "output_dir=x", "parent.dataset=digits", "tuning=full"]
+)
 def test_an_override_that_does_nothing_is_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(["embedded", "digits", word])

@@ -60,16 +60,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_says_claim_measured_and_conditions(name: str, cache: Path, tmp_path: Path) -> None:
-    output = tmp_path / "study"
+    output = tmp_path / "study_v1.2"
     overrides, options = STUDIES[name]
     words = [*FEW, "dataset.num_test=40", *overrides, "--without", *WITHOUT, "--dataset", "digits", "--splits", "1"]
     words += ["--cache", str(cache), *options]
     import_module(f"studies.{name}").STUDY.main([*words, "--output", str(output)])
-    found = json.loads(output.with_suffix(".json").read_text())
+    found = json.loads(Path(f"{output}.json").read_text())
     assert found["measured"]
     assert "2 networks" in found["conditions"]
     assert found["rows"]
-    assert output.with_suffix(".png").exists()
+    assert Path(f"{output}.png").exists()
     assert found["command"].startswith(f"python -m studies.{name} dataset.num_train=40")
     if name == "replacement":
         names = {row["block"].partition("[")[0] for row in found["rows"]}
@@ -80,6 +80,22 @@ def test_a_study_says_claim_measured_and_conditions(name: str, cache: Path, tmp_
         assert len({row["accuracy"] for row in found["rows"]}) > 1
 
 
+@pytest.mark.parametrize(("name", "option"), [("scales", "--limits"), ("branching", "--limits"), ("soups", "--limit")])
+def test_a_study_of_nothing_writes_nothing(
+    name: str, option: str, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*FEW, "dataset.num_test=40", *FEW_PICKS, "--without", *WITHOUT, "--dataset", "digits", "--splits", "1"]
+    with pytest.raises(SystemExit) as ended:
+        import_module(f"studies.{name}").STUDY.main(
+            [*words, option, "5", "--cache", str(cache), "--output", str(tmp_path / "study")]
+        )
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2
+    assert line.startswith("error: nothing fits 5 parameters; the smallest network there is, ")
+    assert f"type {option} " in line
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("study", "words", "told"),
     [
@@ -88,6 +104,7 @@ def test_a_study_says_claim_measured_and_conditions(name: str, cache: Path, tmp_
         ("scales", ["zoo=cnn"], "the zoo is given by"),
         ("scales", ["dataset=digits"], "the data set is given by"),
         ("scales", ["tuning.mode=full"], "tuning.mode=full has no effect here"),
+        ("scales", ["tuning=full"], "tuning=full has no effect here: type --modes or --mode"),
         ("scales", ["resume=runs/x"], "the same command goes on"),
         ("scales", ["++output_dir=x"], "type --output PATH"),
         ("scales", ["experiment=real"], "experiment=real has no effect here"),

@@ -55,15 +55,20 @@ def require_files(key: str, stem: str | Path, suffixes: Sequence[str] = FIGURE_S
     """Refuses a name without suffix if the files cannot be written that get one each.
 
     Raises:
-        UserError: With the reason; also of a name with a suffix, which another one would take the place of.
+        UserError: With the reason; also of a name that has one of them, behind which another one would come.
     """
     stem = Path(stem)
-    if stem.suffix:
+    if stem.suffix in suffixes:
         told, _ = _told(key, stem)
         raise UserError(f"{told}: {', '.join(suffixes)} come behind the name: type {key}={stem.with_suffix('')}")
     require_file(key, stem)
     for suffix in suffixes:
-        require_file(key, stem.with_suffix(suffix))
+        require_file(key, with_end(stem, suffix))
+
+
+def with_end(stem: Path, suffix: str) -> Path:
+    """The file of a name without suffix, which keeps its dots: ``v1.2.json``."""
+    return stem.parent / f"{stem.name}{suffix}"
 
 
 def _told(key: str, place: str | Path) -> tuple[str, str]:

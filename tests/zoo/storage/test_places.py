@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (require_file, "n" * 300, "File name too long"),
         (require_files, "there", "--x=there is a directory"),
         (require_files, "taken", "--x=taken.png is a directory"),
-        (require_files, "front_0.5", "type --x=front_0"),
+        (require_files, "front_0.5.svg", "type --x=front_0.5"),
         (require_files, "/proc/no/where", "--x=/proc/no/where cannot be made or written"),
     ],
 )
@@ -50,6 +50,7 @@ def test_what_can_be_written_passes_and_nothing_is_made(folder: Path) -> None:
     require_directory("--x", "/proc", is_read=True)
     require_file("", "file")
     require_files("--x", "new/study")
+    require_files("--x", "new/front_0.5")
     assert sorted(folder.rglob("*")) == before
 
 
