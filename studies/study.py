@@ -123,7 +123,7 @@ def _nothing(task: Task, arguments: argparse.Namespace) -> str:
             if largest < size:
                 told = f"nothing fits {largest:,} parameters; the smallest network there is, {name}, takes {size:,}"
                 return f"{told}: type --{option} {size}, or more"
-            return f"--{option} up to {largest:,} parameters leave nothing to measure: type more"
+            return f"--{option} up to {largest:,} parameters leave nothing to measure: type more, or --without fewer networks"
     return f"zoo {task.zoo.name} ({len(task.zoo)} networks) has nothing to measure here: type --without fewer of them"
 
 
@@ -141,6 +141,8 @@ def drawn_assemblies(task: Task, count: int) -> list[Recipe]:
     """So many different compositions of several networks, drawn by the split's seed among all within the budget."""
     budget = task.config.budget
     fitting = [candidate for candidate in task.assemblies if budget.admits(candidate.num_params, candidate.macs)]
+    if not task.assemblies:
+        raise UserError(f"zoo {task.zoo.name} ({len(task.zoo)} networks) has no assembly: type --without fewer of them")
     if not fitting:
         raise UserError(f"no assembly fits {budget}: type a larger budget.max_params=..., or budget=unlimited")
     return [recipe_of(task, c.blocks) for c in random.Random(task.seed).sample(fitting, min(count, len(fitting)))]

@@ -96,6 +96,13 @@ def test_a_study_of_nothing_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_network_has_no_assembly(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*FEW, "dataset.num_test=40", "--without", *WITHOUT, "resnet_digits", "--dataset", "digits"]
+    with pytest.raises(SystemExit):
+        import_module("studies.adapters").STUDY.main([*words, "--cache", str(cache), "--output", str(tmp_path / "x")])
+    assert "error: zoo embedded (1 networks) has no assembly: type --without fewer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("study", "words", "told"),
     [
