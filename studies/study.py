@@ -123,7 +123,7 @@ def _nothing(task: Task, arguments: argparse.Namespace) -> str:
             if largest < size:
                 told = f"nothing fits {largest:,} parameters; the smallest network there is, {name}, takes {size:,}"
                 return f"{told}: type --{option} {size}, or more"
-            return f"--{option} up to {largest:,} parameters leave nothing to measure: type more, or a smaller --without"
+            return f"--{option} up to {largest:,} leaves nothing to measure: type more, or leave out fewer"
     return f"zoo {task.zoo.name} ({len(task.zoo)} networks) has nothing to measure here: type --without fewer of them"
 
 
