@@ -37,6 +37,7 @@ def timed(function: Callable[..., T], *arguments, **options) -> tuple[float, T]:
 @contextmanager
 def workers(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes of one thread each; an error or Ctrl-C, which this process alone hears, ends them at once."""
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(
         count, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     )
@@ -49,7 +50,7 @@ def workers(count: int) -> Iterator[ProcessPoolExecutor]:
     try:
         yield pool
     except BaseException:
-        own = multiprocessing.active_children()
+        own = set(multiprocessing.active_children()) - set(others)
         pool.shutdown(wait=False, cancel_futures=True)
         for process in own:
             process.terminate()
