@@ -76,12 +76,8 @@ def check(config: Config, command: str) -> None:
     if config.parent.dataset is not None:
         _check_parent(config)
     _check_optimizer(config)
-    limits = config.budget.limits()
-    if command == "train" and config.method.name == "cloning" and config.tuning.mode == "full" and limits:
-        raise UserError(
-            f"budget.{next(iter(limits))}={next(iter(limits.values()))} with tuning.mode=full: copies of whole "
-            "networks run afterwards, whatever the parts add; type tuning=freeze or budget=unlimited"
-        )
+    if command == "train" and config.method.name == "cloning":
+        _check_budget_of_clones(config)
     if command == "train" or (config.method.name == "reassembly" and config.finalists > 1):
         check_machine(config)
     config.executor.require_machine()
@@ -95,6 +91,15 @@ def check(config: Config, command: str) -> None:
 
         find_device(config.device)
     _check_zoo(config)
+
+
+def _check_budget_of_clones(config: Config) -> None:
+    for key, limit in config.budget.limits().items():
+        if config.tuning.mode == "full":
+            raise UserError(
+                f"budget.{key}={limit} with tuning.mode=full: copies of whole networks run afterwards, whatever the "
+                "parts add; type tuning=freeze or budget=unlimited"
+            )
 
 
 def _require_effect(config: Config, overrides: Sequence[str], command: str) -> None:

@@ -15,7 +15,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from filelock import FileLock
 from launch.interruption import SIGNALS
 from launch.sweep import BeginSweep
 from tests.conftest import undrawn
+from tests.killing import is_killed
 
 PROJECT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -102,28 +102,16 @@ def _as_in_a_process(cwd: Path, words: list[str]) -> Iterator[tuple[io.StringIO,
 
 def run_until_killed(*overrides: str, run_dir: Path) -> None:
     """Runs ``train.py`` into ``run_dir`` in a copy of this process, killed as its second checkpoint takes its place."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
-        child = os.fork()
-    if child == 0:
-        count = 0
+    count = 0
 
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal count
-            if event == "os.rename" and str(arguments[1]).endswith("last.ckpt"):
-                count += 1
-                if count == 2:
-                    os.kill(os.getpid(), signal.SIGKILL)
+    def is_time(event: str, arguments: tuple[Any, ...]) -> bool:
+        nonlocal count
+        is_last = event == "os.rename" and str(arguments[1]).endswith("last.ckpt")
+        count += is_last
+        return is_last and count == 2
 
-        try:
-            sys.addaudithook(hook)
-            finished = run("train.py", *overrides, f"output_dir={run_dir.name}", cwd=run_dir.parent)
-            os.write(2, f"it ended: {finished}\n".encode())
-        finally:
-            os._exit(1)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+    words = [*overrides, f"output_dir={run_dir.name}"]
+    assert is_killed(lambda: run("train.py", *words, cwd=run_dir.parent), is_time)
     assert (run_dir / "checkpoints" / "last.ckpt").exists()
     assert not (run_dir / "result.json").exists()
 

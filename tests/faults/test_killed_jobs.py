@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import sys
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import pytest
 
 from launch.job import Job
+from tests.killing import is_killed
 from tests.launch.conftest import perform
 from zoo.storage.files import write_text
 
@@ -48,32 +46,18 @@ def stages(job: Job) -> Mapping[str, Any]:
 
 def killed_at(event: int, directory: Path, action: Callable[[], object]) -> bool:
     """Does ``action`` in a process killed before its ``event``-th change below ``directory``; False: it ended."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
-        child = os.fork()
-    if child == 0:
-        count = 0
+    count = 0
 
-        def hook(name: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal count
-            if name not in EVENTS or not isinstance(arguments[0], (str, bytes, os.PathLike)):
-                return
-            is_read = name == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
-            if not is_read and os.path.abspath(os.fsdecode(arguments[0])).startswith(f"{directory}/"):
-                count += 1
-                if count == event:
-                    os.kill(os.getpid(), signal.SIGKILL)
+    def is_time(name: str, arguments: tuple[Any, ...]) -> bool:
+        nonlocal count
+        if name not in EVENTS or not isinstance(arguments[0], (str, bytes, os.PathLike)):
+            return False
+        is_read = name == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
+        is_own = not is_read and os.path.abspath(os.fsdecode(arguments[0])).startswith(f"{directory}/")
+        count += is_own
+        return is_own and count == event
 
-        try:
-            sys.addaudithook(hook)
-            action()
-            os._exit(0)
-        except BaseException as error:  # noqa: BLE001 the parent is told by the status
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-            os._exit(1)
-    status = os.waitpid(child, 0)[1]
-    assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL
-    return status != 0
+    return is_killed(action, is_time)
 
 
 def state(directory: Path) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,9 @@ def tuned(folder: Path, mode: str, options: dict[str, Any], **given: Any) -> tup
     data = Digits(**DATA)
     zoo = embedded_zoo()
     network = assembly(data, zoo, ("resnext_low", "resnet_digits"))
-    network.read(options.pop("inputs", "last"))
-    settings = from_plain(TuningSettings, {"mode": mode, "num_epochs": 2, **options}, "tuning")
+    options = {"inputs": "last", "mode": mode, "num_epochs": 2, **options}
+    network.read(options.pop("inputs"))
+    settings = from_plain(TuningSettings, options, "tuning")
     if settings.warmup != "none":
         given["home"] = home_reference(network, ChainCache(zoo), zoo)
     # the device's tensors are made of others, which cannot be marked as never differentiated
@@ -54,9 +54,9 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_tuning_on_a_device_finds_what_the_cpu_finds(case: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    _, expected = tuned(tmp_path / "cpu", *copy.deepcopy(CASES[case]))
+    _, expected = tuned(tmp_path / "cpu", *CASES[case])
     request.getfixturevalue("on_fake")
-    network, found = tuned(tmp_path / "fake", *copy.deepcopy(CASES[case]))
+    network, found = tuned(tmp_path / "fake", *CASES[case])
     assert found.choice == expected.choice
     assert found.val_losses == pytest.approx(expected.val_losses, rel=1e-4)
     assert [row["val/loss"] for row in found.curves] == pytest.approx([row["val/loss"] for row in expected.curves])
