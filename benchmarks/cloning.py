@@ -39,11 +39,11 @@ from cloning.frozen import FrozenNetworks
 from cloning.gates import num_gates
 from cloning.measures import measure_costs, num_bytes, random_like
 from cloning.network import ClonedNetwork
-from cloning.pipeline import CloningSearch, CloningSettings
+from cloning.pipeline import CloningSearch
 from cloning.rivals import RIVALS
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import RivalSettings
-from cloning.settings import CorrectionSettings, TaskSettings
+from cloning.settings import CloningSettings, CorrectionSettings, TaskSettings
 from cloning.tuning import correction_samples, tune_cloned
 from datamodules.correction import CorrectionData
 from tuning.settings import TuningSettings

@@ -26,8 +26,8 @@ import torch
 
 from benchmarks.common import embedded_zoo, publish
 from benchmarks.tuning import assembly
-from cloning.pipeline import CloningSearch, CloningSettings
-from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
+from cloning.pipeline import CloningSearch
+from cloning.settings import CloningSettings, CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
 from cloning.tuning import tune_cloned
 from datamodules import Digits
 from reassembly.pipeline import Search

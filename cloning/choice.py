@@ -1,17 +1,18 @@
 """Which share and position of every source are taken, out of the table of those that were tried.
 
-What counts is the sum over the sources: of losses, of MACs, of parameters.
+What counts is what they add together in MACs and parameters, and the loss that they have together; sums of the losses
+that each has alone say which are worth a look at that.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cloning.measures import mean
-from cloning.settings import AddedBudget, InsertionSettings
+from cloning.settings import AddedBudget, InsertionSettings, Share
 from zoo.errors import UserError
 
 LEAST_CLONED, MOST_OTHER = 0.9, 0.5
@@ -21,13 +22,12 @@ LOSS_FLOOR = 0.02
 STRICT_FLOOR = 0.01
 """Losses below which differences do not count when the cheapest near the least is chosen."""
 
-MOST_LOST = 0.005
-"""Validation accuracy, mean of original and cloned classes, that the cheapest may lose against the least loss."""
-
 WORTH_THE_WHOLE = 1.5
 """Times the least loss with the whole source: where every part of it is above, the whole is considered, too."""
 
 MAX_COMBINATIONS = 200_000
+MAX_TOGETHER = 48
+"""Combinations whose loss together is looked at: those with the least sums."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class PositionResult:
         num_bytes: Of what would travel: gates, adapter and head, in float32.
         kernel_size: Of the adapter, 0 where there is none.
         seconds: Wall time.
-        keep: The share of localisation, 1 for the whole source.
+        keep: Share of the source's MACs that stays, see ``Share``; 1 for the whole source.
+        contrast: What pushed it away from its source, see ``Share``.
         sim_cloned: Cosine of the module's logits with the source's on the cloned classes, both about their mean, on the
             image itself; of the validation split.
         sim_other: The same on the source's other classes; ``None`` if the target keeps none of them.
@@ -65,10 +66,16 @@ class PositionResult:
     kernel_size: int
     seconds: float
     keep: float = 1.0
+    contrast: float = 0.0
     sim_cloned: float = 1.0
     sim_other: float | None = None
     added_params: int = 0
     added_macs: int = 0
+
+    @property
+    def share(self) -> Share:
+        """What of the source it is."""
+        return Share(self.keep, self.contrast)
 
     @property
     def accuracy(self) -> float:
@@ -86,26 +93,60 @@ class PositionResult:
         return self.sim_cloned >= LEAST_CLONED and (self.sim_other is None or self.sim_other <= MOST_OTHER)
 
 
+@dataclass(frozen=True)
+class Combination:
+    """A row per source.
+
+    Attributes:
+        rows: The rows.
+        loss: Of the network that they make together, or the sum of the rows' losses.
+        accuracy: Mean of original and cloned validation accuracy of that network, or of the rows.
+        added_macs: All rows together.
+        added_params: Likewise.
+    """
+
+    rows: tuple[PositionResult, ...]
+    loss: float
+    accuracy: float
+    added_macs: int
+    added_params: int
+
+    @classmethod
+    def summed(cls, rows: tuple[PositionResult, ...]) -> Combination:
+        """Of rows that are looked at one by one."""
+        accuracy = sum(row.accuracy for row in rows) / len(rows)
+        macs, params = sum(row.added_macs for row in rows), sum(row.added_params for row in rows)
+        return cls(rows, sum(row.loss for row in rows), accuracy, macs, params)
+
+    @property
+    def num_local(self) -> int:
+        """How many modules are local."""
+        return sum(row.is_local for row in self.rows)
+
+
 def choose(
     rows: Sequence[Sequence[PositionResult]],
     settings: InsertionSettings,
     budget: AddedBudget | None = None,
     *,
     is_strict: bool = False,
+    together: Callable[[tuple[PositionResult, ...]], Combination] | None = None,
 ) -> tuple[PositionResult, ...]:
     """One row per source: the best that fits the budget together.
 
-    ``search`` takes the least sum of losses. ``tolerance`` and ``fixed`` take, of the choices whose sum is at most
-    ``settings.tolerance`` times the least and whose accuracies are at most ``MOST_LOST`` below those there, the ones
-    with the most local modules, and of these the one that adds the fewest MACs. Without a budget, and unless losses are
-    distances, ``tolerance`` considers positions behind the image only where ``settings.inner_tolerance`` lets them, and
-    whole sources only where no part comes near (``WORTH_THE_WHOLE``).
+    ``search`` takes the least loss. ``tolerance`` and ``fixed`` take, of the choices whose loss is at most
+    ``settings.tolerance`` times the least and whose accuracy is at most ``settings.accuracy_tolerance`` below that
+    there, the ones with the most local modules, and of these the one that adds the fewest MACs. Without a budget, and
+    unless losses are distances, ``tolerance`` considers positions behind the image only where
+    ``settings.inner_tolerance`` lets them, and whole sources only where no part comes near (``WORTH_THE_WHOLE``).
 
     Args:
         rows: By source.
         settings: How to choose.
         budget: What the chosen may add together.
         is_strict: The losses are distances from the source, not cross-entropies.
+        together: Measures a row per source in one network, for several sources; without it losses are summed and
+            accuracies averaged.
 
     Raises:
         UserError: Nothing fits the budget; with the nearest.
@@ -113,40 +154,41 @@ def choose(
     budget = budget or AddedBudget()
     if settings.name == "tolerance" and not is_strict and budget.is_open:
         rows = [_parts(_earned(table, settings.inner_tolerance)) for table in rows]
-    tables = [_front(table) for table in rows]
+    if len(rows) == 1:
+        together = None
+    fitting = _fitting([list(table) if together else _front(table) for table in rows], budget)
+    if together is not None:
+        nearest = sorted(fitting, key=lambda found: (found.loss, found.added_macs))[:MAX_TOGETHER]
+        fitting = [together(found.rows) for found in nearest]
+    best = min(fitting, key=lambda found: (found.loss, found.added_macs, [row.position for row in found.rows]))
+    if settings.name == "search":
+        return best.rows
+    most_loss = settings.tolerance * max(best.loss, len(rows) * loss_floor(is_strict=is_strict))
+    least_accuracy = -math.inf if is_strict else best.accuracy - settings.accuracy_tolerance
+    near = [found for found in fitting if found.loss <= most_loss and found.accuracy >= least_accuracy]
+    return min(near, key=lambda found: (-found.num_local, found.added_macs, found.added_params, found.loss)).rows
+
+
+def _fitting(tables: list[list[PositionResult]], budget: AddedBudget) -> list[Combination]:
+    """All combinations of the tables' rows that fit; of too many those that are cheap or have small losses."""
     while math.prod(map(len, tables)) > MAX_COMBINATIONS:
         longest = max(tables, key=len)
         cheapest = [min(longest, key=lambda row: row.added_macs), min(longest, key=lambda row: row.added_params)]
         others = [row for row in longest if row not in cheapest]
         longest.remove(max(others or longest, key=lambda row: row.loss))
-    combinations = [(found, *_sums(found)) for found in itertools.product(*tables)]
-    fitting = [
-        found
-        for found in combinations
-        if (budget.max_macs is None or found[2] <= budget.max_macs)
-        and (budget.max_params is None or found[3] <= budget.max_params)
-    ]
-    if not fitting:
-        _, _, macs, params = min(
-            combinations,
-            key=lambda found: max(_share(found[2], budget.max_macs), _share(found[3], budget.max_params)),
-        )
-        asked = [
-            f"budget.{key}={value}"
-            for key, value in (("max_macs", budget.max_macs), ("max_params", budget.max_params))
-            if value is not None
-        ]
-        raise UserError(
-            f"{' '.join(asked)}: no clones add so little; the nearest add {macs:,} MACs and {params:,} parameters: "
-            "type " + " ".join(f"{text.split('=')[0]}={macs if 'macs' in text else params}" for text in asked)
-        )
-    least = min(loss for _, loss, _, _ in fitting)
-    if settings.name == "search":
-        return min(fitting, key=lambda found: (found[1], found[2], [row.position for row in found[0]]))[0]
-    bound = settings.tolerance * max(least, len(tables) * loss_floor(is_strict=is_strict))
-    best = _accuracy(min(fitting, key=lambda found: found[1])[0])
-    near = [found for found in fitting if found[1] <= bound and (is_strict or _accuracy(found[0]) >= best - MOST_LOST)]
-    return min(near, key=lambda found: (-sum(row.is_local for row in found[0]), found[2], found[3], found[1]))[0]
+    found = [Combination.summed(rows) for rows in itertools.product(*tables)]
+    if fitting := [one for one in found if budget.admits(one.added_params, one.added_macs)]:
+        return fitting
+    nearest = min(
+        found, key=lambda one: max(_share(one.added_macs, budget.max_macs), _share(one.added_params, budget.max_params))
+    )
+    limits = {"max_macs": nearest.added_macs, "max_params": nearest.added_params}
+    asked = {key: getattr(budget, key) for key in limits if getattr(budget, key) is not None}
+    told = " ".join(f"budget.{key}={value}" for key, value in asked.items())
+    raise UserError(
+        f"{told}: no clones add so little; the nearest add {nearest.added_macs:,} MACs and "
+        f"{nearest.added_params:,} parameters: type " + " ".join(f"budget.{key}={limits[key]}" for key in asked)
+    )
 
 
 def loss_floor(*, is_strict: bool) -> float:
@@ -163,8 +205,8 @@ def _earned(table: Sequence[PositionResult], tolerance: float) -> list[PositionR
 
 def _parts(table: Sequence[PositionResult]) -> list[PositionResult]:
     """The rows without those of the whole source, unless every part loses too much."""
-    parts = [row for row in table if row.keep < 1]
-    whole = min((row.loss for row in table if row.keep == 1), default=math.inf)
+    parts = [row for row in table if not row.share.is_whole]
+    whole = min((row.loss for row in table if row.share.is_whole), default=math.inf)
     is_near = bool(parts) and min(row.loss for row in parts) <= WORTH_THE_WHOLE * max(LOSS_FLOOR, whole)
     return parts if is_near else list(table)
 
@@ -193,11 +235,3 @@ def on_front(row: PositionResult, table: Sequence[PositionResult]) -> bool:
 def _share(cost: int, limit: int | None) -> float:
     """Of a limit; 0 without one."""
     return 0.0 if limit is None else cost / max(limit, 1)
-
-
-def _accuracy(found: Sequence[PositionResult]) -> float:
-    return sum(row.accuracy for row in found) / len(found)
-
-
-def _sums(found: Sequence[PositionResult]) -> tuple[float, int, int]:
-    return sum(row.loss for row in found), sum(row.added_macs for row in found), sum(row.added_params for row in found)

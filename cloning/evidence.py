@@ -13,7 +13,7 @@ from cloning.frozen import FrozenNetwork
 from cloning.gates import GateSite, num_gates
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
-from cloning.settings import LocalisationSettings
+from cloning.settings import LocalisationSettings, Share
 from zoo.chain.batches import in_precision
 
 
@@ -80,7 +80,7 @@ class SourceEvidence:
     settings: LocalisationSettings
     others: Tensor
     shares: Tensor
-    keeps: Sequence[float]
+    tries: Sequence[Share]
     precision: torch.dtype | None = None
     graft: Graft | None = None
 

@@ -95,7 +95,7 @@ def front_figure(
         tidy(axes)
         axes.grid(color=FAINT, alpha=0.25, linewidth=0.6)
         axes.set(xlabel="MACs that are added", ylabel="validation loss", xlim=(0, None), ylim=(0, None))
-        title = f"{written(pick.source, 34)}\nkeep {pick.keep:g} at R = {pick.position}"
+        title = f"{written(pick.source, 34)}\n{pick.share} at R = {pick.position}"
         axes.set_title(title, loc="left", fontsize=10)
     return save(figure, path)
 

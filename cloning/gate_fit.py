@@ -6,22 +6,22 @@ that the source knows, and z the logits of the target with all sources whole at 
 
     min_(a, F_c)  E[pi_k (0.3 |M(x_k; m) - G(b_k)|^2 / Var(G) + 1 - cos(M(x_k; m), G(b_k)))]
                   + E[T^2 KL(z(m, F_c) || z) + CE(z(m, F_c), label)]
-                  + w_t E[relu(cos(M(y; m), M(y)))]  +  10 r_t relu(c m - keep)  +  0.03 mean m
+                  + w relu(E[cos(M(y; m), M(y))] - 0.3)  +  10 r_t relu(c m - keep)  +  0.03 mean m
     m = sigmoid(tau_t a)
 
 The second line is what the module is for: with gates m, and a head F_c that is trained with them, the cloned network is
 to say what it says with whole sources. Without samples of the target's classes there is none. The temperature tau_t
 rises from 1 to 5 and the weight r_t of the cost from 0 to 1 over a first stage, at a share half way to the largest one
 asked for, whose gates are not used: they are the worst fitted. The shares go on from there, one stage each: a stays
-within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. The weight w_t, at most
-``localisation.contrast``, is that of a constraint (dual ascent), so that it grows while the module is more alike its
-source on other classes. In the last two fifths of a stage the gates are cut on the way forward as they will be at its
+within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. The weight w is 0 for all
+shares and then, for all of them again, ``localisation.contrast``: what serves best is found first, and how local that
+can become from there. In the last two fifths of a stage the gates are cut on the way forward as they will be at its
 end, for it is hard gates that remain: soft ones may fit well where their cut is at chance. The learning rate falls to 0
 meanwhile, so that the last steps do not flip gates any more.
 
-Differs from the paper: the second and third line. Without the third, which costs accuracy and is left out by default, a
-module of most families answers on all classes as its source does. Where there are no images of other classes, those of
-the cloned ones with their pieces in disorder stand for them.
+Differs from the paper: the second and third line. Without the third, which costs some accuracy in most families, a
+module answers on all classes as its source does. Where there are no images of other classes, those of the cloned ones
+with their pieces in disorder stand for them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from cloning.gates import gated, hard_gates, num_gates
 from cloning.head import class_weights, solve_head
 from cloning.neighbourhoods import Neighbourhoods, draw_neighbourhoods, fit_surrogates, surrogate_outputs
 from cloning.samples import BATCH_SIZE
+from cloning.settings import Share
 from zoo.chain.batches import run_in_batches
 from zoo.conversion import convert
 
@@ -44,12 +45,8 @@ BETAS = (0.9, 0.98)
 """Of Adam: a stage is a hundred steps."""
 
 SQUARES_WEIGHT = 0.3
-CONTRAST_WEIGHT = 1.0
-"""At the start; it follows how alike module and source are on other classes, up to ``localisation.contrast``."""
-
-CONTRAST_RATE = 0.1
-MOST_ALIKE = 0.35
-"""Mean cosine on images of other classes above which their weight grows from step to step, and below which it falls."""
+MOST_ALIKE = 0.3
+"""Mean cosine on images of other classes up to which nothing pushes: below what counts as local, for it is of few."""
 
 DENSITY_WEIGHT = 10.0
 SPARSITY_WEIGHT = 0.03
@@ -65,7 +62,7 @@ NEARLY_SOLVED = 1e-4
 
 
 def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[Tensor]:
-    """The gates' logits after the optimisation of the module's docstring; ``direct`` takes the source itself for G."""
+    """The gates' logits (n,) of every try, by the module's docstring; ``direct`` takes the source itself for G."""
     network, sites, settings = evidence.network, evidence.sites, evidence.settings
     device = evidence.images.device
     shares = evidence.shares.to(device)
@@ -73,8 +70,8 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
     use = None if pool.graft is None else _Use(pool, pool.graft)
     logits = (2 + 0.01 * torch.randn(num_gates(sites), generator=generator)).clamp(-MOST_LOGIT, MOST_LOGIT)
     logits = logits.to(device).requires_grad_()
-    found, contrast = [], min(CONTRAST_WEIGHT, settings.contrast)
-    for stage, keep in enumerate(((1 + evidence.keeps[0]) / 2, *evidence.keeps)):
+    found = []
+    for stage, share in enumerate((Share((1 + evidence.tries[0].keep) / 2), *evidence.tries)):
         optimizer = torch.optim.Adam([logits], lr=settings.learning_rate, betas=BETAS)
         for step in range(settings.num_steps):
             progress = step / max(1, settings.num_steps - 1)
@@ -84,7 +81,9 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
             soft = torch.sigmoid((1 + (FINAL_TEMPERATURE - 1) * heat) * logits)
             gates = soft
             if progress >= ROUNDED_FROM:
-                hard = hard_gates(logits.detach().cpu(), sites, keep, settings.min_per_layer, evidence.shares, above=0)
+                hard = hard_gates(
+                    logits.detach().cpu(), sites, share.keep, settings.min_per_layer, evidence.shares, above=0
+                )
                 gates = hard.to(device) + soft - soft.detach()
             with gated(network, sites, gates):
                 outputs, features = pool.run(index)
@@ -94,13 +93,11 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
             loss = (
                 SQUARES_WEIGHT * module_loss(outputs[inside], wanted[inside], proximity[inside], pool.variance)
                 + (proximity * (1 - alike))[inside].mean()
-                + DENSITY_WEIGHT * min(1.0, 2 * heat) * F.relu((shares * soft).sum() - keep)
+                + DENSITY_WEIGHT * min(1.0, 2 * heat) * F.relu((shares * soft).sum() - share.keep)
                 + SPARSITY_WEIGHT * soft.mean()
             )
-            if settings.contrast and is_other.any():
-                loss = loss + contrast * F.relu(alike[is_other]).mean()
-                contrast += CONTRAST_RATE * (alike[is_other].detach().mean().item() - MOST_ALIKE)
-                contrast = min(max(contrast, 0.0), settings.contrast)
+            if share.contrast and is_other.any():
+                loss = loss + share.contrast * F.relu(alike[is_other].mean() - MOST_ALIKE)
             if use is not None:
                 loss = loss + use.loss(index, features)
             optimizer.zero_grad()

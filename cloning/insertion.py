@@ -34,7 +34,7 @@ from cloning.head import balanced_cross_entropy, class_weights, solve_head
 from cloning.measures import accuracies_of_logits, added_costs, mean, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
-from cloning.settings import InsertionSettings
+from cloning.settings import InsertionSettings, Share
 from cloning.stages import module_features
 from zoo.chain.batches import in_precision, require_finite, run_in_batches
 from zoo.conversion import convert
@@ -57,7 +57,7 @@ PATIENCE = 3
 
 def search_position(
     target: FrozenNetwork,
-    modules: Mapping[float, Clone],
+    modules: Mapping[Share, Clone],
     kept: Sequence[str],
     train: Samples,
     val: Samples,
@@ -71,7 +71,7 @@ def search_position(
 
     Args:
         target: The network that receives.
-        modules: By share of localisation; their own positions do not count.
+        modules: By what of the source they are; their own positions do not count.
         kept: The target's classes that stay.
         train: Correction samples, labelled by ``kept`` and then the clone's classes.
         val: Validation samples, labelled likewise.
@@ -92,11 +92,12 @@ def search_position(
     may_end = settings.name == "tolerance" and not is_limited
     with progress(f"positions for {tries.source.name}", len(modules) + len(deeper)) as advance:
         rows = []
-        for keep in modules:
-            rows.append(tries.attempt(keep, first, math.inf))
+        for share in modules:
+            rows.append(tries.attempt(share, first, math.inf))
             advance()
         (chosen,) = choose([rows], settings, is_strict=not tries.is_tuned)
-        keeps = dict.fromkeys([chosen.keep, min(modules)] if is_limited else [chosen.keep])
+        least = min(modules, key=lambda share: share.keep)
+        shares = dict.fromkeys([chosen.share, least] if is_limited else [chosen.share])
         allowed = settings.tolerance if settings.name == "tolerance" else 1.0
         if may_end and tries.is_tuned:
             allowed = min(allowed, settings.inner_tolerance)
@@ -106,11 +107,11 @@ def search_position(
                 break
             least = max(min(row.loss for row in rows), loss_floor(is_strict=not tries.is_tuned))
             bound = PROMISING * allowed * least
-            found = [tries.attempt(keep, position, bound) for keep in keeps]
+            found = [tries.attempt(share, position, bound) for share in shares]
             num_far = 0 if min(row.loss for row in found) <= bound else num_far + 1
             rows += found
             advance()
-    return sorted(rows, key=lambda row: (-row.position, -row.keep))
+    return sorted(rows, key=lambda row: (-row.position, -row.share.keep, row.share.contrast))
 
 
 @dataclass
@@ -145,14 +146,14 @@ class _Tries:
     """The tries of one source; what several of them need is computed once."""
 
     target: FrozenNetwork
-    modules: Mapping[float, Clone]
+    modules: Mapping[Share, Clone]
     kept: Sequence[str]
     train: Samples
     val: Samples
     settings: InsertionSettings
     seed: int
     precision: torch.dtype | None
-    homes: dict[float, _Walk] = field(default_factory=dict)
+    homes: dict[Share, _Walk] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         clone = next(iter(self.modules.values()))
@@ -163,13 +164,13 @@ class _Tries:
         self.images = [convert(samples.images, self.target.input, self.source.input) for samples in self.splits]
         self.own = [walk.run(self.target.features) for walk in self.walks]
         self.whole = _Walk(self.source, self.images[1], self.precision).run(self.source.logits)
-        self.similarities = {keep: self._similarity(keep) for keep in self.modules}
+        self.similarities = {share: self._similarity(share) for share in self.modules}
 
-    def attempt(self, keep: float, position: int, promising: float) -> PositionResult:
+    def attempt(self, share: Share, position: int, promising: float) -> PositionResult:
         """One share at one position; tuned shortly if the loss in closed form is at most ``promising``."""
-        started, module = time.perf_counter(), self.modules[keep]
+        started, module = time.perf_counter(), self.modules[share]
         clone = module if position == 0 else Clone(self.source, module.classes, module.gates, position)
-        adapter = self._adapter(keep, clone) if position else None
+        adapter = self._adapter(share, clone) if position else None
         network = ClonedNetwork(self.target, self.classes, [clone], [adapter]).to(self.train.images.device)
         logits, loss = self._solved(network)
         if adapter is not None and self.is_tuned and loss <= promising:
@@ -193,9 +194,10 @@ class _Tries:
             num_bytes=num_bytes(network),
             kernel_size=adapter.kernel_size if adapter else 0,
             seconds=time.perf_counter() - started,
-            keep=keep,
-            sim_cloned=self.similarities[keep][0],
-            sim_other=self.similarities[keep][1],
+            keep=share.keep,
+            contrast=share.contrast,
+            sim_cloned=self.similarities[share][0],
+            sim_other=self.similarities[share][1],
             added_params=added.num_params,
             added_macs=added.macs,
         )
@@ -229,18 +231,18 @@ class _Tries:
     def _at_image(self, clone: Clone, side: int) -> Tensor:
         return _Walk(self.source, self.images[side], self.precision).run(lambda x: module_features(clone, x))
 
-    def _adapter(self, keep: float, clone: Clone) -> Adapter:
+    def _adapter(self, share: Share, clone: Clone) -> Adapter:
         """Fitted in closed form to what the masked source makes at home."""
         start = source_position(self.target, self.source, clone.position)
-        home = self.homes.setdefault(keep, _Walk(self.source, self.images[0], self.precision, clone.gates))
+        home = self.homes.setdefault(share, _Walk(self.source, self.images[0], self.precision, clone.gates))
         incoming, wanted = (walk.run(walk.reach(cut)) for walk, cut in ((self.walks[0], clone.position), (home, start)))
         kernel_size = self.settings.kernel_size
         return fit_adapter_to(self.target, clone, incoming, wanted, kernel_size=kernel_size, seed=self.seed).adapter
 
-    def _similarity(self, keep: float) -> tuple[float, float | None]:
+    def _similarity(self, share: Share) -> tuple[float, float | None]:
         """Cosine of the module's logits with the source's on the cloned classes, and on its other ones."""
         known = torch.tensor([name in self.source.classes for name in self.classes]).to(self.val.labels.device)
-        cosines = centred_cosine(self.source.classify(self._at_image(self.modules[keep], 1)), self.whole)
+        cosines = centred_cosine(self.source.classify(self._at_image(self.modules[share], 1)), self.whole)
         is_cloned, is_known = self.val.labels >= len(self.kept), known[self.val.labels]
         sides = [cosines[side].mean().item() if side.any() else None for side in (is_cloned, is_known & ~is_cloned)]
         return 1.0 if sides[0] is None else sides[0], sides[1]

@@ -19,7 +19,7 @@ from cloning.evidence import Graft, SourceEvidence
 from cloning.gate_fit import fitted_scores
 from cloning.gates import GateSite, gated, hard_gates, num_gates, split_gates
 from cloning.samples import BATCH_SIZE
-from cloning.settings import LocalisationSettings
+from cloning.settings import LocalisationSettings, Share
 from zoo.chain import Chain
 from zoo.chain.batches import run_in_batches
 from zoo.chain.modes import eval_mode
@@ -42,12 +42,24 @@ class Localisation:
     Attributes:
         gates: (n,) float32 of 0 and 1, in the order of the sites.
         scores: (n,) float32, by which the gates were chosen; larger is more important.
-        keep: The share that was asked for.
+        share: What was asked for.
     """
 
     gates: Tensor
     scores: Tensor
-    keep: float
+    share: Share
+
+
+def tries(settings: LocalisationSettings, *, has_others: bool) -> tuple[Share, ...]:
+    """What is tried of a source: ``settings.keep`` or each of ``KEEPS``, largest first, and then all of them local.
+
+    Without images of other classes nothing is tried that is to be local: all that is asked of it then is to be as its
+    source on the cloned ones.
+    """
+    keeps = (settings.keep,) if settings.keep is not None else KEEPS
+    is_contrasted = settings.contrast > 0 and settings.name in FITTED and has_others
+    contrasts = (0.0, settings.contrast) if is_contrasted else (0.0,)
+    return tuple(Share(keep, contrast) for contrast in contrasts for keep in keeps)
 
 
 def localise(
@@ -64,7 +76,7 @@ def localise(
     precision: torch.dtype | None = None,
     graft: Graft | None = None,
 ) -> tuple[Localisation, ...]:
-    """Scores the gates of a source on images of the cloned classes and keeps the best, once for every share.
+    """Scores the gates of a source on images of the cloned classes and keeps the best, once for everything tried.
 
     It computes where source and images are.
 
@@ -83,7 +95,7 @@ def localise(
             its source alone.
 
     Returns:
-        One for ``settings.keep``, or for each of ``KEEPS``, largest first; on the CPU.
+        One for each of ``tries``; on the CPU.
 
     Raises:
         UserError: The source has no gates, or there are no images.
@@ -100,11 +112,11 @@ def localise(
         images, labels = images[chosen], labels[chosen]
     shares = torch.ones(num_gates(sites)) if macs is None else macs.float()
     shares = shares / shares.sum() if shares.sum() > 0 else torch.full_like(shares, 1 / len(shares))
-    keeps = (settings.keep,) if settings.keep is not None else KEEPS
     others = images[:0] if others is None else others
+    wanted = tries(settings, has_others=graft is not None or len(others) > 0)
     with eval_mode(chain.network):
         evidence = SourceEvidence(
-            chain.network, sites, images, labels, black, settings, others, shares, keeps, precision, graft
+            chain.network, sites, images, labels, black, settings, others, shares, wanted, precision, graft
         )
         found = [scores.cpu() for scores in LOCALISERS[settings.name](evidence, generator)]
     if not all(torch.isfinite(scores).all() for scores in found):
@@ -113,7 +125,8 @@ def localise(
             "classes hold NaN or infinity; repair its weights, or take another source"
         )
     localised = []
-    for keep, scores in zip(keeps, found, strict=True):
+    for share, scores in zip(wanted, found, strict=True):
+        keep = share.keep
         costs, above = None if macs is None else shares, 0.0 if settings.name in FITTED else -math.inf
         gates = hard_gates(scores, sites, keep, settings.min_per_layer, costs, above=above)
         gates = torch.ones_like(gates) if settings.name == "none" else gates
@@ -123,7 +136,7 @@ def localise(
                 "%s: localisation.min_per_layer=%d keeps %d of %d gates open, more than localisation.keep=%g",
                 *(chain.name, settings.min_per_layer, int(gates.sum()), len(gates), keep),
             )
-        localised.append(Localisation(gates, scores, keep))
+        localised.append(Localisation(gates, scores, share))
     return tuple(localised)
 
 
@@ -176,7 +189,7 @@ def _scaled_by_layer(scores: Tensor, sites: Sequence[GateSite]) -> Tensor:
 
 def _for_all(score: Callable[[SourceEvidence, torch.Generator], Tensor]) -> Callable:
     """Of scores that do not depend on the share: the same for each."""
-    return lambda evidence, generator: [score(evidence, generator)] * len(evidence.keeps)
+    return lambda evidence, generator: [score(evidence, generator)] * len(evidence.tries)
 
 
 LOCALISERS: Mapping[str, Callable[[SourceEvidence, torch.Generator], list[Tensor]]] = {
@@ -187,4 +200,4 @@ LOCALISERS: Mapping[str, Callable[[SourceEvidence, torch.Generator], list[Tensor
     "random": _for_all(lambda evidence, generator: torch.rand(num_gates(evidence.sites), generator=generator)),
     "none": _for_all(lambda evidence, generator: torch.ones(num_gates(evidence.sites))),
 }
-"""By name: a score per gate for every share, (n,) float32, larger is more important."""
+"""By name: a score per gate for every try, (n,) float32, larger is more important."""

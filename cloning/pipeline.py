@@ -8,14 +8,14 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cloning.blueprint import CloningBlueprint, build, describe
-from cloning.choice import PositionResult, choose
+from cloning.choice import Combination, PositionResult, choose
 from cloning.clone import Clone
 from cloning.evidence import whole_graft
 from cloning.fitting import fit_adapter, with_fitted_adapters
@@ -27,8 +27,14 @@ from cloning.measures import Accuracies, Locality, measure_accuracies, measure_l
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
 from cloning.selection import NetworkProfile, Selection, Source, select
-from cloning.settings import AddedBudget, CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
+from cloning.settings import (
+    WHOLE,
+    CloningSettings,
+    Share,
+)
 from cloning.statistics import Statistics, owner_sums, solve_from_statistics
+from cloning.telling import tell_added, tell_insertion
+from cloning.together import Together
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from zoo.blueprint import Provenance
@@ -50,17 +56,6 @@ MAX_IMAGES = 4096
 
 
 @dataclass(frozen=True)
-class CloningSettings:
-    """Everything the search depends on beside zoo, data and seed."""
-
-    task: TaskSettings
-    localisation: LocalisationSettings = field(default_factory=LocalisationSettings)
-    insertion: InsertionSettings = field(default_factory=InsertionSettings)
-    correction: CorrectionSettings = field(default_factory=CorrectionSettings)
-    budget: AddedBudget = field(default_factory=AddedBudget)
-
-
-@dataclass(frozen=True)
 class CloningSearchResult:
     """What a search found.
 
@@ -69,6 +64,8 @@ class CloningSearchResult:
         selection: Who gives what.
         positions: The table of all shares and positions tried, source by source, deep to shallow.
         chosen: Its rows that were chosen, one per source.
+        together: Validation loss and accuracy of the network that these make, and of others that were looked at;
+            of several sources whose head is fitted.
         digests: Of target and sources.
         seconds: Wall time of every stage.
         reused: Stages that an earlier run had stored.
@@ -78,6 +75,7 @@ class CloningSearchResult:
     selection: Selection
     positions: tuple[PositionResult, ...]
     chosen: tuple[PositionResult, ...]
+    together: tuple[Combination, ...]
     digests: Mapping[str, str]
     seconds: Mapping[str, float]
     reused: tuple[str, ...]
@@ -130,17 +128,18 @@ class CloningSearch:
             with self.timed("localisation"):
                 network = self.networks(source.network)
                 found = self._localise(selection, source)
-                modules.append({keep: Clone(network, source.classes, gates, 0) for keep, gates in found.items()})
+                modules.append({share: Clone(network, source.classes, gates, 0) for share, gates in found.items()})
             with self.timed("insertion"):
                 tables.append(self._insert(selection, modules[-1]))
         is_strict = self.settings.correction.name == "exemplars" and not self.settings.correction.exemplars
-        chosen = choose(tables, self.settings.insertion, self.settings.budget, is_strict=is_strict)
+        with self.timed("choice"):
+            chosen, together = self._choose(selection, modules, tables, is_strict=is_strict)
         clones = []
         for row, found, table in zip(chosen, modules, tables, strict=True):
-            module = found[row.keep]
+            module = found[row.share]
             clones.append(Clone(module.source, module.classes, module.gates, row.position))
-            _tell_insertion(module, row, table, self.settings.insertion, is_bound=not self.settings.budget.is_open)
-        _tell_added(clones, chosen, is_strict)
+            tell_insertion(module, row, table, self.settings.insertion, is_bound=not self.settings.budget.is_open)
+        tell_added(clones, chosen, together, is_strict=is_strict)
         rows = [row for table in tables for row in table]
         with self.timed("blueprint"):
             blueprint = self._blueprint(selection, clones)
@@ -149,6 +148,7 @@ class CloningSearch:
             selection=selection,
             positions=tuple(rows),
             chosen=chosen,
+            together=together,
             digests=dict(blueprint.networks),
             seconds=dict(self.seconds),
             reused=self.store.reused,
@@ -242,8 +242,8 @@ class CloningSearch:
 
         return self.store.fetch("num_params", {"entry": identity(self.zoo[name])}, compute).values
 
-    def _localise(self, selection: Selection, source: Source) -> dict[float, Tensor]:
-        """The gates of every share that is tried; the whole source is one of them unless a share is asked for."""
+    def _localise(self, selection: Selection, source: Source) -> dict[Share, Tensor]:
+        """The gates of everything that is tried; the whole source is one of them unless a share is asked for."""
         network, target = self.networks(source.network), self.networks(selection.target)
         data = self._correction((*selection.kept, *selection.cloned), selection.cloned, target)
         given = [(self.networks(other.network), other.classes) for other in selection.sources]
@@ -269,10 +269,12 @@ class CloningSearch:
                 precision=self.placement.dtype,
                 graft=whole_graft(target, given, place, selection.kept, samples),
             )
-            return StageResult(values=[[m.keep, base64.b64encode(pack_gates(m.gates)).decode()] for m in found])
+            return StageResult(
+                values=[[to_plain(m.share), base64.b64encode(pack_gates(m.gates)).decode()] for m in found]
+            )
 
         if settings.name == "none":
-            return {1.0: whole}
+            return {WHOLE: whole}
         inputs = {
             "target": self._identity(target),
             "sources": [[self._identity(other), classes] for other, classes in given],
@@ -283,10 +285,13 @@ class CloningSearch:
             "seed": self.seed,
         }
         packed = self.store.fetch("localisation", inputs, compute).values
-        found = {keep: unpack_gates(base64.b64decode(gates), len(whole)) for keep, gates in packed}
-        return found if settings.keep is not None else {1.0: whole, **found}
+        found = {
+            from_plain(Share, share, "localisation"): unpack_gates(base64.b64decode(gates), len(whole))
+            for share, gates in packed
+        }
+        return found if settings.keep is not None else {WHOLE: whole, **found}
 
-    def _insert(self, selection: Selection, modules: Mapping[float, Clone]) -> list[PositionResult]:
+    def _insert(self, selection: Selection, modules: Mapping[Share, Clone]) -> list[PositionResult]:
         target = self.networks(selection.target)
         clone = next(iter(modules.values()))
         is_limited, settings = not self.settings.budget.is_open, self.settings.insertion
@@ -305,7 +310,7 @@ class CloningSearch:
         inputs = {
             "target": self._identity(target),
             "source": self._identity(clone.source),
-            "gates": [[keep, pack_gates(module.gates).hex()] for keep, module in modules.items()],
+            "gates": [[share, pack_gates(module.gates).hex()] for share, module in modules.items()],
             "is_limited": is_limited,
             "data": self._data_key(data),
             "settings": settings,
@@ -314,6 +319,46 @@ class CloningSearch:
         found = self.store.fetch("insertion", inputs, compute).values
         others = len(selection.cloned) - len(clone.classes), clone.source.num_features
         return [from_plain(PositionResult, row, "insertion").beside(*others) for row in found]
+
+    def _choose(
+        self,
+        selection: Selection,
+        modules: Sequence[Mapping[Share, Clone]],
+        tables: Sequence[Sequence[PositionResult]],
+        *,
+        is_strict: bool,
+    ) -> tuple[tuple[PositionResult, ...], tuple[Combination, ...]]:
+        """A row of each table, and what was looked at together."""
+        target, insertion, budget = self.networks(selection.target), self.settings.insertion, self.settings.budget
+        data = self._correction((*selection.kept, *selection.cloned), selection.cloned, target)
+        train = self._samples(data, "train", target)
+        if len(tables) == 1 or not (train.labels < len(selection.kept)).any():
+            return choose(tables, insertion, budget, is_strict=is_strict), ()
+
+        def compute() -> StageResult:
+            val = self._samples(data, "val", target, limit=MAX_IMAGES)
+            together = Together(
+                *(target, modules, selection.kept, train, val, insertion.kernel_size, self.seed, self.placement.dtype)
+            )
+            chosen = choose(tables, insertion, budget, together=together)
+            places = [table.index(row) for table, row in zip(tables, chosen, strict=True)]
+            return StageResult(values=[places, to_plain([*together.known.values()])])
+
+        inputs = {
+            "target": self._identity(target),
+            "modules": [
+                [self._identity(module.source), pack_gates(module.gates).hex()]
+                for found in modules
+                for module in found.values()
+            ],
+            "tables": to_plain(tables),
+            "data": self._data_key(data),
+            "settings": [insertion, budget],
+            "seed": self.seed,
+        }
+        places, known = self.store.fetch("choice", inputs, compute).values
+        found = tuple(from_plain(Combination, combination, "choice") for combination in known)
+        return tuple(table[place] for table, place in zip(tables, places, strict=True)), found
 
     def _identity(self, network: FrozenNetwork) -> list[Any]:
         """What decides a network's outputs and their names, for content keys."""
@@ -353,48 +398,3 @@ class CloningSearch:
 
     def _samples(self, data: CorrectionData, split: str, target: FrozenNetwork, limit: int | None = None) -> Samples:
         return Samples(*data.images(split, target.input, limit=limit)).to(self.placement.device)
-
-
-def _tell_insertion(
-    clone: Clone, row: PositionResult, tried: Sequence[PositionResult], settings: InsertionSettings, *, is_bound: bool
-) -> None:
-    """Says what was inserted where, why there, and what is known afterwards."""
-    place = "at the image (position 0)" if row.position == 0 else f"at position {row.position} of the target"
-    least = min(other.loss for other in tried)
-    if settings.name == "fixed":
-        why = f"as insertion.position says, loss {row.loss:.4f}"
-    elif row.loss <= least:
-        why = f"the least loss of {len(tried)} tries, {row.loss:.4f}"
-    elif is_bound:
-        why = f"what the budget of all clones leaves, loss {row.loss:.4f} (least of {len(tried)} tries: {least:.4f})"
-    else:
-        why = f"the cheapest of {len(tried)} tries whose loss, {row.loss:.4f}, is near the least, {least:.4f}"
-        why += ", and local" if row.is_local else ""
-    known = [
-        f"{100 * accuracy:.1f} % on the {whose} classes"
-        for accuracy, whose in ((row.val_original, "target's"), (row.val_cloned, "cloned"))
-        if accuracy is not None
-    ]
-    whole = clone.source.chain.costs
-    kept = "whole" if row.keep == 1 else f"keep {row.keep:g}, {int(clone.gates.sum()):,} of {len(clone.gates):,} units"
-    other = "" if row.sim_other is None else f", other classes {row.sim_other:.2f}"
-    log.info(
-        "inserted %s (%s; %s) %s: %s; adds %s MACs (%.0f %% of its own), %s parameters; "
-        "alike its source: cloned classes %.2f%s; validation accuracy %s",
-        *(clone.source.name, ", ".join(clone.classes), kept, place, why),
-        *(f"{row.added_macs:,}", 100 * row.added_macs / max(1, whole.macs), f"{row.added_params:,}"),
-        *(row.sim_cloned, other, ", ".join(known) or "not measured"),
-    )
-
-
-def _tell_added(clones: Sequence[Clone], chosen: Sequence[PositionResult], is_strict: bool) -> None:
-    """Says what all clones add together, and what is left to learn."""
-    macs, whole = sum(row.added_macs for row in chosen), sum(clone.source.chain.costs.macs for clone in clones)
-    num_adapters = sum(row.position > 0 for row in chosen)
-    learnt = "the head is solved, nothing is trained" if not num_adapters else "trained, and the head with them"
-    if is_strict:
-        learnt = "closed form, nothing is trained: there is no image of the target's classes"
-    log.info(
-        "the clones add %s MACs, %.0f %% of the whole sources'; %s adapter%s: %s",
-        *(f"{macs:,}", 100 * macs / max(1, whole), num_adapters or "no", "" if num_adapters == 1 else "s", learnt),
-    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 
-from cloning.choice import PositionResult, on_front
+from cloning.choice import Combination, PositionResult, on_front
 from cloning.diagram import cloned_diagram
 from cloning.measures import Locality, kept_per_layer
 from cloning.network import ClonedNetwork
@@ -22,7 +22,7 @@ def write_report(
     directory: Path,
     networks: Sequence[str] = (),
 ) -> ReportFiles:
-    """Writes ``blueprint.yaml``, ``positions.csv``, ``front.csv`` and the figures into ``directory``.
+    """Writes ``blueprint.yaml``, the tables (``combinations.csv`` of several sources) and figures into ``directory``.
 
     Args:
         found: What the search found.
@@ -39,9 +39,11 @@ def write_report(
     write_positions(table, found.positions, found.chosen)
     front = [row for row in found.positions if on_front(row, [r for r in found.positions if r.source == row.source])]
     write_positions(directory / "front.csv", front, found.chosen)
+    if found.together:
+        write_combinations(directory / "combinations.csv", found.together, found.chosen)
     chosen = {row.source: row.position for row in found.chosen}
-    keeps = {row.source: row.keep for row in found.chosen}
-    rows = [row for row in found.positions if row.keep == keeps[row.source]]
+    shares = {row.source: row.share for row in found.chosen}
+    rows = [row for row in found.positions if row.share == shares[row.source]]
     kept = {clone.source.name: kept_per_layer(clone) for clone in network.clones}
     figures = (
         draw_network(directory / "drawing.png", cloned_diagram(network, networks)),
@@ -57,3 +59,15 @@ def write_positions(path: Path, rows: Sequence[PositionResult], chosen: Sequence
     """Writes a table of shares and positions as CSV, with a column that marks the choice."""
     names = [field.name for field in fields(PositionResult)]
     write_csv(path, [*names, "chosen"], [[*astuple(row), int(row in chosen)] for row in rows])
+
+
+def write_combinations(path: Path, found: Sequence[Combination], chosen: Sequence[PositionResult]) -> None:
+    """Writes what several sources make together as CSV, one combination a row, least loss first."""
+    names = ("loss", "accuracy", "added_macs", "added_params", "num_local")
+    sources = [f"{row.source}: {key}" for row in chosen for key in ("share", "position")]
+    rows = [
+        [*(getattr(one, name) for name in names), *(x for row in one.rows for x in (row.share, row.position))]
+        for one in found
+    ]
+    marks = [int(one.rows == tuple(chosen)) for one in found]
+    write_csv(path, [*names, *sources, "chosen"], sorted([*row, mark] for row, mark in zip(rows, marks, strict=True)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from zoo.errors import UserError
@@ -28,6 +28,30 @@ class TaskSettings:
 
 
 @dataclass(frozen=True)
+class Share:
+    """How much of a source a module is, and what its gates were fitted to.
+
+    Attributes:
+        keep: Share of the MACs behind gates that stays, at most; 1 for the whole source.
+        contrast: Weight that pushed the module away from its source on images of other classes; 0: none did.
+    """
+
+    keep: float = 1.0
+    contrast: float = 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the source itself."""
+        return self.keep == 1.0
+
+    def __str__(self) -> str:
+        return f"keep {self.keep:g}" + (", local" if self.contrast else "")
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class LocalisationSettings:
     """How the module is found inside a source.
 
@@ -43,8 +67,8 @@ class LocalisationSettings:
         batch_size: Images per step: neighbours, and of other classes three for five of them.
         learning_rate: Of Adam on the gates.
         min_per_layer: Gates that stay open in every layer.
-        contrast: Weight, at most, that pushes the module away from its source on images of other classes (``lime``,
-            ``direct``); 0: it may answer there as its source does.
+        contrast: Weight that pushes a module away from its source on images of other classes (``lime``, ``direct``).
+            Every share is fitted without and then with it, and the search chooses; 0: without alone.
     """
 
     name: Annotated[str, one_of("lime", "direct", "taylor", "magnitude", "random", "none")] = "lime"
@@ -56,7 +80,7 @@ class LocalisationSettings:
     batch_size: Annotated[int, at_least(1)] = 64
     learning_rate: Annotated[float, above(0, 1000)] = 0.1
     min_per_layer: Annotated[int, at_least(1)] = 2
-    contrast: Annotated[float, at_least(0, 1000)] = 0.0
+    contrast: Annotated[float, at_least(0, 1000)] = 2.0
 
     def __post_init__(self) -> None:
         check(self, "localisation")
@@ -74,6 +98,8 @@ class InsertionSettings:
             ``search`` (the least loss after a short tuning) or ``fixed``.
         position: For ``fixed``.
         tolerance: For ``tolerance``.
+        accuracy_tolerance: For ``tolerance``: validation accuracy, mean of original and cloned classes, that the choice
+            may lose against the least loss.
         inner_tolerance: For ``tolerance`` without a budget: how many times the least loss at the image a position
             behind it may have. Adapters are fitted to few images, and of many tries validation flatters the best.
         num_epochs: Length of the short tuning at every position.
@@ -84,7 +110,8 @@ class InsertionSettings:
 
     name: Annotated[str, one_of("search", "tolerance", "fixed")] = "tolerance"
     position: Annotated[int | None, at_least(0)] = None
-    tolerance: Annotated[float, at_least(1, 1e6)] = 1.25
+    tolerance: Annotated[float, at_least(1, 1e6)] = 1.1
+    accuracy_tolerance: Annotated[float, at_least(0, 1)] = 0.005
     inner_tolerance: Annotated[float, at_least(0, 1e6)] = 0.8
     num_epochs: Annotated[int, at_least(1)] = 4
     learning_rate: Annotated[float, above(0, 1000)] = 2e-3
@@ -116,6 +143,12 @@ class AddedBudget:
         """Whether it limits nothing."""
         return self.max_params is None and self.max_macs is None
 
+    def admits(self, num_params: int, macs: int) -> bool:
+        """Whether so much is within both limits."""
+        return (self.max_params is None or num_params <= self.max_params) and (
+            self.max_macs is None or macs <= self.max_macs
+        )
+
 
 @dataclass(frozen=True)
 class CorrectionSettings:
@@ -144,3 +177,14 @@ class CorrectionSettings:
                 f"correction.exemplars={self.exemplars} needs correction=exemplars: correction=statistics sees no "
                 "image of the target's classes; leave it out"
             )
+
+
+@dataclass(frozen=True)
+class CloningSettings:
+    """Everything the search depends on beside zoo, data and seed."""
+
+    task: TaskSettings
+    localisation: LocalisationSettings = field(default_factory=LocalisationSettings)
+    insertion: InsertionSettings = field(default_factory=InsertionSettings)
+    correction: CorrectionSettings = field(default_factory=CorrectionSettings)
+    budget: AddedBudget = field(default_factory=AddedBudget)

@@ -12,8 +12,8 @@ from cloning.bundle import from_bundle, to_bundle
 from cloning.diagram import cloned_diagram
 from cloning.measures import Locality, added_costs, mean, measure_costs, measure_latency, require_restored, size_share
 from cloning.network import ClonedNetwork
-from cloning.pipeline import CloningSearch, CloningSearchResult, CloningSettings
-from cloning.settings import AddedBudget
+from cloning.pipeline import CloningSearch, CloningSearchResult
+from cloning.settings import AddedBudget, CloningSettings
 from cloning.statistics import write_statistics
 from launch.components import Start, finish_training, inherited_rows, log_blueprint, tuning_options
 from launch.job import Job

@@ -77,7 +77,7 @@ def class_matrices(
     found: dict[str, Matrix] = {"source": (units @ units.T).tolist(), "module": [], "random": []}
     for name in names:
         others = torch.cat([train[other] for other in names if other != name])
-        (located,) = localise(
+        *_, located = localise(
             network.chain,
             network.sites,
             train[name],
@@ -166,7 +166,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--localiser", default="lime", help="as localisation=...")
     parser.add_argument("--keep", type=float, default=0.5, help="share of the MACs behind gates that a module keeps")
     parser.add_argument(
-        "--contrast", type=float, default=6.0, help="how hard modules are pushed away from their source"
+        "--contrast",
+        type=float,
+        default=LocalisationSettings().contrast,
+        help="how hard modules are pushed away from their source",
     )
     parser.add_argument("--steps", type=positive, default=LocalisationSettings().num_steps, help="of each localisation")
     parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0)

@@ -11,8 +11,8 @@ import torch
 from cloning_stand_ins import small_data, small_zoo
 
 from cloning.network import ClonedNetwork
-from cloning.pipeline import CloningSearch, CloningSearchResult, CloningSettings
-from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
+from cloning.pipeline import CloningSearch, CloningSearchResult
+from cloning.settings import CloningSettings, CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
 from tests.fake_device import FAKE, fake_device
 from zoo.devices import CPU, Placement
 from zoo.storage.store import Store

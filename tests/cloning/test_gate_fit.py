@@ -10,7 +10,7 @@ from cloning.gate_fit import MOST_LOGIT, _Pool, _Use, fitted_scores
 from cloning.gates import num_gates
 from cloning.localise import localise
 from cloning.samples import Samples
-from cloning.settings import LocalisationSettings
+from cloning.settings import LocalisationSettings, Share
 from cloning.sites import find_sites
 from zoo.digests import digest
 
@@ -41,7 +41,7 @@ def evidence() -> SourceEvidence:
         SETTINGS,
         use.samples.images[~is_cloned],
         shares,
-        (0.6, 0.3),
+        (Share(0.6), Share(0.3), Share(0.3, 2.0)),
         graft=use,
     )
 
@@ -113,4 +113,4 @@ def test_a_smaller_share_goes_on_from_a_larger_one(name: str) -> None:
     )
     shares = [torch.sigmoid(5 * one.scores).mean().item() for one in found]
     for one, share in zip(found, shares, strict=True):
-        assert share < one.keep + 0.1  # settled gates close, too
+        assert share < one.share.keep + 0.1  # settled gates close, too

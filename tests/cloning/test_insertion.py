@@ -14,7 +14,7 @@ from cloning.head import balanced_cross_entropy, class_weights
 from cloning.insertion import search_position
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
-from cloning.settings import InsertionSettings
+from cloning.settings import InsertionSettings, Share
 
 NETWORKS = FrozenNetworks(small_zoo())
 TARGET, SOURCE = NETWORKS("low"), NETWORKS("high")
@@ -30,7 +30,7 @@ TRAIN, VAL = samples(0), samples(1)
 
 
 def search(settings: InsertionSettings, **options: bool) -> list[PositionResult]:
-    return search_position(TARGET, {0.7: MODULE}, "abc", TRAIN, VAL, settings, seed=0, **options)
+    return search_position(TARGET, {Share(0.7): MODULE}, "abc", TRAIN, VAL, settings, seed=0, **options)
 
 
 @pytest.mark.parametrize("held", [2**29, 0], ids=["kept", "from the image"])

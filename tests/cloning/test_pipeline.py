@@ -11,18 +11,27 @@ import torch
 from cloning_stand_ins import small_data, small_zoo
 
 from cloning.blueprint import describe
-from cloning.choice import PositionResult, choose
+from cloning.choice import Combination, PositionResult, choose
 from cloning.clone import Clone
-from cloning.fitting import fit_adapter
+from cloning.fitting import fit_adapter, solve_network_head
 from cloning.frozen import FrozenNetworks
 from cloning.gates import num_gates
 from cloning.insertion import search_position
-from cloning.localise import KEEPS
+from cloning.localise import tries
 from cloning.measures import added_costs
-from cloning.pipeline import CloningSearch, CloningSettings
+from cloning.network import ClonedNetwork
+from cloning.pipeline import CloningSearch, CloningSearchResult
 from cloning.report import write_report
 from cloning.samples import Samples
-from cloning.settings import AddedBudget, CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
+from cloning.settings import (
+    WHOLE,
+    AddedBudget,
+    CloningSettings,
+    CorrectionSettings,
+    InsertionSettings,
+    LocalisationSettings,
+    TaskSettings,
+)
 from cloning.tuning import check_tuning, tune_cloned
 from tuning.settings import HeadSettings, TuningSettings
 from zoo.blueprint import read_blueprint
@@ -75,14 +84,14 @@ def test_a_network_in_use_stays_the_same_and_others_are_freed() -> None:
     assert networks("high").digest() == NETWORKS("high").digest()
 
 
-def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloning.choice.MOST_LOST", 1.0)
-    job = search(tmp_path, insertion=InsertionSettings("tolerance", tolerance=1000, inner_tolerance=1000, num_epochs=1))
+def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path) -> None:
+    loose = {"tolerance": 1000, "accuracy_tolerance": 1, "inner_tolerance": 1000}
+    job = search(tmp_path, insertion=InsertionSettings("tolerance", num_epochs=1, **loose))
     found = job.run()
     assert (found.selection.target, found.selection.kept) == ("low", tuple("abc"))
     assert [(s.network, s.classes) for s in found.selection.sources] == [("high", ("d", "e"))]
     depths = [row.position for row in found.positions]
-    assert depths == list(range(len(job.networks("low").chain) - 1, -1, -1))
+    assert depths == [*range(len(job.networks("low").chain) - 1, 0, -1), 0, 0]  # with and without contrast
     (chosen,) = found.blueprint.clones
     assert chosen.position == depths[0]
 
@@ -202,7 +211,7 @@ def test_a_loss_that_is_not_finite_is_no_position() -> None:
     train, settings = Samples(torch.randn(4, 1, 32, 32), torch.tensor([0, 1, 2, 3])), InsertionSettings("fixed", 0)
     val = Samples(train.images.clone().fill_(torch.nan), train.labels)
     with pytest.raises(UserError, match="insertion of 'high' at 0: the validation loss is nan"):
-        search_position(target, {1.0: at}, "abc", train, val, settings, seed=0)
+        search_position(target, {WHOLE: at}, "abc", train, val, settings, seed=0)
 
 
 def row(source: str = "s", *, loss: float, macs: int, local: bool = True, accuracy: float = 0.9) -> PositionResult:
@@ -213,6 +222,52 @@ def row(source: str = "s", *, loss: float, macs: int, local: bool = True, accura
         added_params=macs // 2,
         added_macs=macs,
     )
+
+
+def test_several_sources_are_chosen_by_what_they_make_together(tmp_path: Path) -> None:
+    task, fixed = TaskSettings(tuple("abcdef"), target="low"), InsertionSettings("tolerance", tolerance=1)
+    job = search(tmp_path, classes="abcdef", task=task, insertion=fixed)
+    found = job.run()
+    assert [source.network for source in found.selection.sources] == ["high", "rare"]
+    assert len(found.together) > 3
+    best = min(found.together, key=lambda one: (one.loss, one.added_macs))
+    assert found.chosen == best.rows
+    for one in (best, max(found.together, key=lambda one: one.loss)):
+        sources = [(job.networks(s.network), s.classes) for s in found.selection.sources]
+        modules = [job._localise(found.selection, s) for s in found.selection.sources]
+        clones = [
+            Clone(network, classes, gates[row.share], row.position)
+            for (network, classes), gates, row in zip(sources, modules, one.rows, strict=True)
+        ]
+        fits = [fit_adapter(job.networks("low"), c, train_images(job, found), kernel_size=1, seed=0) for c in clones]
+        network = ClonedNetwork(
+            job.networks("low"), tuple("abcdef"), clones, [fit.adapter if fit else None for fit in fits]
+        )
+        data = job.correction(describe(network))
+        solve_network_head(network, job._samples(data, "train", network.target))
+        accuracies = job.accuracies(network, "val")
+        assert accuracies.mean == pytest.approx(one.accuracy)
+        assert one.added_macs == sum(costs.macs for costs in added_costs(network))
+    again = search(tmp_path, classes="abcdef", task=task, insertion=fixed)
+    assert again.run().together == found.together
+    assert not again.store.misses
+
+
+def train_images(job: CloningSearch, found: CloningSearchResult) -> torch.Tensor:
+    return job._samples(job.correction(found.blueprint), "train", job.networks("low")).images
+
+
+def test_what_is_together_counts_more_than_the_sum() -> None:
+    tables = [[row(name, loss=loss, macs=100 - 10 * loss) for loss in (1.0, 1.1)] for name in "ab"]
+
+    def together(rows: tuple[PositionResult, ...]) -> Combination:
+        return replace(Combination.summed(rows), loss=4 - sum(one.loss for one in rows), accuracy=0.5)
+
+    for name in ("search", "tolerance"):
+        settings = InsertionSettings(name, tolerance=1)
+        assert choose(tables, settings) == tuple(table[0] for table in tables)
+        assert choose(tables, settings, together=together) == tuple(table[1] for table in tables)
+        assert choose(tables[:1], settings, together=together) == (tables[0][0],)  # one source is alone
 
 
 @pytest.mark.parametrize("name", ["search", "tolerance"])
@@ -230,6 +285,7 @@ def test_local_modules_come_first_and_accuracy_is_not_given_away() -> None:
     assert choose([[local, cheap]], settings) == (local,)
     wrong = row(loss=1.1, macs=10, accuracy=0.89)
     assert choose([[local, cheap, wrong]], settings) == (local,)
+    assert choose([[local, cheap, wrong]], replace(settings, accuracy_tolerance=0.02)) == (wrong,)
 
 
 def test_the_whole_source_is_taken_where_no_part_comes_near() -> None:
@@ -259,10 +315,10 @@ def test_behind_the_image_a_try_has_to_do_better_than_there() -> None:
 def test_shares_and_positions_are_searched_together(tmp_path: Path) -> None:
     job = search(tmp_path, exemplars=0, localisation=replace(QUICK, keep=None))
     found = job.run()
-    at_image = {row.keep: row for row in found.positions if row.position == 0}
-    assert set(at_image) == {1.0, *KEEPS}
-    assert at_image[1.0].loss == pytest.approx(0, abs=1e-6)  # the whole source agrees with itself
-    costs = [at_image[keep].added_macs for keep in sorted(at_image)]
+    at_image = {row.share: row for row in found.positions if row.position == 0}
+    assert set(at_image) == {WHOLE, *tries(replace(QUICK, keep=None), has_others=False)}
+    assert at_image[WHOLE].loss == pytest.approx(0, abs=1e-6)  # the whole source agrees with itself
+    costs = [at_image[share].added_macs for share in sorted(at_image, key=lambda share: share.keep)]
     assert costs == sorted(costs)
     (added,) = added_costs(job.build(found.blueprint))
     assert (added.num_params, added.macs) == (found.chosen[0].added_params, found.chosen[0].added_macs)

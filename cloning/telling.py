@@ -1,0 +1,65 @@
+"""What the log says of a choice: what was inserted where and why, and what is left to learn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from cloning.choice import Combination, PositionResult
+from cloning.clone import Clone
+from cloning.settings import InsertionSettings
+
+log = logging.getLogger(__name__)
+
+
+def tell_insertion(
+    clone: Clone, row: PositionResult, tried: Sequence[PositionResult], settings: InsertionSettings, *, is_bound: bool
+) -> None:
+    """Says what was inserted where, why there, and what is known afterwards."""
+    place = "at the image (position 0)" if row.position == 0 else f"at position {row.position} of the target"
+    least = min(other.loss for other in tried)
+    if settings.name == "fixed":
+        why = f"as insertion.position says, loss {row.loss:.4f}"
+    elif row.loss <= least:
+        why = f"the least loss of {len(tried)} tries, {row.loss:.4f}"
+    elif is_bound:
+        why = f"what the budget of all clones leaves, loss {row.loss:.4f} (least of {len(tried)} tries: {least:.4f})"
+    else:
+        why = f"the cheapest of {len(tried)} tries whose loss, {row.loss:.4f}, is near the least, {least:.4f}"
+        why += ", and local" if row.is_local else ""
+    known = [
+        f"{100 * accuracy:.1f} % on the {whose} classes"
+        for accuracy, whose in ((row.val_original, "target's"), (row.val_cloned, "cloned"))
+        if accuracy is not None
+    ]
+    whole = clone.source.chain.costs
+    kept = "whole" if row.share.is_whole else f"{row.share}, {int(clone.gates.sum()):,} of {len(clone.gates):,} units"
+    other = "" if row.sim_other is None else f", other classes {row.sim_other:.2f}"
+    log.info(
+        "inserted %s (%s; %s) %s: %s; adds %s MACs (%.0f %% of its own), %s parameters; "
+        "alike its source: cloned classes %.2f%s; validation accuracy %s",
+        *(clone.source.name, ", ".join(clone.classes), kept, place, why),
+        *(f"{row.added_macs:,}", 100 * row.added_macs / max(1, whole.macs), f"{row.added_params:,}"),
+        *(row.sim_cloned, other, ", ".join(known) or "not measured"),
+    )
+
+
+def tell_added(
+    clones: Sequence[Clone], chosen: Sequence[PositionResult], together: Sequence[Combination], *, is_strict: bool
+) -> None:
+    """Says what all clones add and reach together, and what is left to learn."""
+    macs, whole = sum(row.added_macs for row in chosen), sum(clone.source.chain.costs.macs for clone in clones)
+    num_adapters = sum(row.position > 0 for row in chosen)
+    learnt = "the head is solved, nothing is trained" if not num_adapters else "trained, and the head with them"
+    if is_strict:
+        learnt = "closed form, nothing is trained: there is no image of the target's classes"
+    reached = next((found for found in together if found.rows == tuple(chosen)), None)
+    if reached is not None:
+        log.info(
+            "chosen of %d combinations: together validation loss %.4f, accuracy %.1f %%",
+            *(len(together), reached.loss, 100 * reached.accuracy),
+        )
+    log.info(
+        "the clones add %s MACs, %.0f %% of the whole sources'; %s adapter%s: %s",
+        *(f"{macs:,}", 100 * macs / max(1, whole), num_adapters or "no", "" if num_adapters == 1 else "s", learnt),
+    )

@@ -1,0 +1,100 @@
+"""Choices of several sources compared as what they make together: one cloned network, one head.
+
+A module that serves well beside the target alone may serve badly beside the others, and the sum of losses does not
+tell; the head that all share is a convex problem of a few hundred samples, solved in a moment.
+
+Differs from the paper: there every source is localised and inserted by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from cloning.choice import Combination, PositionResult
+from cloning.clone import Clone
+from cloning.fitting import fit_adapter, network_features
+from cloning.frozen import FrozenNetwork
+from cloning.head import balanced_cross_entropy, class_weights, solve_head
+from cloning.insertion import NEARLY_SOLVED
+from cloning.measures import accuracies_of_logits, mean
+from cloning.network import ClonedNetwork
+from cloning.samples import Samples
+from cloning.settings import Share
+
+
+@dataclass
+class Together:
+    """Measures a row per source in one network; what it was asked is in ``known``.
+
+    Adapters are those in closed form.
+
+    Attributes:
+        target: The network that receives.
+        modules: By source, by what of it they are.
+        kept: The target's classes that stay.
+        train: Correction samples, labelled by ``kept`` and then the classes of each source.
+        val: Validation samples, labelled likewise.
+        kernel_size: Of adapters.
+        seed: Of their folds.
+        precision: Of the networks' products.
+    """
+
+    target: FrozenNetwork
+    modules: Sequence[Mapping[Share, Clone]]
+    kept: Sequence[str]
+    train: Samples
+    val: Samples
+    kernel_size: int | str
+    seed: int
+    precision: torch.dtype | None = None
+    known: dict[tuple[PositionResult, ...], Combination] = field(default_factory=dict)
+    _features: dict[tuple[int, Share, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __call__(self, rows: tuple[PositionResult, ...]) -> Combination:
+        """With the class-balanced cross-entropy of the validation samples and the mean of both accuracies there."""
+        if rows not in self.known:
+            loss, accuracy = self._compare(rows)
+            self.known[rows] = replace(Combination.summed(rows), loss=loss, accuracy=accuracy)
+        return self.known[rows]
+
+    @torch.no_grad()
+    def _compare(self, rows: Sequence[PositionResult]) -> tuple[float, float]:
+        own = self.target.num_features
+        clones = [self._clone(place, row) for place, row in enumerate(rows)]
+        parts = [self._of(place, row) for place, row in enumerate(rows)]
+        train, val = (
+            torch.cat([parts[0][side][:, :own], *(part[side][:, own:] for part in parts)], dim=1) for side in (0, 1)
+        )
+        classes = [*self.kept, *(name for clone in clones for name in clone.classes)]
+        network = ClonedNetwork(self.target, classes, [replace(c, position=0) for c in clones], [None] * len(clones))
+        start = [part.to(train) for part in network.initial_head()]
+        weight, bias = solve_head(train, self.train.labels, *start, least_gradient=NEARLY_SOLVED)
+        logits = val @ weight.T + bias
+        accuracies = accuracies_of_logits(logits, self.val.labels, len(classes))
+        sides = mean(accuracies[: len(self.kept)]), mean(accuracies[len(self.kept) :])
+        loss = balanced_cross_entropy(logits, self.val.labels, class_weights(self.val.labels, len(classes)))
+        return loss.item(), mean(sides) or 0.0
+
+    def _clone(self, place: int, row: PositionResult) -> Clone:
+        module = self.modules[place][row.share]
+        return module if row.position == 0 else replace(module, position=row.position)
+
+    def _of(self, place: int, row: PositionResult) -> tuple[Tensor, Tensor]:
+        """What a head would read of the target and this one clone, (n, d), of either split."""
+        key = (place, row.share, row.position)
+        if key not in self._features:
+            clone, device = self._clone(place, row), self.train.images.device
+            fit = fit_adapter(
+                self.target, clone, self.train.images, kernel_size=row.kernel_size or self.kernel_size, seed=self.seed
+            )
+            network = ClonedNetwork(
+                self.target, [*self.kept, *clone.classes], [clone], [fit.adapter if fit else None]
+            ).to(device)
+            self._features[key] = tuple(
+                network_features(network, samples.images, self.precision) for samples in (self.train, self.val)
+            )
+        return self._features[key]
