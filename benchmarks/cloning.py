@@ -34,7 +34,7 @@ from benchmarks.cloning_scenarios import Scenario, read_scenario
 from benchmarks.cloning_table import Key, Row, Strengths, line, read_rows, write_rows
 from benchmarks.common import workers
 from cloning.clone import Clone
-from cloning.fitting import with_fitted_adapters
+from cloning.fitting import calibrate_network_head, with_fitted_adapters
 from cloning.frozen import FrozenNetworks
 from cloning.gates import num_gates
 from cloning.measures import measure_costs, num_bytes, random_like
@@ -43,6 +43,7 @@ from cloning.pipeline import CloningSearch
 from cloning.rivals import RIVALS
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import RivalSettings
+from cloning.samples import Samples
 from cloning.settings import CloningSettings, CorrectionSettings, TaskSettings
 from cloning.tuning import correction_samples, tune_cloned
 from datamodules.correction import CorrectionData
@@ -178,6 +179,8 @@ class Contest:
                 clones = [replace(c, gates=CONTROLS[method](c.gates, c.source, self.seed)) for c in network.clones]
                 tuned = ClonedNetwork(network.target, network.classes, clones, network.adapters)
                 tuned = with_fitted_adapters(tuned, problem.correction.images, seed=self.seed)
+                if not self.exemplars:
+                    calibrate_network_head(tuned, Samples(*problem.data.images("val", tuned.target.input)))
             else:
                 tuned = copy.deepcopy(network)
             with tempfile.TemporaryDirectory() as directory:

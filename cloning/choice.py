@@ -19,8 +19,7 @@ LEAST_CLONED, MOST_OTHER = 0.9, 0.5
 """Conditional similarities of a module that counts as local."""
 
 LOSS_FLOOR = 0.02
-STRICT_FLOOR = 0.01
-"""Losses below which differences do not count when the cheapest near the least is chosen."""
+"""Of a source: below it differences do not count when the cheapest near the least is chosen."""
 
 WORTH_THE_WHOLE = 1.5
 """Times the least loss with the whole source: where every part of it is above, the whole is considered, too."""
@@ -39,8 +38,7 @@ class PositionResult:
         position: The cut R of the target.
         source_position: The cut of the source that it feeds.
         loss: What the search compares: class-balanced cross-entropy of the validation samples after the short tuning;
-            without correction samples of the target's classes how far the module is from its source on the validation
-            samples of the cloned classes, one minus the mean cosine of their logits about the mean.
+            without correction samples of the target's classes with a head that is calibrated on them.
         val_original: Accuracy after the short tuning on the target's classes of the validation split, averaged over
             the classes; in [0, 1].
         val_cloned: The same for the cloned classes.
@@ -129,22 +127,20 @@ def choose(
     settings: InsertionSettings,
     budget: AddedBudget | None = None,
     *,
-    is_strict: bool = False,
     together: Callable[[tuple[PositionResult, ...]], Combination] | None = None,
 ) -> tuple[PositionResult, ...]:
     """One row per source: the best that fits the budget together.
 
     ``search`` takes the least loss. ``tolerance`` and ``fixed`` take, of the choices whose loss is at most
     ``settings.tolerance`` times the least and whose accuracy is at most ``settings.accuracy_tolerance`` below that
-    there, the ones with the most local modules, and of these the one that adds the fewest MACs. Without a budget, and
-    unless losses are distances, ``tolerance`` considers positions behind the image only where
-    ``settings.inner_tolerance`` lets them, and whole sources only where no part comes near (``WORTH_THE_WHOLE``).
+    there, the ones with the most local modules, and of these the one that adds the fewest MACs. Without a budget
+    ``tolerance`` considers positions behind the image only where ``settings.inner_tolerance`` lets them, and whole
+    sources only where no part comes near (``WORTH_THE_WHOLE``).
 
     Args:
         rows: By source.
         settings: How to choose.
         budget: What the chosen may add together.
-        is_strict: The losses are distances from the source, not cross-entropies.
         together: Measures a row per source in one network, for several sources; without it losses are summed and
             accuracies averaged.
 
@@ -152,7 +148,7 @@ def choose(
         UserError: Nothing fits the budget; with the nearest.
     """
     budget = budget or AddedBudget()
-    if settings.name == "tolerance" and not is_strict and budget.is_open:
+    if settings.name == "tolerance" and budget.is_open:
         rows = [_parts(_earned(table, settings.inner_tolerance)) for table in rows]
     if len(rows) == 1:
         together = None
@@ -163,8 +159,8 @@ def choose(
     best = min(fitting, key=lambda found: (found.loss, found.added_macs, [row.position for row in found.rows]))
     if settings.name == "search":
         return best.rows
-    most_loss = settings.tolerance * max(best.loss, len(rows) * loss_floor(is_strict=is_strict))
-    least_accuracy = -math.inf if is_strict else best.accuracy - settings.accuracy_tolerance
+    most_loss = settings.tolerance * max(best.loss, len(rows) * LOSS_FLOOR)
+    least_accuracy = best.accuracy - settings.accuracy_tolerance
     near = [found for found in fitting if found.loss <= most_loss and found.accuracy >= least_accuracy]
     return min(near, key=lambda found: (-found.num_local, found.added_macs, found.added_params, found.loss)).rows
 
@@ -189,11 +185,6 @@ def _fitting(tables: list[list[PositionResult]], budget: AddedBudget) -> list[Co
         f"{told}: no clones add so little; the nearest add {nearest.added_macs:,} MACs and "
         f"{nearest.added_params:,} parameters: type " + " ".join(f"budget.{key}={limits[key]}" for key in asked)
     )
-
-
-def loss_floor(*, is_strict: bool) -> float:
-    """The loss of one source below which differences do not count."""
-    return STRICT_FLOOR if is_strict else LOSS_FLOOR
 
 
 def _earned(table: Sequence[PositionResult], tolerance: float) -> list[PositionResult]:

@@ -1,4 +1,4 @@
-"""What is learnt without training: adapters by ridge regression, F_c by a convex problem."""
+"""What is learnt without training: adapters by ridge regression, F_c by a convex problem or by calibration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cloning.clone import Clone, source_position
 from cloning.frozen import FrozenNetwork
-from cloning.head import solve_head
+from cloning.head import calibrated_head, solve_head
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
 from zoo.chain import Chain
@@ -99,6 +99,27 @@ def solve_network_head(network: ClonedNetwork, samples: Samples, precision: torc
         network.head.bias.copy_(solved[1])
 
 
+def calibrate_network_head(network: ClonedNetwork, samples: Samples) -> None:
+    """Two numbers for the rows of each network in F_c, a scale and an offset, fitted on the samples; in place.
+
+    Differs from the paper: for want of samples of the target's classes to solve F_c on. Logits of networks that were
+    trained apart differ in scale and offset, and so badly that half of the answers can be wrong for that alone.
+    """
+    samples = samples.to(network.head.weight.device)
+    features = network_features(network, samples.images)
+    with torch.no_grad():
+        found = calibrated_head(features, samples.labels, network.head.weight, network.head.bias, network.owners)
+        network.head.weight.copy_(found[0])
+        network.head.bias.copy_(found[1])
+
+
 def network_features(network: ClonedNetwork, images: Tensor, precision: torch.dtype | None = None) -> Tensor:
     """What F_c reads, (n, d), for images on the network's device; ``precision`` as in ``run_in_batches``."""
     return run_in_batches(network.forward_features, images, batch_size=BATCH_SIZE, precision=precision)
+
+
+def is_without_originals(network: ClonedNetwork, samples: Samples) -> bool:
+    """Whether none of the samples is of a class that the target keeps, while it keeps some."""
+    cloned = {name for clone in network.clones for name in clone.classes}
+    kept = [label for label, name in enumerate(network.classes) if name not in cloned]
+    return bool(kept) and not any(bool((samples.labels == label).any()) for label in kept)

@@ -1,4 +1,7 @@
-"""F_c solved rather than trained: class-balanced logistic regression anchored at the closed-form initialisation."""
+"""F_c solved rather than trained: class-balanced logistic regression anchored at the closed-form initialisation.
+
+Without any sample of the target's classes to solve it on, the blocks of the initialisation are calibrated instead.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from zoo.ridge import to_float64
 PENALTY = 0.03
 _MAX_ITERATIONS = 300
 _HISTORY_SIZE = 20
+SCALE_PENALTY = 1e-4
 LEAST_GRADIENT = 1e-6
 """Per entry, in the scale of the curvature, at which a head counts as solved."""
 
@@ -102,3 +106,42 @@ def solve_head(
     step = change.detach() @ scaling
     solved = (anchor + (step if rotation is None else step @ rotation.T)) / scale
     return solved.to(weight), (intercept.detach() - solved @ mean).to(weight)
+
+
+@torch.enable_grad()
+def calibrate(logits: Tensor, labels: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and offset of each network's logits with which they compare best: two numbers a network.
+
+    They minimise the class-balanced cross-entropy, with a slight pull of the scales towards 1.
+
+    Args:
+        logits: (n, C).
+        labels: (n,) in 0 .. C - 1.
+        owners: (C,) which network a class is of, 0 .. P.
+
+    Returns:
+        Scales above 0 and offsets, (C,) float64, those of the same network the same.
+    """
+    logits = to_float64(logits.detach())
+    labels, owners = labels.to(logits.device), owners.to(logits.device)
+    weights = class_weights(labels, logits.shape[1])
+    scales, offsets = (torch.zeros(int(owners.max()) + 1).to(logits).requires_grad_() for _ in range(2))
+    optimizer = torch.optim.LBFGS([scales, offsets], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        total = balanced_cross_entropy(logits * scales.exp()[owners] + offsets[owners], labels, weights)
+        total = total + SCALE_PENALTY * scales.square().sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    return scales.exp()[owners].detach(), offsets[owners].detach()
+
+
+def calibrated_head(
+    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, owners: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A head (C, d) and (C,) with its rows calibrated, network by network, on labelled features (n, d)."""
+    scale, offset = (part.to(weight) for part in calibrate(features.to(weight) @ weight.T + bias, labels, owners))
+    return weight * scale[:, None], bias * scale + offset

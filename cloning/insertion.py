@@ -25,12 +25,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cloning.choice import PositionResult, choose, loss_floor
+from cloning.choice import LOSS_FLOOR, PositionResult, choose
 from cloning.clone import Clone, num_positions, source_position
 from cloning.fitting import fit_adapter_to
 from cloning.frozen import FrozenNetwork
 from cloning.gate_fit import centred_cosine
-from cloning.head import balanced_cross_entropy, class_weights, solve_head
+from cloning.head import balanced_cross_entropy, calibrated_head, class_weights, solve_head
 from cloning.measures import accuracies_of_logits, added_costs, mean, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
@@ -95,17 +95,17 @@ def search_position(
         for share in modules:
             rows.append(tries.attempt(share, first, math.inf))
             advance()
-        (chosen,) = choose([rows], settings, is_strict=not tries.is_tuned)
+        (chosen,) = choose([rows], settings)
         least = min(modules, key=lambda share: share.keep)
         shares = dict.fromkeys([chosen.share, least] if is_limited else [chosen.share])
         allowed = settings.tolerance if settings.name == "tolerance" else 1.0
-        if may_end and tries.is_tuned:
+        if may_end:
             allowed = min(allowed, settings.inner_tolerance)
         num_far = 0
         for position in deeper:
             if may_end and num_far == PATIENCE:
                 break
-            least = max(min(row.loss for row in rows), loss_floor(is_strict=not tries.is_tuned))
+            least = max(min(row.loss for row in rows), LOSS_FLOOR)
             bound = PROMISING * allowed * least
             found = [tries.attempt(share, position, bound) for share in shares]
             num_far = 0 if min(row.loss for row in found) <= bound else num_far + 1
@@ -204,21 +204,18 @@ class _Tries:
 
     @torch.no_grad()
     def _solved(self, network: ClonedNetwork) -> tuple[Tensor, float]:
-        """Logits and loss on validation images, F_c solved where there are samples of the target's classes."""
-        grafted = [self._grafted(network, side) for side in range(1 + self.is_tuned)] if self.is_tuned else []
-        grafted = grafted or [self.own[0][:0], self._grafted(network, 1)]
+        """Logits and loss on validation images, F_c solved, or calibrated there without samples of the target's."""
+        features = torch.cat([self.own[1], self._grafted(network, 1)], dim=1)
         if self.is_tuned:
-            features = torch.cat([self.own[0], grafted[0]], dim=1)
+            known = torch.cat([self.own[0], self._grafted(network, 0)], dim=1)
             start = network.initial_head()
-            solved = solve_head(features, self.train.labels, *start, least_gradient=NEARLY_SOLVED)
-            network.head.weight.copy_(solved[0])
-            network.head.bias.copy_(solved[1])
-        logits = network.head(torch.cat([self.own[1], grafted[1]], dim=1))
-        if self.is_tuned:
-            weights = class_weights(self.val.labels, len(self.classes))
-            return logits, balanced_cross_entropy(logits, self.val.labels, weights).item()
-        cloned = self.val.labels >= len(self.kept)
-        return logits, 1 - centred_cosine(self.source.classify(grafted[1][cloned]), self.whole[cloned]).mean().item()
+            found = solve_head(known, self.train.labels, *start, least_gradient=NEARLY_SOLVED)
+        else:
+            found = calibrated_head(features, self.val.labels, *network.initial_head(), network.owners)
+        network.head.weight.copy_(found[0])
+        network.head.bias.copy_(found[1])
+        logits, weights = network.head(features), class_weights(self.val.labels, len(self.classes))
+        return logits, balanced_cross_entropy(logits, self.val.labels, weights).item()
 
     def _grafted(self, network: ClonedNetwork, side: int) -> Tensor:
         """What the module gives to the head, (n, d), for the images of a split."""

@@ -90,6 +90,12 @@ class ClonedNetwork(TunableNetwork):
             for name, _ in module.named_parameters()
         }
 
+    @property
+    def owners(self) -> Tensor:
+        """(C,) of int64: by class, 0 if it is the target's, or the number of the clone that gives it, from 1."""
+        given = {name: number for number, clone in enumerate(self.clones, start=1) for name in clone.classes}
+        return torch.tensor([given.get(name, 0) for name in self.classes])
+
     def initial_head(self) -> tuple[Tensor, Tensor]:
         """The closed-form F_c: (C, d) and (C,), block by block.
 

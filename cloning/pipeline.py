@@ -18,7 +18,7 @@ from cloning.blueprint import CloningBlueprint, build, describe
 from cloning.choice import Combination, PositionResult, choose
 from cloning.clone import Clone
 from cloning.evidence import whole_graft
-from cloning.fitting import fit_adapter, with_fitted_adapters
+from cloning.fitting import calibrate_network_head, fit_adapter, is_without_originals, with_fitted_adapters
 from cloning.frozen import FrozenNetwork, FrozenNetworks
 from cloning.gates import num_gates, pack_gates, unpack_gates
 from cloning.insertion import check_position, search_position
@@ -131,22 +131,20 @@ class CloningSearch:
                 modules.append({share: Clone(network, source.classes, gates, 0) for share, gates in found.items()})
             with self.timed("insertion"):
                 tables.append(self._insert(selection, modules[-1]))
-        is_strict = self.settings.correction.name == "exemplars" and not self.settings.correction.exemplars
         with self.timed("choice"):
-            chosen, together = self._choose(selection, modules, tables, is_strict=is_strict)
+            chosen, together = self._choose(selection, modules, tables)
         clones = []
         for row, found, table in zip(chosen, modules, tables, strict=True):
             module = found[row.share]
             clones.append(Clone(module.source, module.classes, module.gates, row.position))
             tell_insertion(module, row, table, self.settings.insertion, is_bound=not self.settings.budget.is_open)
-        tell_added(clones, chosen, together, is_strict=is_strict)
-        rows = [row for table in tables for row in table]
+        tell_added(clones, chosen, together, self.settings.correction)
         with self.timed("blueprint"):
             blueprint = self._blueprint(selection, clones)
         return CloningSearchResult(
             blueprint=blueprint,
             selection=selection,
-            positions=tuple(rows),
+            positions=tuple(row for table in tables for row in table),
             chosen=chosen,
             together=together,
             digests=dict(blueprint.networks),
@@ -162,13 +160,19 @@ class CloningSearch:
     def build(self, blueprint: CloningBlueprint) -> ClonedNetwork:
         """The network of a blueprint in closed form: fitted adapters, block-initialised head.
 
+        Without samples of the target's classes the blocks of the head are calibrated on validation images.
+
         Raises:
             UserError: A network the zoo lacks or whose weights are not the blueprint's.
         """
         network = build(blueprint, self.networks)
-        images = self._samples(self.correction(blueprint), "train", network.target).images
-        network = with_fitted_adapters(network, images, seed=self.seed).cpu()
-        settings = self.settings.correction
+        data, settings = self.correction(blueprint), self.settings.correction
+        train = self._samples(data, "train", network.target)
+        network = with_fitted_adapters(network, train.images, seed=self.seed).cpu()
+        if settings.name == "exemplars" and is_without_originals(network, train):
+            network.to(self.placement.device)
+            calibrate_network_head(network, self._samples(data, "val", network.target, limit=MAX_IMAGES))
+            network.cpu()
         if settings.name == "statistics":
             statistics = self.statistics(network)
             network.cpu()
@@ -325,18 +329,15 @@ class CloningSearch:
         selection: Selection,
         modules: Sequence[Mapping[Share, Clone]],
         tables: Sequence[Sequence[PositionResult]],
-        *,
-        is_strict: bool,
     ) -> tuple[tuple[PositionResult, ...], tuple[Combination, ...]]:
         """A row of each table, and what was looked at together."""
         target, insertion, budget = self.networks(selection.target), self.settings.insertion, self.settings.budget
         data = self._correction((*selection.kept, *selection.cloned), selection.cloned, target)
-        train = self._samples(data, "train", target)
-        if len(tables) == 1 or not (train.labels < len(selection.kept)).any():
-            return choose(tables, insertion, budget, is_strict=is_strict), ()
+        if len(tables) == 1:
+            return choose(tables, insertion, budget), ()
 
         def compute() -> StageResult:
-            val = self._samples(data, "val", target, limit=MAX_IMAGES)
+            train, val = self._samples(data, "train", target), self._samples(data, "val", target, limit=MAX_IMAGES)
             together = Together(
                 *(target, modules, selection.kept, train, val, insertion.kernel_size, self.seed, self.placement.dtype)
             )

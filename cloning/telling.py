@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cloning.choice import Combination, PositionResult
 from cloning.clone import Clone
-from cloning.settings import InsertionSettings
+from cloning.settings import CorrectionSettings, InsertionSettings
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +45,17 @@ def tell_insertion(
 
 
 def tell_added(
-    clones: Sequence[Clone], chosen: Sequence[PositionResult], together: Sequence[Combination], *, is_strict: bool
+    clones: Sequence[Clone],
+    chosen: Sequence[PositionResult],
+    together: Sequence[Combination],
+    correction: CorrectionSettings,
 ) -> None:
     """Says what all clones add and reach together, and what is left to learn."""
     macs, whole = sum(row.added_macs for row in chosen), sum(clone.source.chain.costs.macs for clone in clones)
     num_adapters = sum(row.position > 0 for row in chosen)
     learnt = "the head is solved, nothing is trained" if not num_adapters else "trained, and the head with them"
-    if is_strict:
-        learnt = "closed form, nothing is trained: there is no image of the target's classes"
+    if correction.name == "exemplars" and not correction.exemplars:
+        learnt = "closed form, two numbers a network fitted on validation images, nothing else is learnt"
     reached = next((found for found in together if found.rows == tuple(chosen)), None)
     if reached is not None:
         log.info(

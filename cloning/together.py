@@ -18,7 +18,7 @@ from cloning.choice import Combination, PositionResult
 from cloning.clone import Clone
 from cloning.fitting import fit_adapter, network_features
 from cloning.frozen import FrozenNetwork
-from cloning.head import balanced_cross_entropy, class_weights, solve_head
+from cloning.head import balanced_cross_entropy, calibrated_head, class_weights, solve_head
 from cloning.insertion import NEARLY_SOLVED
 from cloning.measures import accuracies_of_logits, mean
 from cloning.network import ClonedNetwork
@@ -72,7 +72,10 @@ class Together:
         classes = [*self.kept, *(name for clone in clones for name in clone.classes)]
         network = ClonedNetwork(self.target, classes, [replace(c, position=0) for c in clones], [None] * len(clones))
         start = [part.to(train) for part in network.initial_head()]
-        weight, bias = solve_head(train, self.train.labels, *start, least_gradient=NEARLY_SOLVED)
+        if (self.train.labels < len(self.kept)).any():
+            weight, bias = solve_head(train, self.train.labels, *start, least_gradient=NEARLY_SOLVED)
+        else:
+            weight, bias = calibrated_head(val, self.val.labels, *start, network.owners)
         logits = val @ weight.T + bias
         accuracies = accuracies_of_logits(logits, self.val.labels, len(classes))
         sides = mean(accuracies[: len(self.kept)]), mean(accuracies[len(self.kept) :])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cloning.fitting import solve_network_head
+from cloning.fitting import is_without_originals, solve_network_head
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
 from datamodules import ImageDataModule
@@ -103,10 +103,3 @@ def correction_samples(data: ImageDataModule, spec: InputSpec) -> Samples:
 def has_parameters(module: nn.Module) -> bool:
     """Whether there is anything in it to train."""
     return any(True for _ in module.parameters())
-
-
-def is_without_originals(network: ClonedNetwork, samples: Samples) -> bool:
-    """Whether none of the samples is of a class that the target keeps, while it keeps some."""
-    cloned = {name for clone in network.clones for name in clone.classes}
-    kept = [label for label, name in enumerate(network.classes) if name not in cloned]
-    return bool(kept) and not any(bool((samples.labels == label).any()) for label in kept)

@@ -1,7 +1,7 @@
 """The whole networks side by side with one head over all their features: cloning without localisation or position.
 
 The head begins in the closed form of cloning and is solved as cloning solves it (``cloning.head``); without exemplars
-of the target's classes the closed form is the result.
+of the target's classes its blocks are calibrated on validation images, as those of cloning are.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from cloning.clone import Clone
-from cloning.fitting import solve_network_head
+from cloning.fitting import calibrate_network_head, is_without_originals, solve_network_head
 from cloning.network import ClonedNetwork
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import RivalSettings
-from cloning.tuning import is_without_originals
+from cloning.samples import Samples
 
 
 def concatenated(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
@@ -22,6 +22,8 @@ def concatenated(problem: CloningProblem, settings: RivalSettings, *, seed: int)
     asked = problem.network
     clones = [Clone(c.source, c.classes, torch.ones_like(c.gates), 0) for c in asked.clones]
     network = ClonedNetwork(asked.target, asked.classes, clones, [None] * len(clones))
-    if not is_without_originals(network, problem.correction):
+    if is_without_originals(network, problem.correction):
+        calibrate_network_head(network, Samples(*problem.data.images("val", problem.target.input)))
+    else:
         solve_network_head(network, problem.correction)
     return network

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cloning.frozen import FrozenNetwork
-from cloning.head import balanced_cross_entropy, class_weights
+from cloning.head import calibrate
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import RivalSettings
 from cloning.samples import BATCH_SIZE, Samples
@@ -51,24 +51,9 @@ def ensemble_calibrated(problem: CloningProblem, settings: RivalSettings, *, see
     """
     ensemble = Ensemble(problem, softmax=False)
     samples = Samples(*problem.data.images("val", problem.target.input))
-    logits = run_in_batches(ensemble, samples.images, batch_size=BATCH_SIZE).double()
-    owners = torch.zeros(len(problem.network.classes), dtype=torch.long)
-    for number, clone in enumerate(problem.network.clones, start=1):
-        owners[[problem.network.classes.index(name) for name in clone.classes]] = number
-    scales, offsets = (torch.zeros(int(owners.max()) + 1, dtype=torch.float64).requires_grad_() for _ in range(2))
-    weights = class_weights(samples.labels, len(owners))
-    optimizer = torch.optim.LBFGS([scales, offsets], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        calibrated = logits * scales.exp()[owners] + offsets[owners]
-        total = balanced_cross_entropy(calibrated, samples.labels, weights) + 1e-4 * scales.square().sum()
-        total.backward()
-        return total
-
-    with torch.enable_grad():
-        optimizer.step(loss)
-    ensemble.scale, ensemble.offset = (value[owners].detach().float() for value in (scales.exp(), offsets))
+    logits = run_in_batches(ensemble, samples.images, batch_size=BATCH_SIZE)
+    scale, offset = calibrate(logits, samples.labels, problem.network.owners)
+    ensemble.scale, ensemble.offset = scale.float(), offset.float()
     return ensemble
 
 

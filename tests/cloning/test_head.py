@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 from torch.nn import functional as F
 
-from cloning.head import class_weights, solve_head
+from cloning.head import balanced_cross_entropy, calibrate, calibrated_head, class_weights, solve_head
 from zoo.errors import UserError
 
 
@@ -77,3 +77,34 @@ def test_no_samples_or_broken_features_are_refused() -> None:
     features[0, 0] = torch.nan
     with pytest.raises(UserError, match="not finite"):
         solve_head(features, labels, weight, bias)
+
+
+def test_calibration_is_the_best_scale_and_offset_of_each_network() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels, owners = torch.arange(60) % 4, torch.tensor([0, 0, 1, 1])
+    logits = torch.randn(60, 4, generator=generator) + 2 * F.one_hot(labels, 4)
+    apart = torch.cat([logits[:, :2], 5 * logits[:, 2:] - 7], dim=1)
+    scale, offset = calibrate(apart, labels, owners)
+    assert torch.equal(scale[owners == 1], scale[2:3].expand(2))
+    weights = class_weights(labels, 4)
+
+    def loss(scales: tuple[float, float], shift: float) -> float:
+        found = apart * torch.tensor(scales)[owners] + shift * owners
+        return balanced_cross_entropy(found, labels, weights).item()
+
+    best = loss((scale[0].item(), scale[2].item()), (offset[2] - offset[0]).item())
+    grid = [loss((a, b), c) for a in (0.7, 0.9, 1.0, 1.2, 1.5) for b in (0.15, 0.2, 0.25) for c in (0.0, 1.0, 1.4, 2.0)]
+    assert best <= min(grid) + 1e-3
+    assert best < loss((1.0, 1.0), 0.0) / 2
+
+
+def test_a_calibrated_head_gives_calibrated_logits() -> None:
+    generator = torch.Generator().manual_seed(1)
+    features, labels = torch.randn(30, 5, generator=generator), torch.arange(30) % 3
+    weight, bias = torch.randn(3, 5, generator=generator), torch.randn(3, generator=generator)
+    owners = torch.tensor([0, 1, 1])
+    scale, offset = calibrate(features @ weight.T + bias, labels, owners)
+    found = calibrated_head(features, labels, weight, bias, owners)
+    torch.testing.assert_close(
+        features @ found[0].T + found[1], (features @ weight.T + bias) * scale.float() + offset.float()
+    )
