@@ -10,10 +10,13 @@ that the source knows, and z the logits of the target with all sources whole at 
     m = sigmoid(tau_t a)
 
 The second line is what the module is for: with gates m, and a head F_c that is trained with them, the cloned network is
-to say what it says with whole sources. Without samples of the target's classes there is none. The temperature tau_t
-rises from 1 to 5 and the weight r_t of the cost from 0 to 1 over a first stage, at a share half way to the largest one
-asked for, whose gates are not used: they are the worst fitted. The shares go on from there, one stage each: a stays
-within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. The weight w is 0 for all
+to say what it says with whole sources. Without samples of the target's classes there is none; in its place, while w is
+0, the first line counts on images of no class, too (``strange_images``): a module that is grafted sees images that it
+was not cloned for, and where its source rejects them so should it.
+
+The temperature tau_t rises from 1 to 5 and the weight r_t of the cost from 0 to 1 over a first stage, at a share half
+way to the largest one asked for, whose gates are not used: they are the worst fitted. The shares go on from there, one
+stage each: a stays within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. The weight w is 0 for all
 shares and then, for all of them again, ``localisation.contrast``: what serves best is found first, and how local that
 can become from there. In the last two fifths of a stage the gates are cut on the way forward as they will be at its
 end, for it is hard gates that remain: soft ones may fit well where their cut is at chance. The learning rate falls to 0
@@ -51,7 +54,7 @@ MOST_ALIKE = 0.3
 DENSITY_WEIGHT = 10.0
 SPARSITY_WEIGHT = 0.03
 ROUNDED_FROM = 0.6
-INSIDE = 0.625
+INSIDE = 0.4
 """Share of a batch that is of cloned classes where nothing is known of the target."""
 
 LEAST_INSIDE = 0.25
@@ -100,6 +103,9 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
                 loss = loss + share.contrast * F.relu(alike[is_other].mean() - MOST_ALIKE)
             if use is not None:
                 loss = loss + use.loss(index, features)
+            elif not share.contrast and not inside.all():
+                strange = module_loss(outputs[~inside], wanted[~inside], proximity[~inside], pool.variance)
+                loss = loss + SQUARES_WEIGHT * strange + (proximity * (1 - alike))[~inside].mean()
             optimizer.zero_grad()
             loss.backward(inputs=[logits, *(use.head if use is not None else ())])
             optimizer.step()
@@ -135,7 +141,7 @@ class _Pool:
             share = max(LEAST_INSIDE, len(self.graft.clone.classes) / len(self.graft.network.classes))
         else:
             others = evidence.others[torch.randperm(len(evidence.others), generator=generator)[:few]]
-            others = torch.cat([others, shuffled_pieces(evidence.images, generator)])
+            others = torch.cat([others, *strange_images(evidence.images, generator)])
             images, black, share = torch.cat([evidence.images, others]), evidence.black, INSIDE
             labels = torch.arange(len(images)).to(images.device) >= len(evidence.images)
             inside, contrasted = ~labels, labels
@@ -235,6 +241,21 @@ def module_loss(outputs: Tensor, wanted: Tensor, proximity: Tensor, variance: Te
 def centred_cosine(a: Tensor, b: Tensor) -> Tensor:
     """(n,) cosines of the logits (n, C) of two networks about their means over the outputs."""
     return F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True))
+
+
+def strange_images(images: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """Images (n, C, H, W), each the same number, that are made of given ones and are of no class.
+
+    They are not far from what another class may look like: the pieces of an image in disorder, quarters of four images,
+    an image upside down, and one mirrored.
+    """
+    order = torch.stack([torch.randperm(len(images), generator=generator) for _ in range(4)]).to(images.device)
+    top, left = (side // 2 for side in images.shape[2:])
+    quarters = images[order[0]]
+    quarters[..., :top, left:] = images[order[1]][..., :top, left:]
+    quarters[..., top:, :left] = images[order[2]][..., top:, :left]
+    quarters[..., top:, left:] = images[order[3]][..., top:, left:]
+    return [shuffled_pieces(images, generator), quarters, images.flip(2), images.flip(3)]
 
 
 def shuffled_pieces(images: Tensor, generator: torch.Generator, num_pieces: int = 4) -> Tensor:

@@ -26,7 +26,7 @@ def tell_insertion(
         why = f"what the budget of all clones leaves, loss {row.loss:.4f} (least of {len(tried)} tries: {least:.4f})"
     else:
         why = f"the cheapest of {len(tried)} tries whose loss, {row.loss:.4f}, is near the least, {least:.4f}"
-        why += ", and local" if row.is_local else ""
+        why += ", and local" if row.is_local and row.sim_other is not None else ""
     known = [
         f"{100 * accuracy:.1f} % on the {whose} classes"
         for accuracy, whose in ((row.val_original, "target's"), (row.val_cloned, "cloned"))

@@ -7,7 +7,7 @@ import torch
 from cloning_stand_ins import chain, images, network
 from torch.nn import functional as F
 
-from cloning.gate_fit import module_loss, shuffled_pieces
+from cloning.gate_fit import module_loss, shuffled_pieces, strange_images
 from cloning.gates import gated, hard_gates, num_gates, split_gates
 from cloning.localise import localise, tries
 from cloning.settings import LocalisationSettings
@@ -101,6 +101,24 @@ def test_shuffled_pieces_are_the_pieces_elsewhere() -> None:
     assert not torch.equal(found, x)
     blocks = [set(map(tuple, y[0].unfold(1, 8, 8).unfold(2, 8, 8).reshape(-1, 64).tolist())) for y in (x, found)]
     assert blocks[0] == blocks[1]
+
+
+def test_strange_images_are_made_of_the_given_ones() -> None:
+    x = images(6)
+    shuffled, quarters, down, mirrored = strange_images(x, torch.Generator().manual_seed(0))
+    assert shuffled.shape == x.shape
+    assert torch.equal(down.flip(2), x)
+    assert torch.equal(mirrored.flip(3), x)
+    half, seen = x.shape[2] // 2, set()
+    for made in quarters:
+        owners = [
+            [bool(torch.equal(made[:, rows, columns], one[:, rows, columns])) for one in x].index(True)
+            for rows in (slice(half), slice(half, None))
+            for columns in (slice(half), slice(half, None))
+        ]
+        seen.add(tuple(owners))
+    assert len(seen) == len(x)
+    assert any(len(set(owners)) > 2 for owners in seen)
 
 
 def test_module_loss_gradient_against_finite_differences() -> None:
