@@ -16,11 +16,11 @@ was not cloned for, and where its source rejects them so should it.
 
 The temperature tau_t rises from 1 to 5 and the weight r_t of the cost from 0 to 1 over a first stage, at a share half
 way to the largest one asked for, whose gates are not used: they are the worst fitted. The shares go on from there, one
-stage each: a stays within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. The weight w is 0 for all
-shares and then, for all of them again, ``localisation.contrast``: what serves best is found first, and how local that
-can become from there. In the last two fifths of a stage the gates are cut on the way forward as they will be at its
-end, for it is hard gates that remain: soft ones may fit well where their cut is at chance. The learning rate falls to 0
-meanwhile, so that the last steps do not flip gates any more.
+stage each: a stays within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. The weight
+w is 0 for all shares and then, for all of them again, ``localisation.contrast``: what serves best is found first, and
+how local that can become from there. In the last two fifths of a stage the gates are cut on the way forward as they
+will be at its end, for it is hard gates that remain: soft ones may fit well where their cut is at chance. The learning
+rate falls to 0 meanwhile, so that the last steps do not flip gates any more.
 
 Differs from the paper: the second and third line. Without the third, which costs some accuracy in most families, a
 module answers on all classes as its source does. Where there are no images of other classes, those of the cloned ones

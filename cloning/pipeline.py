@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from cloning.settings import (
     Share,
 )
 from cloning.statistics import Statistics, owner_sums, solve_from_statistics
-from cloning.telling import tell_added, tell_insertion
+from cloning.telling import tell_added, tell_insertion, tell_missing
 from cloning.together import Together
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
@@ -121,8 +121,9 @@ class CloningSearch:
             selection = self._select()
             target = self.networks(selection.target)
             check_position(target, self.settings.insertion)
-            self._correction([*selection.kept, *selection.cloned], selection.cloned, target)  # refuses missing images
             log.info("the target %s keeps %s", selection.target, ", ".join(selection.kept))
+            data = self._correction([*selection.kept, *selection.cloned], selection.cloned, target)
+            tell_missing(data)
         modules, tables = [], []
         for source in selection.sources:
             with self.timed("localisation"):
@@ -136,7 +137,7 @@ class CloningSearch:
         clones = []
         for row, found, table in zip(chosen, modules, tables, strict=True):
             module = found[row.share]
-            clones.append(Clone(module.source, module.classes, module.gates, row.position))
+            clones.append(replace(module, position=row.position))
             tell_insertion(module, row, table, self.settings.insertion, is_bound=not self.settings.budget.is_open)
         tell_added(clones, chosen, together, self.settings.correction)
         with self.timed("blueprint"):
@@ -241,10 +242,8 @@ class CloningSearch:
         return select(candidates, task.classes, cloned=task.cloned, target=task.target, sources=task.sources)
 
     def _num_params(self, name: str) -> int:
-        def compute() -> StageResult:
-            return StageResult(values=self.networks(name).chain.costs.num_params)
-
-        return self.store.fetch("num_params", {"entry": identity(self.zoo[name])}, compute).values
+        entry, count = identity(self.zoo[name]), lambda: StageResult(values=self.networks(name).chain.costs.num_params)
+        return self.store.fetch("num_params", {"entry": entry}, count).values
 
     def _localise(self, selection: Selection, source: Source) -> dict[Share, Tensor]:
         """The gates of everything that is tried; the whole source is one of them unless a share is asked for."""
@@ -388,9 +387,8 @@ class CloningSearch:
             self.data, classes=classes, cloned=cloned, fraction=correction.fraction, exemplars=correction.exemplars
         )
         for split in ("val", "test"):
-            present = {data.class_names[label] for label in data.labels(split).tolist()}
             for names in (set(cloned), set(classes) - set(cloned)):
-                if names and not names & present:
+                if names and names <= set(data.missing(split)):
                     raise UserError(
                         f"{data.name}: the {split} split has no image of the classes {', '.join(sorted(names))}: how "
                         "well they are known cannot be measured; make the split larger, or leave them out"

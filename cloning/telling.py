@@ -8,8 +8,19 @@ from collections.abc import Sequence
 from cloning.choice import Combination, PositionResult
 from cloning.clone import Clone
 from cloning.settings import CorrectionSettings, InsertionSettings
+from datamodules.correction import CorrectionData
 
 log = logging.getLogger(__name__)
+
+
+def tell_missing(data: CorrectionData) -> None:
+    """Warns of classes that the validation split lacks."""
+    if missing := data.missing("val"):
+        log.warning(
+            "%s: the validation split has no image of the classes %s: they play no part in what is chosen, and in the "
+            "accuracies there; type a larger dataset.num_validation",
+            *(data.name, ", ".join(missing)),
+        )
 
 
 def tell_insertion(

@@ -73,6 +73,11 @@ class CorrectionData(ImageDataModule):
         )
         self.input = parent.input
 
+    def missing(self, split: str) -> tuple[str, ...]:
+        """The classes of which a split has no image."""
+        present = set(self.labels(split).tolist())
+        return tuple(name for label, name in enumerate(self.class_names) if label not in present)
+
     def train_dataloader(self) -> ImageLoader:
         """Batches of (images, labels) with all classes in equal shares."""
         loader = super().train_dataloader()
