@@ -19,7 +19,7 @@ from cloning.evidence import Graft, SourceEvidence
 from cloning.gate_fit import fitted_scores
 from cloning.gates import GateSite, gated, hard_gates, num_gates, split_gates
 from cloning.samples import BATCH_SIZE
-from cloning.settings import LocalisationSettings, Share
+from cloning.settings import FITTED, LocalisationSettings, Share
 from zoo.chain import Chain
 from zoo.chain.batches import run_in_batches
 from zoo.chain.modes import eval_mode
@@ -30,9 +30,6 @@ log = logging.getLogger(__name__)
 KEEPS = (0.59, 0.45)
 """Shares that are tried where none is asked for, one after the other; both leave half of a network's MACs or less, as
 fitted gates close some more than they have to."""
-
-FITTED = ("lime", "direct")
-"""Ways that fit gates: one whose logit is below 0 was closed for good, and stays so if there is room for it."""
 
 
 @dataclass(frozen=True)

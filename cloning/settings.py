@@ -85,6 +85,18 @@ class LocalisationSettings:
     def __post_init__(self) -> None:
         check(self, "localisation")
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """Settings that this localiser does not read."""
+        whole = ("keep", "num_images", "min_per_layer") if self.name == "none" else ()
+        return frozenset((*whole, *(() if self.name in FITTED else _OF_FITS)))
+
+
+FITTED = ("lime", "direct")
+"""Localisers that fit gates: one whose logit is below 0 was closed for good, and stays so if there is room for it."""
+
+_OF_FITS = ("num_neighbours", "patch_grid", "num_steps", "batch_size", "learning_rate", "contrast")
+
 
 @dataclass(frozen=True)
 class InsertionSettings:
@@ -124,6 +136,12 @@ class InsertionSettings:
             raise UserError("insertion=fixed needs a position: type insertion.position=0 (the input image) or deeper")
         if self.name != "fixed" and self.position is not None:
             raise UserError(f"insertion.position={self.position} needs insertion=fixed; given is insertion={self.name}")
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Settings that this way to choose does not read."""
+        of_tolerance = () if self.name != "search" else ("tolerance", "accuracy_tolerance")
+        return frozenset((*of_tolerance, *(("inner_tolerance",) if self.name != "tolerance" else ())))
 
 
 @dataclass(frozen=True)
@@ -177,6 +195,11 @@ class CorrectionSettings:
                 f"correction.exemplars={self.exemplars} needs correction=exemplars: correction=statistics sees no "
                 "image of the target's classes; leave it out"
             )
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Settings that are of the other kind."""
+        return frozenset(("projection", "ridge") if self.name == "exemplars" else ())
 
 
 @dataclass(frozen=True)

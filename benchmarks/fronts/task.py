@@ -16,10 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from datamodules import ImageDataModule
-from launch.checks import check_dataset, check_machine, configured
+from launch.checks import check_dataset, configured
 from launch.command_line import readable
 from launch.errors import CONF, explain
 from launch.inputs import read_data
+from launch.machine import check_machine
 from launch.schema import Config, keys, register
 from reassembly.assembly import Candidate
 from reassembly.pipeline import Search

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hydra import initialize_config_dir
 
-from launch import checks
+from launch import machine
 from launch.checks import check, configured
 from launch.command_line import readable
 from launch.errors import CONF, explain, is_bad_input, options
@@ -303,7 +303,7 @@ def hydra() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def machine_without_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_count_devices", lambda: {"cpu": 2, "gpu": 0, "mps": 0})
+    monkeypatch.setattr(machine, "_count_devices", lambda: {"cpu": 2, "gpu": 0, "mps": 0})
 
 
 def run(command: str, words: list[str]) -> Config:
@@ -358,3 +358,16 @@ def test_a_search_that_trains_nothing_needs_no_device_to_train_on(words: list[st
     assert isinstance(run("search", words), Config)
     with pytest.raises(UserError, match="no such device"):
         run("train", words)
+
+
+def test_settings_that_the_chosen_component_does_not_read_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    run("search", ["method=cloning", "localisation=taylor", "localisation.num_steps=5", "localisation.keep=0.6"])
+    assert "localisation.num_steps=5 has no effect with localisation=taylor" in caplog.text
+    assert "localisation.keep" not in caplog.text
+    caplog.clear()
+    run("search", ["method=cloning", "insertion=search", "insertion.tolerance=2", "correction.ridge=0.1"])
+    assert "insertion.tolerance=2 has no effect with insertion=search" in caplog.text
+    assert "correction.ridge=0.1 has no effect with correction=exemplars" in caplog.text
+    caplog.clear()
+    run("search", ["method=cloning", "localisation.num_steps=5", "insertion.inner_tolerance=0.5"])
+    assert "no effect" not in caplog.text

@@ -127,7 +127,7 @@ def test_one_network_has_no_assembly(cache: Path, tmp_path: Path, capsys: pytest
 def test_an_override_that_does_nothing_is_refused(
     study: str, words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launch.checks._count_devices", lambda: {"cpu": 2, "gpu": 0, "mps": 0})
+    monkeypatch.setattr("launch.machine._count_devices", lambda: {"cpu": 2, "gpu": 0, "mps": 0})
     command = import_module(f"studies.{study}")
     with pytest.raises(SystemExit) as ended:
         getattr(command, "STUDY", command).main(words)
