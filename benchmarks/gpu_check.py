@@ -28,7 +28,8 @@ from torch.distributed.tensor import DTensor
 from benchmarks.common import embedded_zoo
 from benchmarks.ddp import CASES, NOT_IN_SHARDS, run_in_processes
 from benchmarks.tuning import assembly
-from cloning.pipeline import CloningSearch, CloningSearchResult
+from cloning.pipeline import CloningSearch
+from cloning.result import CloningSearchResult
 from cloning.settings import CloningSettings, CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
 from datamodules import Digits
 from reassembly.network import AssembledNetwork

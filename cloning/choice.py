@@ -98,23 +98,30 @@ class Combination:
     Attributes:
         rows: The rows.
         loss: Of the network that they make together, or the sum of the rows' losses.
-        accuracy: Mean of original and cloned validation accuracy of that network, or of the rows.
+        val_original: Validation accuracy of that network on the target's classes, or the mean of the rows'.
+        val_cloned: On the cloned classes, likewise.
         added_macs: All rows together.
         added_params: Likewise.
     """
 
     rows: tuple[PositionResult, ...]
     loss: float
-    accuracy: float
+    val_original: float
+    val_cloned: float
     added_macs: int
     added_params: int
 
     @classmethod
     def summed(cls, rows: tuple[PositionResult, ...]) -> Combination:
         """Of rows that are looked at one by one."""
-        accuracy = sum(row.accuracy for row in rows) / len(rows)
+        known = [mean([getattr(row, key) for row in rows]) or 0.0 for key in ("val_original", "val_cloned")]
         macs, params = sum(row.added_macs for row in rows), sum(row.added_params for row in rows)
-        return cls(rows, sum(row.loss for row in rows), accuracy, macs, params)
+        return cls(rows, sum(row.loss for row in rows), *known, macs, params)
+
+    @property
+    def accuracy(self) -> float:
+        """Mean of both accuracies."""
+        return (self.val_original + self.val_cloned) / 2
 
     @property
     def num_local(self) -> int:
@@ -190,7 +197,7 @@ def _fitting(tables: list[list[PositionResult]], budget: AddedBudget) -> list[Co
 def _earned(table: Sequence[PositionResult], tolerance: float) -> list[PositionResult]:
     """The rows without those behind the image whose loss is above so many times the least loss there."""
     at_image = [row.loss for row in table if row.position == 0]
-    bound = tolerance * max(LOSS_FLOOR, min(at_image, default=math.inf))
+    bound = tolerance * min(at_image, default=math.inf)
     return [row for row in table if row.position == 0 or row.loss <= bound]
 
 

@@ -100,7 +100,7 @@ def solve_network_head(network: ClonedNetwork, samples: Samples, precision: torc
 
 
 def calibrate_network_head(network: ClonedNetwork, samples: Samples) -> None:
-    """Two numbers for the rows of each network in F_c, a scale and an offset, fitted on the samples; in place.
+    """A scale and an offset for the rows of each source in F_c, fitted on the samples; in place.
 
     Differs from the paper: for want of samples of the target's classes to solve F_c on. Logits of networks that were
     trained apart differ in scale and offset, and so badly that half of the answers can be wrong for that alone.

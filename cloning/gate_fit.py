@@ -23,8 +23,8 @@ will be at its end, for it is hard gates that remain: soft ones may fit well whe
 rate falls to 0 meanwhile, so that the last steps do not flip gates any more.
 
 Differs from the paper: the second and third line. Without the third, which costs some accuracy in most families, a
-module answers on all classes as its source does. Where there are no images of other classes, those of the cloned ones
-with their pieces in disorder stand for them.
+module answers on all classes as its source does. Where there are no images of other classes, nothing is tried
+with it.
 """
 
 from __future__ import annotations

@@ -142,6 +142,21 @@ def calibrate(logits: Tensor, labels: Tensor, owners: Tensor) -> tuple[Tensor, T
 def calibrated_head(
     features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, owners: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A head (C, d) and (C,) with its rows calibrated, network by network, on labelled features (n, d)."""
-    scale, offset = (part.to(weight) for part in calibrate(features.to(weight) @ weight.T + bias, labels, owners))
+    """A head (C, d) and (C,) whose rows compare best, network by network, on labelled features (n, d).
+
+    Scales and offsets are against those of the network of owner 0, whose rows stay as they are: so the answers are the
+    same, and what heads of several clones have learnt can be added.
+    """
+    scale, offset = calibrate(features.to(weight) @ weight.T + bias, labels, owners)
+    own = (owners == 0).to(scale.device)
+    if own.any():
+        scale, offset = scale / scale[own][0], (offset - offset[own][0]) / scale[own][0]
+    scale, offset = scale.to(weight), offset.to(weight)
     return weight * scale[:, None], bias * scale + offset
+
+
+def calibrated_logits(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, owners: Tensor) -> Tensor:
+    """The logits (n, C) of a head on labelled features (n, d), calibrated there."""
+    logits = features @ weight.to(features).T + bias.to(features)
+    scale, offset = (part.to(logits) for part in calibrate(logits, labels, owners))
+    return logits * scale + offset

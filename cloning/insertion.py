@@ -30,7 +30,7 @@ from cloning.clone import Clone, num_positions, source_position
 from cloning.fitting import fit_adapter_to
 from cloning.frozen import FrozenNetwork
 from cloning.gate_fit import centred_cosine
-from cloning.head import balanced_cross_entropy, calibrated_head, class_weights, solve_head
+from cloning.head import balanced_cross_entropy, calibrated_logits, class_weights, solve_head
 from cloning.measures import accuracies_of_logits, added_costs, mean, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
@@ -205,16 +205,16 @@ class _Tries:
     @torch.no_grad()
     def _solved(self, network: ClonedNetwork) -> tuple[Tensor, float]:
         """Logits and loss on validation images, F_c solved, or calibrated there without samples of the target's."""
-        features = torch.cat([self.own[1], self._grafted(network, 1)], dim=1)
+        features, start = torch.cat([self.own[1], self._grafted(network, 1)], dim=1), network.initial_head()
         if self.is_tuned:
             known = torch.cat([self.own[0], self._grafted(network, 0)], dim=1)
-            start = network.initial_head()
             found = solve_head(known, self.train.labels, *start, least_gradient=NEARLY_SOLVED)
+            network.head.weight.copy_(found[0])
+            network.head.bias.copy_(found[1])
+            logits = network.head(features)
         else:
-            found = calibrated_head(features, self.val.labels, *network.initial_head(), network.owners)
-        network.head.weight.copy_(found[0])
-        network.head.bias.copy_(found[1])
-        logits, weights = network.head(features), class_weights(self.val.labels, len(self.classes))
+            logits = calibrated_logits(features, self.val.labels, *start, network.owners)
+        weights = class_weights(self.val.labels, len(self.classes))
         return logits, balanced_cross_entropy(logits, self.val.labels, weights).item()
 
     def _grafted(self, network: ClonedNetwork, side: int) -> Tensor:

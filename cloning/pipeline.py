@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from cloning.insertion import check_position, search_position
 from cloning.localise import localise
 from cloning.measures import Accuracies, Locality, measure_accuracies, measure_locality
 from cloning.network import ClonedNetwork
+from cloning.result import CloningSearchResult
 from cloning.samples import Samples
 from cloning.selection import NetworkProfile, Selection, Source, select
 from cloning.settings import (
@@ -53,32 +54,6 @@ log = logging.getLogger(__name__)
 
 MAX_IMAGES = 4096
 """Of the validation split when positions are compared, and of any split for conditional similarities; stratified."""
-
-
-@dataclass(frozen=True)
-class CloningSearchResult:
-    """What a search found.
-
-    Attributes:
-        blueprint: Target, modules and positions.
-        selection: Who gives what.
-        positions: The table of all shares and positions tried, source by source, deep to shallow.
-        chosen: Its rows that were chosen, one per source.
-        together: Validation loss and accuracy of the network that these make, and of others that were looked at;
-            of several sources whose head is fitted.
-        digests: Of target and sources.
-        seconds: Wall time of every stage.
-        reused: Stages that an earlier run had stored.
-    """
-
-    blueprint: CloningBlueprint
-    selection: Selection
-    positions: tuple[PositionResult, ...]
-    chosen: tuple[PositionResult, ...]
-    together: tuple[Combination, ...]
-    digests: Mapping[str, str]
-    seconds: Mapping[str, float]
-    reused: tuple[str, ...]
 
 
 class CloningSearch:
@@ -134,14 +109,14 @@ class CloningSearch:
                 tables.append(self._insert(selection, modules[-1]))
         with self.timed("choice"):
             chosen, together = self._choose(selection, modules, tables)
-        clones = []
+        bound, clones = {"is_bound": not self.settings.budget.is_open, "is_together": bool(together)}, []
         for row, found, table in zip(chosen, modules, tables, strict=True):
             module = found[row.share]
             clones.append(replace(module, position=row.position))
-            tell_insertion(module, row, table, self.settings.insertion, is_bound=not self.settings.budget.is_open)
+            tell_insertion(module, row, table, self.settings.insertion, **bound)
         tell_added(clones, chosen, together, self.settings.correction)
         with self.timed("blueprint"):
-            blueprint = self._blueprint(selection, clones)
+            blueprint = self._blueprint(selection, clones, chosen)
         return CloningSearchResult(
             blueprint=blueprint,
             selection=selection,
@@ -367,13 +342,17 @@ class CloningSearch:
     def _data_key(self, data: CorrectionData) -> list[str | None]:
         return [data.digest, module_digest(type(self.data).__module__), *self.placement.key]
 
-    def _blueprint(self, selection: Selection, clones: Sequence[Clone]) -> CloningBlueprint:
+    def _blueprint(
+        self, selection: Selection, clones: Sequence[Clone], chosen: Sequence[PositionResult]
+    ) -> CloningBlueprint:
         target = self.networks(selection.target)
         task = self.settings.task
         classes = [*task.classes, *task.cloned] if task.cloned else task.classes
         images = self._samples(self._correction(classes, selection.cloned, target), "train", target).images
-        kernel_size = self.settings.insertion.kernel_size
-        fits = [fit_adapter(target, c, images, kernel_size=kernel_size, seed=self.seed) for c in clones]
+        fits = [
+            fit_adapter(target, clone, images, kernel_size=row.kernel_size, seed=self.seed)
+            for clone, row in zip(clones, chosen, strict=True)
+        ]
         network = ClonedNetwork(target, classes, clones, [fit.adapter if fit else None for fit in fits])
         step = Provenance(
             "composed", data=self.data.name, data_digest=self.data.digest, seed=self.seed, zoo=self.zoo.name

@@ -10,7 +10,7 @@ from cloning.choice import Combination, PositionResult, on_front
 from cloning.diagram import cloned_diagram
 from cloning.measures import Locality, kept_per_layer
 from cloning.network import ClonedNetwork
-from cloning.pipeline import CloningSearchResult
+from cloning.result import CloningSearchResult
 from zoo.blueprint import write_blueprint
 from zoo.storage.files import ReportFiles, write_csv
 
@@ -66,8 +66,11 @@ def write_combinations(path: Path, found: Sequence[Combination], chosen: Sequenc
     names = ("loss", "accuracy", "added_macs", "added_params", "num_local")
     sources = [f"{row.source}: {key}" for row in chosen for key in ("share", "position")]
     rows = [
-        [*(getattr(one, name) for name in names), *(x for row in one.rows for x in (row.share, row.position))]
-        for one in found
+        [
+            *(getattr(one, name) for name in names),
+            *(value for row in one.rows for value in (str(row.share), row.position)),
+            int(one.rows == tuple(chosen)),
+        ]
+        for one in sorted(found, key=lambda one: (one.loss, one.added_macs))
     ]
-    marks = [int(one.rows == tuple(chosen)) for one in found]
-    write_csv(path, [*names, *sources, "chosen"], sorted([*row, mark] for row, mark in zip(rows, marks, strict=True)))
+    write_csv(path, [*names, *sources, "chosen"], rows)

@@ -45,7 +45,7 @@ class Share:
         return self.keep == 1.0
 
     def __str__(self) -> str:
-        return f"keep {self.keep:g}" + (", local" if self.contrast else "")
+        return f"keep {self.keep:g}" + (", contrast" if self.contrast else "")
 
 
 WHOLE = Share()
@@ -64,11 +64,12 @@ class LocalisationSettings:
         num_neighbours: Neighbours of each image (``lime``, ``direct``); the image itself is the first.
         patch_grid: Patches per side of the image that a neighbour keeps or blackens.
         num_steps: Steps of the gates' optimisation (``lime``, ``direct``), for each share and to begin with.
-        batch_size: Images per step: neighbours, and of other classes three for five of them.
+        batch_size: Images per step: neighbours, of the cloned classes and of others.
         learning_rate: Of Adam on the gates.
         min_per_layer: Gates that stay open in every layer.
         contrast: Weight that pushes a module away from its source on images of other classes (``lime``, ``direct``).
-            Every share is fitted without and then with it, and the search chooses; 0: without alone.
+            Every share is fitted without and then with it, and the search chooses; 0, and where there are no images of
+            other classes (strict mode): without alone.
     """
 
     name: Annotated[str, one_of("lime", "direct", "taylor", "magnitude", "random", "none")] = "lime"
@@ -109,9 +110,9 @@ class InsertionSettings:
         name: ``tolerance`` (what adds the fewest MACs with a loss of at most ``tolerance`` times the least),
             ``search`` (the least loss after a short tuning) or ``fixed``.
         position: For ``fixed``.
-        tolerance: For ``tolerance``.
-        accuracy_tolerance: For ``tolerance``: validation accuracy, mean of original and cloned classes, that the choice
-            may lose against the least loss.
+        tolerance: For ``tolerance`` and ``fixed``, among shares.
+        accuracy_tolerance: For ``tolerance`` and ``fixed``: validation accuracy, mean of original and cloned classes,
+            that the choice may lose against the least loss.
         inner_tolerance: For ``tolerance`` without a budget: how many times the least loss at the image a position
             behind it may have. Adapters are fitted to few images, and of many tries validation flatters the best.
         num_epochs: Length of the short tuning at every position.
@@ -177,7 +178,7 @@ class CorrectionSettings:
             target's classes; see ``cloning.statistics``).
         fraction: Share of the training images of each cloned class.
         exemplars: Images of each class that the target keeps; 0 is the strict mode without any of the target's data,
-            in which nothing is trained: the closed-form initialisation is the result.
+            in which nothing is trained: the closed form, calibrated on validation images, is the result.
         projection: For ``statistics``: rows of the random projection of each network's features, at most.
         ridge: For ``statistics``: penalty of the regression, relative to the variances of the features.
     """

@@ -24,12 +24,23 @@ def tell_missing(data: CorrectionData) -> None:
 
 
 def tell_insertion(
-    clone: Clone, row: PositionResult, tried: Sequence[PositionResult], settings: InsertionSettings, *, is_bound: bool
+    clone: Clone,
+    row: PositionResult,
+    tried: Sequence[PositionResult],
+    settings: InsertionSettings,
+    *,
+    is_bound: bool,
+    is_together: bool,
 ) -> None:
     """Says what was inserted where, why there, and what is known afterwards."""
     place = "at the image (position 0)" if row.position == 0 else f"at position {row.position} of the target"
     least = min(other.loss for other in tried)
-    if settings.name == "fixed":
+    if is_together:
+        why = (
+            f"for what it makes with the others; alone it has a loss of {row.loss:.4f}, and of {len(tried)} tries the "
+        )
+        why += f"least has {least:.4f}"
+    elif settings.name == "fixed":
         why = f"as insertion.position says, loss {row.loss:.4f}"
     elif row.loss <= least:
         why = f"the least loss of {len(tried)} tries, {row.loss:.4f}"
@@ -44,7 +55,7 @@ def tell_insertion(
         if accuracy is not None
     ]
     whole = clone.source.chain.costs
-    kept = "whole" if row.share.is_whole else f"{row.share}, {int(clone.gates.sum()):,} of {len(clone.gates):,} units"
+    kept = "whole" if clone.gates.all() else f"{row.share}, {int(clone.gates.sum()):,} of {len(clone.gates):,} units"
     other = "" if row.sim_other is None else f", other classes {row.sim_other:.2f}"
     log.info(
         "inserted %s (%s; %s) %s: %s; adds %s MACs (%.0f %% of its own), %s parameters; "
@@ -65,7 +76,9 @@ def tell_added(
     macs, whole = sum(row.added_macs for row in chosen), sum(clone.source.chain.costs.macs for clone in clones)
     num_adapters = sum(row.position > 0 for row in chosen)
     learnt = "the head is solved, nothing is trained" if not num_adapters else "trained, and the head with them"
-    if correction.name == "exemplars" and not correction.exemplars:
+    if correction.name == "statistics":
+        learnt = "the head is solved from the owners' sums, which the losses above do not know; nothing is trained"
+    elif not correction.exemplars:
         learnt = "closed form, two numbers a network fitted on validation images, nothing else is learnt"
     reached = next((found for found in together if found.rows == tuple(chosen)), None)
     if reached is not None:

@@ -18,7 +18,7 @@ from cloning.choice import Combination, PositionResult
 from cloning.clone import Clone
 from cloning.fitting import fit_adapter, network_features
 from cloning.frozen import FrozenNetwork
-from cloning.head import balanced_cross_entropy, calibrated_head, class_weights, solve_head
+from cloning.head import balanced_cross_entropy, calibrated_logits, class_weights, solve_head
 from cloning.insertion import NEARLY_SOLVED
 from cloning.measures import accuracies_of_logits, mean
 from cloning.network import ClonedNetwork
@@ -57,12 +57,13 @@ class Together:
     def __call__(self, rows: tuple[PositionResult, ...]) -> Combination:
         """With the class-balanced cross-entropy of the validation samples and the mean of both accuracies there."""
         if rows not in self.known:
-            loss, accuracy = self._compare(rows)
-            self.known[rows] = replace(Combination.summed(rows), loss=loss, accuracy=accuracy)
+            loss, original, cloned = self._compare(rows)
+            summed = Combination.summed(rows)
+            self.known[rows] = replace(summed, loss=loss, val_original=original, val_cloned=cloned)
         return self.known[rows]
 
     @torch.no_grad()
-    def _compare(self, rows: Sequence[PositionResult]) -> tuple[float, float]:
+    def _compare(self, rows: Sequence[PositionResult]) -> tuple[float, float, float]:
         own = self.target.num_features
         clones = [self._clone(place, row) for place, row in enumerate(rows)]
         parts = [self._of(place, row) for place, row in enumerate(rows)]
@@ -74,13 +75,13 @@ class Together:
         start = [part.to(train) for part in network.initial_head()]
         if (self.train.labels < len(self.kept)).any():
             weight, bias = solve_head(train, self.train.labels, *start, least_gradient=NEARLY_SOLVED)
+            logits = val @ weight.T + bias
         else:
-            weight, bias = calibrated_head(val, self.val.labels, *start, network.owners)
-        logits = val @ weight.T + bias
+            logits = calibrated_logits(val, self.val.labels, *start, network.owners)
         accuracies = accuracies_of_logits(logits, self.val.labels, len(classes))
-        sides = mean(accuracies[: len(self.kept)]), mean(accuracies[len(self.kept) :])
+        sides = [mean(part) or 0.0 for part in (accuracies[: len(self.kept)], accuracies[len(self.kept) :])]
         loss = balanced_cross_entropy(logits, self.val.labels, class_weights(self.val.labels, len(classes)))
-        return loss.item(), mean(sides) or 0.0
+        return loss.item(), *sides
 
     def _clone(self, place: int, row: PositionResult) -> Clone:
         module = self.modules[place][row.share]

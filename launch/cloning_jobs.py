@@ -10,9 +10,10 @@ from typing import Any
 from cloning.blueprint import CloningBlueprint, describe
 from cloning.bundle import from_bundle, to_bundle
 from cloning.diagram import cloned_diagram
-from cloning.measures import Locality, added_costs, mean, measure_costs, measure_latency, require_restored, size_share
+from cloning.measures import Locality, added_costs, measure_costs, measure_latency, require_restored, size_share
 from cloning.network import ClonedNetwork
-from cloning.pipeline import CloningSearch, CloningSearchResult
+from cloning.pipeline import CloningSearch
+from cloning.result import CloningSearchResult
 from cloning.settings import AddedBudget, CloningSettings
 from cloning.statistics import write_statistics
 from launch.components import Start, finish_training, inherited_rows, log_blueprint, tuning_options
@@ -25,17 +26,21 @@ from zoo.errors import UserError
 def search(job: Job) -> Mapping[str, Any]:
     """Selects, localises and inserts; no test image is seen.
 
-    ``value`` is the validation accuracy after the short tuning at the positions chosen, as the mean of that on
-    the target's classes and that on the cloned ones.
+    ``value`` is the validation accuracy of what was chosen, of several sources together, as the mean of that on the
+    target's classes and that on the cloned ones.
     """
     search = _build_search(job)
     found = search.run()
     network = search.build(found.blueprint)
     localities = search.localities(network, "val")
     files = _report(job, found, network, localities, tuple(search.zoo))
-    original, cloned = (mean([getattr(row, name) for row in found.chosen]) for name in ("val_original", "val_cloned"))
+    reached = found.reached
     return job.finish(
-        {"value": (original + cloned) / 2, "val_original_accuracy": original, "val_cloned_accuracy": cloned},
+        {
+            "value": reached.accuracy,
+            "val_original_accuracy": reached.val_original,
+            "val_cloned_accuracy": reached.val_cloned,
+        },
         composition=found.blueprint.composition,
         selection=asdict(found.selection),
         chosen=[asdict(row) for row in found.chosen],

@@ -140,4 +140,8 @@ def to_float64(x: Tensor) -> Tensor:
 def damped_solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
     """(G + ridge I)^-1 R of symmetric G (..., p, p) without negative eigenvalues and R (..., p, q)."""
     damped = gram + ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return torch.cholesky_solve(right, torch.linalg.cholesky(damped))
+    factor, info = torch.linalg.cholesky_ex(damped)
+    if not info.any():
+        return torch.cholesky_solve(right, factor)
+    values, vectors = torch.linalg.eigh(gram)  # rounding has made eigenvalues of few rows smaller than minus the ridge
+    return vectors @ ((vectors.mT @ right) / (values.clamp_min(0) + ridge).unsqueeze(-1))

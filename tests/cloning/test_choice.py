@@ -24,7 +24,9 @@ def test_what_is_together_counts_more_than_the_sum() -> None:
     tables = [[row(name, loss=loss, macs=100 - 10 * loss) for loss in (1.0, 1.1)] for name in "ab"]
 
     def together(rows: tuple[PositionResult, ...]) -> Combination:
-        return replace(Combination.summed(rows), loss=4 - sum(one.loss for one in rows), accuracy=0.5)
+        return replace(
+            Combination.summed(rows), loss=4 - sum(one.loss for one in rows), val_original=0.5, val_cloned=0.5
+        )
 
     for name in ("search", "tolerance"):
         settings = InsertionSettings(name, tolerance=1)

@@ -11,7 +11,8 @@ import torch
 from cloning_stand_ins import small_data, small_zoo
 
 from cloning.network import ClonedNetwork
-from cloning.pipeline import CloningSearch, CloningSearchResult
+from cloning.pipeline import CloningSearch
+from cloning.result import CloningSearchResult
 from cloning.settings import CloningSettings, CorrectionSettings, InsertionSettings, LocalisationSettings, TaskSettings
 from tests.fake_device import FAKE, fake_device
 from zoo.devices import CPU, Placement

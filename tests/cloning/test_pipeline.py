@@ -11,16 +11,18 @@ from cloning_stand_ins import small_data, small_zoo
 
 from cloning.blueprint import describe
 from cloning.clone import Clone
+from cloning.composite import combine
 from cloning.fitting import fit_adapter, solve_network_head
 from cloning.frozen import FrozenNetworks
 from cloning.gates import num_gates
-from cloning.head import balanced_cross_entropy, class_weights
+from cloning.head import balanced_cross_entropy, calibrate, class_weights
 from cloning.insertion import search_position
 from cloning.localise import tries
 from cloning.measures import added_costs
 from cloning.network import ClonedNetwork
-from cloning.pipeline import CloningSearch, CloningSearchResult
+from cloning.pipeline import CloningSearch
 from cloning.report import write_report
+from cloning.result import CloningSearchResult
 from cloning.samples import Samples
 from cloning.settings import (
     WHOLE,
@@ -140,20 +142,37 @@ def test_without_adapters_the_solved_head_is_the_result(tmp_path: Path) -> None:
     assert (result.choice, result.epochs) == ("start", 0)
 
 
+def test_clones_of_the_strict_mode_add_up(tmp_path: Path) -> None:
+    parts = []
+    for classes in ("abcde", "abcf"):
+        job = search(tmp_path, classes=classes, exemplars=0)
+        parts.append(job.build(job.run().blueprint))
+    whole, x = combine(NETWORKS("low"), tuple("abcdef"), parts), torch.randn(6, 1, 32, 32)
+    logits, own = whole(x), [part(x) for part in parts]
+    torch.testing.assert_close(
+        logits[:, :5], own[0], rtol=1e-4, atol=1e-3
+    )  # each clone adds its rows, and the target's are as they were
+    torch.testing.assert_close(logits[:, [0, 1, 2, 5]], own[1], rtol=1e-4, atol=1e-3)
+
+
 def test_strict_mode_keeps_the_closed_form_calibrated(tmp_path: Path) -> None:
     job = search(tmp_path, exemplars=0)
     found = job.run()
     network = job.build(found.blueprint)
     val = job._samples(job.correction(found.blueprint), "val", network.target)
     logits, weights = network(val.images), class_weights(val.labels, 5)
+    scale, offset = calibrate(logits, val.labels, network.owners)
+    logits = logits * scale + offset  # what is stored is calibrated against the target, whose rows stay as they were
     assert balanced_cross_entropy(logits, val.labels, weights).item() == pytest.approx(found.chosen[0].loss, rel=1e-3)
     start, bias = network.initial_head()
     scales = network.head.weight.detach().norm(dim=1) / start.norm(dim=1)
     torch.testing.assert_close(network.head.weight.detach(), start * scales[:, None])
     offsets = network.head.bias.detach() - bias * scales
-    for rows in (network.owners == 0, network.owners == 1):  # a scale and an offset a network
-        torch.testing.assert_close(scales[rows], scales[rows][:1].expand(int(rows.sum())))
-        torch.testing.assert_close(offsets[rows], offsets[rows][:1].expand(int(rows.sum())))
+    kept, cloned = network.owners == 0, network.owners == 1
+    assert torch.equal(network.head.weight[kept], start[kept])
+    assert torch.equal(network.head.bias[kept], bias[kept])
+    torch.testing.assert_close(scales[cloned], scales[cloned][:1].expand(2))  # a scale and an offset a source
+    torch.testing.assert_close(offsets[cloned], offsets[cloned][:1].expand(2))
     uncalibrated = balanced_cross_entropy(restarted(network)(val.images), val.labels, weights)
     assert found.chosen[0].loss < uncalibrated.item()
     before = digest(network)
@@ -259,7 +278,9 @@ def test_several_sources_are_chosen_by_what_they_make_together(tmp_path: Path) -
         assert accuracies.mean == pytest.approx(one.accuracy)
         assert one.added_macs == sum(costs.macs for costs in added_costs(network))
     again = search(tmp_path, classes="abcdef", task=task, insertion=fixed)
-    assert again.run().together == found.together
+    repeated = again.run()
+    assert repeated.together == found.together
+    assert repeated.reached == best == found.reached
     assert not again.store.misses
 
 
