@@ -48,10 +48,9 @@ class Localisation:
 
 
 def tries(settings: LocalisationSettings, *, has_others: bool) -> tuple[Share, ...]:
-    """What is tried of a source: ``settings.keep`` or each of ``KEEPS``, largest first, and then all of them local.
+    """What is tried of a source: ``settings.keep`` or each of ``KEEPS``, largest first, then all again with contrast.
 
-    Without images of other classes nothing is tried that is to be local: all that is asked of it then is to be as its
-    source on the cloned ones.
+    Without images of other classes there is none: nothing says on what a module is to differ from its source.
     """
     keeps = (settings.keep,) if settings.keep is not None else KEEPS
     is_contrasted = settings.contrast > 0 and settings.name in FITTED and has_others

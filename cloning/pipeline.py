@@ -109,11 +109,15 @@ class CloningSearch:
                 tables.append(self._insert(selection, modules[-1]))
         with self.timed("choice"):
             chosen, together = self._choose(selection, modules, tables)
-        bound, clones = {"is_bound": not self.settings.budget.is_open, "is_together": bool(together)}, []
+        clones = []
         for row, found, table in zip(chosen, modules, tables, strict=True):
             module = found[row.share]
             clones.append(replace(module, position=row.position))
-            tell_insertion(module, row, table, self.settings.insertion, **bound)
+            tell_insertion(
+                *(module, row, table, self.settings.insertion),
+                is_bound=not self.settings.budget.is_open,
+                is_together=bool(together),
+            )
         tell_added(clones, chosen, together, self.settings.correction)
         with self.timed("blueprint"):
             blueprint = self._blueprint(selection, clones, chosen)
@@ -217,8 +221,10 @@ class CloningSearch:
         return select(candidates, task.classes, cloned=task.cloned, target=task.target, sources=task.sources)
 
     def _num_params(self, name: str) -> int:
-        entry, count = identity(self.zoo[name]), lambda: StageResult(values=self.networks(name).chain.costs.num_params)
-        return self.store.fetch("num_params", {"entry": entry}, count).values
+        def compute() -> StageResult:
+            return StageResult(values=self.networks(name).chain.costs.num_params)
+
+        return self.store.fetch("num_params", {"entry": identity(self.zoo[name])}, compute).values
 
     def _localise(self, selection: Selection, source: Source) -> dict[Share, Tensor]:
         """The gates of everything that is tried; the whole source is one of them unless a share is asked for."""
@@ -312,9 +318,7 @@ class CloningSearch:
 
         def compute() -> StageResult:
             train, val = self._samples(data, "train", target), self._samples(data, "val", target, limit=MAX_IMAGES)
-            together = Together(
-                *(target, modules, selection.kept, train, val, insertion.kernel_size, self.seed, self.placement.dtype)
-            )
+            together = Together(target, modules, selection.kept, train, val, self.seed, self.placement.dtype)
             chosen = choose(tables, insertion, budget, together=together)
             places = [table.index(row) for table, row in zip(tables, chosen, strict=True)]
             return StageResult(values=[places, to_plain([*together.known.values()])])

@@ -51,6 +51,12 @@ class Share:
 WHOLE = Share()
 
 
+FITTED = ("lime", "direct")
+"""Localisers that fit gates: one whose logit is below 0 was closed for good, and stays so if there is room for it."""
+
+_OF_FITS = ("num_neighbours", "patch_grid", "num_steps", "batch_size", "learning_rate", "contrast")
+
+
 @dataclass(frozen=True)
 class LocalisationSettings:
     """How the module is found inside a source.
@@ -91,12 +97,6 @@ class LocalisationSettings:
         """Settings that this localiser does not read."""
         whole = ("keep", "num_images", "min_per_layer") if self.name == "none" else ()
         return frozenset((*whole, *(() if self.name in FITTED else _OF_FITS)))
-
-
-FITTED = ("lime", "direct")
-"""Localisers that fit gates: one whose logit is below 0 was closed for good, and stays so if there is room for it."""
-
-_OF_FITS = ("num_neighbours", "patch_grid", "num_steps", "batch_size", "learning_rate", "contrast")
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,8 @@ def tell_insertion(
     place = "at the image (position 0)" if row.position == 0 else f"at position {row.position} of the target"
     least = min(other.loss for other in tried)
     if is_together:
-        why = (
-            f"for what it makes with the others; alone it has a loss of {row.loss:.4f}, and of {len(tried)} tries the "
-        )
-        why += f"least has {least:.4f}"
+        why = "for what it makes with the others; "
+        why += f"alone its loss is {row.loss:.4f} (least of {len(tried)} tries: {least:.4f})"
     elif settings.name == "fixed":
         why = f"as insertion.position says, loss {row.loss:.4f}"
     elif row.loss <= least:

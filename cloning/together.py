@@ -38,8 +38,7 @@ class Together:
         kept: The target's classes that stay.
         train: Correction samples, labelled by ``kept`` and then the classes of each source.
         val: Validation samples, labelled likewise.
-        kernel_size: Of adapters.
-        seed: Of their folds.
+        seed: Of the folds that adapters are fitted in.
         precision: Of the networks' products.
     """
 
@@ -48,7 +47,6 @@ class Together:
     kept: Sequence[str]
     train: Samples
     val: Samples
-    kernel_size: int | str
     seed: int
     precision: torch.dtype | None = None
     known: dict[tuple[PositionResult, ...], Combination] = field(default_factory=dict)
@@ -92,9 +90,7 @@ class Together:
         key = (place, row.share, row.position)
         if key not in self._features:
             clone, device = self._clone(place, row), self.train.images.device
-            fit = fit_adapter(
-                self.target, clone, self.train.images, kernel_size=row.kernel_size or self.kernel_size, seed=self.seed
-            )
+            fit = fit_adapter(self.target, clone, self.train.images, kernel_size=row.kernel_size, seed=self.seed)
             network = ClonedNetwork(
                 self.target, [*self.kept, *clone.classes], [clone], [fit.adapter if fit else None]
             ).to(device)
