@@ -128,10 +128,19 @@ def low_rank(task: Task, budget: Budget, mode: str) -> list[Recipe]:
 
 def distilled(task: Task, budget: Budget, mode: str) -> list[Recipe]:
     """Truncated networks, taught by the whole network that is best after Full-Tuning, under no budget."""
+    return _taught(task, truncated, budget, mode)
+
+
+def taught_pick(task: Task, budget: Budget, mode: str) -> list[Recipe]:
+    """What the search picks, taught by the same whole network."""
+    return _taught(task, pick, budget, mode)
+
+
+def _taught(task: Task, students: Contender, budget: Budget, mode: str) -> list[Recipe]:
     if mode != "full":
         return []
     (block,) = best(task, whole(task, Budget(), mode), mode).blocks
-    return [replace(recipe, teacher=block.network) for recipe in truncated(task, budget, mode)]
+    return [replace(recipe, teacher=block.network) for recipe in students(task, budget, mode)]
 
 
 def selected(task: Task, budget: Budget, mode: str, *, by: str) -> list[Recipe]:
@@ -162,6 +171,7 @@ CONTENDERS: Mapping[str, Contender] = {
     "random_weights": partial(control, what="all"),
     "lora": low_rank,
     "distillation": distilled,
+    "taught_pick": taught_pick,
     "by_leep": partial(selected, by="leep"),
     "by_logme": partial(selected, by="logme"),
     "by_naswot": partial(selected, by="naswot"),

@@ -28,6 +28,7 @@ LABELS = {
     "random_weights": "pick, all weights random (Full: from scratch)",
     "lora": "whole network with LoRA",
     "distillation": "truncated, taught by the best whole network",
+    "taught_pick": "the search's pick, taught by the best whole network",
     "by_leep": "whole network by LEEP",
     "by_logme": "whole network by LogME",
     "by_naswot": "whole network by NASWOT",

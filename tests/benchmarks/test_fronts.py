@@ -16,6 +16,7 @@ from benchmarks.fronts import rows
 from benchmarks.fronts.comparison import Place, Point, budgets, fronts, smallest, with_rival
 from benchmarks.fronts.contenders import CONTENDERS
 from benchmarks.fronts.recipes import Recipe, build, costs, lora_rank, with_head
+from benchmarks.fronts.rows import tuned
 from benchmarks.fronts.statistics import area_between, area_weights, bootstrap
 from benchmarks.fronts.task import Question, Task, open_task
 from benchmarks.fronts.truncation import features_behind_nodes
@@ -151,6 +152,20 @@ def test_features_behind_every_node_are_those_of_truncated_networks(task: Task) 
         assert torch.allclose(network.forward_features(images), features, atol=1e-5)
 
 
+def test_truncated_networks_and_the_pick_are_taught_by_the_same_whole_network(task: Task) -> None:
+    budget = Budget(max_params=200_000)
+    taught = {name: CONTENDERS[name](task, budget, "full") for name in ("distillation", "taught_pick")}
+    for name, of in (("distillation", "truncated"), ("taught_pick", "pick")):
+        assert [replace(recipe, teacher=None) for recipe in taught[name]] == CONTENDERS[of](task, budget, "full")
+    (teacher,) = {recipe.teacher for recipes in taught.values() for recipe in recipes}
+    accuracies = {
+        name: tuned(task, Recipe((BlockSpec(name, (0, len(task.descriptions[name]) - 1)),)), "full").val_accuracy
+        for name in task.zoo
+    }
+    assert accuracies[teacher] == max(accuracies.values())
+    assert not any(CONTENDERS[name](task, budget, "freeze") for name in taught)
+
+
 # ---- as a whole
 
 
@@ -170,7 +185,7 @@ def test_all_contenders_are_compared_and_the_same_command_tunes_nothing_again(
     command.main([*words, "--output", str(tmp_path / "first")])
     found = json.loads((tmp_path / "first.json").read_text())
     names = {point["contender"] for point in found["points"]}
-    assert names == set(CONTENDERS) - {"distillation"}  # which is for Full-Tuning
+    assert names == set(CONTENDERS) - {"distillation", "taught_pick"}  # which are for Full-Tuning
     for point in found["points"]:
         assert point["num_params"] <= 330_000
         assert round(50 * point["test_accuracy"]) == pytest.approx(50 * point["test_accuracy"])
