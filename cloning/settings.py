@@ -186,7 +186,7 @@ class CorrectionSettings:
     name: Annotated[str, one_of("exemplars", "statistics")] = "exemplars"
     fraction: Annotated[float, above(0, 1)] = 0.3
     exemplars: Annotated[int, at_least(0)] = 10
-    projection: Annotated[int, at_least(1, 8192)] = 32
+    projection: Annotated[int, at_least(1, 8192)] = 64
     ridge: Annotated[float, above(0, 1e6)] = 1e-3
 
     def __post_init__(self) -> None:
