@@ -24,7 +24,8 @@ def choose_finalists(
     """Fills the seats, in their order.
 
     A network with adapters of its own begins as what the same network without them is: where both are candidates, the
-    one with adapters, which has more to train, stands for both.
+    one with adapters, which has more to train, stands for both. A seat that nobody can take (no whole network is within
+    the budget) goes to the next best by the first seat's score.
 
     Args:
         scored: All candidates, best first by the search's proxy.
@@ -38,7 +39,10 @@ def choose_finalists(
     pool = [entry for entry in scored if entry.candidate.is_adapted or entry.candidate.blocks not in adapted]
     chosen: list[ScoredCandidate] = []
     orders = {seat: _order(pool, seat) for seat in (*settings.seats, "")}
-    for seat in [*settings.seats, *[""] * num_finalists][:num_finalists]:
+    seats = [*settings.seats, *[""] * num_finalists][:num_finalists]
+    for seat in [*seats, *seats[:1] * num_finalists]:  # of a kind of which nothing fits the first takes the seat
+        if len(chosen) == num_finalists:
+            break
         free = (
             entry
             for entry in orders[seat]

@@ -257,7 +257,7 @@ class SelectionSettings:
     Attributes:
         seats: Filled one after the other by the best candidate that has none yet: by the proxy of that name, or of the
             kind of that name (``network``, ``truncated``, ``assembly``) by the search's proxy. Where there are more
-            finalists than seats, the search's proxy fills the rest.
+            finalists than seats, the search's proxy fills the rest; a seat that nobody can take is filled as the first.
         min_difference: Any two finalists take blocks of different networks in so many stages at least.
         num_epochs: Of every rung; the better half of each goes on to the next.
 

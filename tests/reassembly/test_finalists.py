@@ -61,6 +61,17 @@ def test_seats_are_filled_in_their_order_by_the_best_that_differ():
     assert len(choose_finalists(SCORED, 100, SelectionSettings(seats=seats))) == 7
 
 
+def test_a_seat_that_nobody_can_take_goes_to_the_next_by_the_first_score():
+    without = [e for e in SCORED if e.candidate.kind != "network"]
+    seats = ("ridge_cuts", "ridge", "network", "truncated")
+    found = choose_finalists(without, 4, SelectionSettings(seats=seats))
+    taken = choose_finalists(without, 3, SelectionSettings(seats=("ridge_cuts", "ridge", "truncated")))
+    assert named(found) == [*named(taken), "b[0:3] + c[3:6]"]
+    assert len(choose_finalists(without, 100, SelectionSettings(seats=seats))) == len(
+        choose_finalists(without, 100, SelectionSettings(seats=()))
+    )
+
+
 def test_finalists_differ_in_as_many_stages_as_asked_for():
     loose = choose_finalists(SCORED, 100, SelectionSettings(seats=(), min_difference=0))
     assert len(loose) == len(SCORED) - 2  # all but the twins of what has adapters
