@@ -113,6 +113,9 @@ WITHOUT_EXEMPLARS = (
 )
 """Ways that the number of exemplars does not touch: measured once, in the table of none."""
 
+WITH_EXEMPLARS = ("full_cloning",)
+"""Ways that train nothing without exemplars: what they begin with has a row of its own."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -263,7 +266,7 @@ def missing_jobs(
         wanted = [
             method
             for method in methods
-            if not (number and method in WITHOUT_EXEMPLARS)
+            if method not in (WITHOUT_EXEMPLARS if number else WITH_EXEMPLARS)
             and getattr(rows.get((scenario.name, number, method, seed)), "added_macs", None) is None
         ]
         together = tuple(method for method in SEARCHED if method in wanted)

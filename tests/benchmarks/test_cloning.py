@@ -55,7 +55,7 @@ def test_differences_are_paired_by_seed_and_rows_are_kept(tmp_path: Path) -> Non
 
 def test_only_what_is_missing_is_measured_and_a_search_serves_all_that_begin_with_it() -> None:
     scenario = read_scenario("mnist5k_one_source")
-    methods = ("cloning", "cloning_random", "ranpac", "lwf")
+    methods = ("cloning", "cloning_random", "full_cloning", "ranpac", "lwf")
     there = [
         replace(row("lwf", 0, 0.9), scenario=scenario.name),
         replace(row("lwf", 1, 0.9, added_macs=None), scenario=scenario.name),
@@ -63,9 +63,10 @@ def test_only_what_is_missing_is_measured_and_a_search_serves_all_that_begin_wit
     jobs = missing_jobs({r.key: r for r in there}, [scenario], 2, [0, 10], methods)
     told = [(seed, exemplars, names) for _, seed, exemplars, names in jobs]
     searched = ("cloning", "cloning_random")
+    trained = (*searched, "full_cloning")
     assert told == [
         *((0, 0, names) for names in (searched, ("ranpac",))),
-        *((0, 10, names) for names in (searched, ("lwf",))),
+        *((0, 10, names) for names in (trained, ("lwf",))),
         *((1, 0, names) for names in (searched, ("ranpac",), ("lwf",))),
-        *((1, 10, names) for names in (searched, ("lwf",))),
+        *((1, 10, names) for names in (trained, ("lwf",))),
     ]
