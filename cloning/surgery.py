@@ -35,6 +35,10 @@ def add(options: argparse.Namespace) -> str:
         raise UserError(
             f"{options.clone} is a network of the zoo, no packed clone: type add {options.clone} {options.base}"
         )
+    if Path(options.clone).is_dir():
+        raise UserError(
+            f"{options.clone} is a directory: type python -m cloning pack {options.clone} FILE.hz, add FILE.hz"
+        )
     base, clone = open_base(options.base, networks), read_composite(options.clone)
     return _written(base.with_clone(clone), base, clone.sources, networks, options)
 
@@ -127,6 +131,11 @@ def _written(
         if rest.to_bytes() != base.to_bytes() or not torch.equal(*same):
             raise UserError(f"{output}: not written: without what was added it is not {options.base} again")
         told.append(f"without {', '.join(added)} it is {options.base} again: the same bytes, the same logits")
+        if base.parts:
+            told.append(
+                f"{', '.join(base.sources)} and {', '.join(added)} were made apart, so that their classes were never "
+                f"weighed against each other; one run solves them together: task.sources=[{','.join(result.sources)}]"
+            )
     if not result.parts and result.classes == networks(result.target).classes:
         target = networks(result.target)
         if not torch.equal(logits, probe_logits(target.logits, target.input)):

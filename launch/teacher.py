@@ -22,7 +22,7 @@ def check_teacher(config: Config, zoo: Zoo) -> None:
     """Refuses a teacher that is not there, or that nothing would listen to.
 
     Raises:
-        UserError: It is no network of the zoo and no directory; there are no epochs.
+        UserError: It is no network of the zoo and no directory; nothing is trained.
     """
     name = config.tuning.teacher
     if name is None:
@@ -31,6 +31,11 @@ def check_teacher(config: Config, zoo: Zoo) -> None:
         raise UserError(
             f"tuning.teacher={shown(name)} has no effect with tuning.num_epochs=0, where nothing is trained: leave it "
             "out, or type tuning.num_epochs=10"
+        )
+    if config.method.name == "cloning" and not config.correction.exemplars:
+        raise UserError(
+            f"tuning.teacher={shown(name)} has no effect with correction.exemplars=0, where nothing is trained: leave "
+            "it out, or type correction=exemplars correction.exemplars=10"
         )
     if name not in zoo and not _exists(name):
         raise UserError(

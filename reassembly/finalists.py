@@ -25,7 +25,7 @@ def choose_finalists(
 
     A network with adapters of its own begins as what the same network without them is: where both are candidates, the
     one with adapters, which has more to train, stands for both. A seat that nobody can take (no whole network is within
-    the budget) goes to the next best by the first seat's score.
+    the budget) goes to the next best by the first score that has a seat, or by the search's proxy.
 
     Args:
         scored: All candidates, best first by the search's proxy.
@@ -40,7 +40,8 @@ def choose_finalists(
     chosen: list[ScoredCandidate] = []
     orders = {seat: _order(pool, seat) for seat in (*settings.seats, "")}
     seats = [*settings.seats, *[""] * num_finalists][:num_finalists]
-    for seat in [*seats, *seats[:1] * num_finalists]:  # of a kind of which nothing fits the first takes the seat
+    others = [seat for seat in seats if seat not in KINDS][:1]  # who takes what a kind of which nothing fits cannot
+    for seat in [*seats, *(seat for seat in (*others, "") for _ in seats)]:
         if len(chosen) == num_finalists:
             break
         free = (
@@ -51,6 +52,8 @@ def choose_finalists(
         )
         if (entry := next(free, None)) is not None:
             chosen.append(entry)
+    if len(chosen) < num_finalists:
+        log.info("%d of %d finalists: no other differs enough from these", len(chosen), num_finalists)
     return chosen
 
 

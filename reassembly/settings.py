@@ -257,7 +257,8 @@ class SelectionSettings:
     Attributes:
         seats: Filled one after the other by the best candidate that has none yet: by the proxy of that name, or of the
             kind of that name (``network``, ``truncated``, ``assembly``) by the search's proxy. Where there are more
-            finalists than seats, the search's proxy fills the rest; a seat that nobody can take is filled as the first.
+            finalists than seats, the search's proxy fills the rest. A seat of a kind of which nothing fits goes to the
+            first score that has a seat, or to the search's proxy.
         min_difference: Any two finalists take blocks of different networks in so many stages at least.
         num_epochs: Of every rung; the better half of each goes on to the next.
 

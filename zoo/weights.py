@@ -234,8 +234,12 @@ def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str
     found = {
         "missing": [key for key in own if key not in state and not key.endswith("num_batches_tracked")],
         "unexpected": [key for key in state if key not in own],
-        "of another shape": [f"{key} {given} for {wanted}" for key, (given, wanted) in both.items()],
+        "of another shape": [],
+        "of another type": [],
     }
+    for key, (given, wanted) in both.items():
+        kind = "type" if state[key].shape == own[key].shape else "shape"
+        found[f"of another {kind}"].append(f"{key} {given} for {wanted}")
     return {kind: keys for kind, keys in found.items() if keys}
 
 
@@ -311,11 +315,17 @@ def _converted(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Ten
 
 def _advice(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """What to type: the number of classes where the head alone differs, else where to look."""
-    heads = {key.rpartition(".")[0] for key in own if key not in state or state[key].shape != own[key].shape}
+    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    differing = [key for key in needed if key not in state or state[key].shape != own[key].shape]
+    if not differing and all(key in own for key in state):
+        return "store them as floating point numbers"
+    heads = {key.rpartition(".")[0] for key in differing}
     head = next(iter(heads), "")
-    weight = state.get(f"{head}.weight")
     if len(heads) == 1 and head and not any(key.startswith(f"{head}.") and key not in own for key in state):
+        if any(key.startswith(f"{head}.") and key not in differing for key in needed):  # the rest of the layer is there
+            return f"set weights: {{skip: [{', '.join(differing)}]}} to leave that at its initialisation"
         kept = f"weights: {{skip: [{head}.]}} to leave {head} at its initialisation"
+        weight = state.get(f"{head}.weight")
         if weight is not None and weight.dim() == own[f"{head}.weight"].dim():
             return f"set kwargs: {{num_classes: {len(weight)}}}, or {kept}"
         return f"set {kept}"

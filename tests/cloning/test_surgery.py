@@ -64,9 +64,14 @@ def test_clones_are_added_and_removed_with_proof(place: Path, capsys: pytest.Cap
     told = capsys.readouterr().out
     assert "low+high.hz: " in told
     assert "without high it is low again: the same bytes, the same logits" in told
+    assert "made apart" not in told  # one clone was weighed against its target
     assert len(re.findall(r"^(low|high) sha256:[0-9a-f]{64} is as it was$", told, re.MULTILINE)) == 2
     assert Path("low+high.hz").read_bytes() == Path("high.hz").read_bytes()
     assert call("add", "high.hz", "rare.hz", "--output", "both.hz") == 0
+    assert "high and rare were made apart" in (told := capsys.readouterr().out)
+    assert "task.sources=[high,rare]" in told
+    assert call("add", "high.hz", "run") == 2
+    assert "run is a directory: type python -m cloning pack run FILE.hz" in capsys.readouterr().err
     assert call("add", "run", "high.hz", "--output", "other.hz") == 0  # in the other order
     assert network("both.hz").classes == tuple("abcdf")
     x = images(3)

@@ -212,6 +212,11 @@ CONTRADICTIONS = [
         ["tuning.teacher=nosuch", "zoo embedded has no such network"],
     ),
     ("train", ["tuning=probe", "tuning.teacher=resnet_digits"], ["tuning.teacher=", "type tuning.num_epochs=10"]),
+    (
+        "train",
+        ["method=cloning", "correction=statistics", "tuning.teacher=resnet_digits"],
+        ["tuning.teacher=resnet_digits has no effect with correction.exemplars=0", "type correction=exemplars"],
+    ),
     ("train", ["method=baseline", "tuning.warmup=feature_matching"], ["tuning.warmup=", "type tuning.warmup=none"]),
     ("train", ["method=cloning", "tuning.warmup=feature_matching"], ["tuning.warmup=", "type tuning.warmup=none"]),
     ("train", ["optimizer._target_=torch.optim.NoSuch"], ["optimizer._target_=torch.optim.NoSuch", "type the dotted"]),

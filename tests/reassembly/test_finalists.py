@@ -61,15 +61,36 @@ def test_seats_are_filled_in_their_order_by_the_best_that_differ():
     assert len(choose_finalists(SCORED, 100, SelectionSettings(seats=seats))) == 7
 
 
-def test_a_seat_that_nobody_can_take_goes_to_the_next_by_the_first_score():
+@pytest.mark.parametrize(
+    ("seats", "expected"),
+    [
+        (("ridge_cuts", "ridge", "network", "truncated"), ["abb", "ab", "a5", "bc"]),
+        (("network", "ridge_cuts"), ["abb", "a"]),
+        (("network", "network", "ridge"), ["ab", "a5", "abb"]),
+        (("network", "network"), ["ab", "a5"]),
+        (("network", ""), ["ab", "a5"]),  # more finalists than seats
+    ],
+)
+def test_a_seat_of_a_kind_of_which_nothing_fits_goes_by_the_first_score(
+    seats: tuple[str, ...], expected: list[str]
+) -> None:
+    short = {
+        "ab": "a[0:3] + b[3:6]",
+        "abb": "a[0:3] + b[3:9]",
+        "bc": "b[0:3] + c[3:6]",
+        "a": "a[0:6]",
+        "a5": "a[0:3] + a[3:5]",
+    }
     without = [e for e in SCORED if e.candidate.kind != "network"]
-    seats = ("ridge_cuts", "ridge", "network", "truncated")
-    found = choose_finalists(without, 4, SelectionSettings(seats=seats))
-    taken = choose_finalists(without, 3, SelectionSettings(seats=("ridge_cuts", "ridge", "truncated")))
-    assert named(found) == [*named(taken), "b[0:3] + c[3:6]"]
-    assert len(choose_finalists(without, 100, SelectionSettings(seats=seats))) == len(
-        choose_finalists(without, 100, SelectionSettings(seats=()))
-    )
+    found = choose_finalists(without, len(seats), SelectionSettings(seats=tuple(filter(None, seats))))
+    assert named(found) == [short[name] for name in expected]
+
+
+def test_as_many_finalists_as_differ_are_found_and_fewer_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="reassembly.finalists"):
+        found = choose_finalists(SCORED, 100, SelectionSettings(seats=("network", "truncated")))
+    assert f"{len(found)} of 100 finalists: no other differs enough from these" in caplog.text
+    assert len(found) == len(choose_finalists(SCORED, 100, SelectionSettings(seats=())))
 
 
 def test_finalists_differ_in_as_many_stages_as_asked_for():

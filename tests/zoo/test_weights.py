@@ -104,6 +104,20 @@ def test_counters_that_old_files_lack_are_kept(trained: State, file: Path):
     assert torch.equal(load(file)["fc.weight"], trained["fc.weight"])
 
 
+def test_what_is_missing_of_a_layer_is_skipped_alone_and_a_wrong_type_is_told_as_such(trained: State, file: Path):
+    torch.save({key: tensor for key, tensor in trained.items() if key != "fc.bias"}, file)
+    told = refusal(file)
+    assert "missing: fc.bias" in told
+    assert "set weights: {skip: [fc.bias]}" in told
+    assert "num_classes" not in told
+    assert torch.equal(load(file, skip=("fc.bias",))["fc.weight"], trained["fc.weight"])
+    torch.save({**trained, "fc.weight": trained["fc.weight"].int()}, file)
+    told = refusal(file)
+    assert "of another type: fc.weight int32 for float32" in told
+    assert "shape" not in told
+    assert "store them as floating point numbers" in told
+
+
 def test_a_changed_head_is_told_and_can_be_skipped(trained: State, file: Path):
     torch.save(trained, file)
     told = refusal(file, small(classes=10))

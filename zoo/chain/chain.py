@@ -78,9 +78,10 @@ class Nodes:
         """Refuses (``UserError``) a chain with fewer nodes between stem and head than blocks."""
         body = len(self) - 2
         if body < num_blocks:
+            fewer = f"type partition.num_blocks={body}{' or less' if body > 1 else ''}, or " if body else ""
             raise UserError(
-                f"network {self.name!r} has {body} nodes between stem and head, too few for {num_blocks} blocks: "
-                f"type partition.num_blocks={body} or less, or leave it out of the zoo"
+                f"network {self.name!r} has {body} node{'' if body == 1 else 's'} between stem and head, too few for "
+                f"{num_blocks} blocks: {fewer}leave it out of the zoo"
             )
 
 
