@@ -40,8 +40,9 @@ def choose_finalists(
     chosen: list[ScoredCandidate] = []
     orders = {seat: _order(pool, seat) for seat in (*settings.seats, "")}
     seats = [*settings.seats, *[""] * num_finalists][:num_finalists]
-    others = [seat for seat in seats if seat not in KINDS][:1]  # who takes what a kind of which nothing fits cannot
-    for seat in [*seats, *(seat for seat in (*others, "") for _ in seats)]:
+    first_score = [seat for seat in seats if seat not in KINDS][:1]
+    more = [*first_score * num_finalists, *[""] * num_finalists]  # for seats of kinds of which nothing fits
+    for seat in [*seats, *more]:
         if len(chosen) == num_finalists:
             break
         free = (

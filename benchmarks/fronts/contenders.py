@@ -126,17 +126,8 @@ def low_rank(task: Task, budget: Budget, mode: str) -> list[Recipe]:
     return found
 
 
-def distilled(task: Task, budget: Budget, mode: str) -> list[Recipe]:
-    """Truncated networks, taught by the whole network that is best after Full-Tuning, under no budget."""
-    return _taught(task, truncated, budget, mode)
-
-
-def taught_pick(task: Task, budget: Budget, mode: str) -> list[Recipe]:
-    """What the search picks, taught by the same whole network."""
-    return _taught(task, pick, budget, mode)
-
-
-def _taught(task: Task, students: Contender, budget: Budget, mode: str) -> list[Recipe]:
+def taught(task: Task, budget: Budget, mode: str, *, students: Contender) -> list[Recipe]:
+    """Another contender's networks, taught by the whole network that is best after Full-Tuning, under no budget."""
     if mode != "full":
         return []
     (block,) = best(task, whole(task, Budget(), mode), mode).blocks
@@ -170,8 +161,8 @@ CONTENDERS: Mapping[str, Contender] = {
     "random_early_blocks": partial(control, what="early"),
     "random_weights": partial(control, what="all"),
     "lora": low_rank,
-    "distillation": distilled,
-    "taught_pick": taught_pick,
+    "distillation": partial(taught, students=truncated),
+    "taught_pick": partial(taught, students=pick),
     "by_leep": partial(selected, by="leep"),
     "by_logme": partial(selected, by="logme"),
     "by_naswot": partial(selected, by="naswot"),
