@@ -32,7 +32,6 @@ from zoo.storage.places import require_directory
 from zoo.storage.store import Store
 
 PROJECTIONS = (16, 24, 32, 48, 64, 128)
-RIDGE = 1e-3
 CLOSED = "closed form"
 NAMES = ("mnist5k_two_sources", "mnist5k_resnet_convnext", "mnist5k_convnext_resnet")
 
@@ -67,7 +66,7 @@ def measure(scenario: Scenario, seed: int, store: Store) -> dict[str | int, tupl
         shipped = Statistics()
         for owner, own in samples.items():
             shipped = shipped.with_sums(owner_sums(network, own, owner, projection=projection))
-        solve_from_statistics(network, shipped, projection=projection, ridge=RIDGE)
+        solve_from_statistics(network, shipped, projection=projection)
         rows[projection] = accuracy(), shipped.num_bytes
     return rows
 
@@ -105,7 +104,7 @@ def main() -> None:
             print(scenario.name, seed, found[scenario.name][-1], flush=True)
     note = (
         "`python -m benchmarks.statistics`, no image of the target's classes, whole sources at the image: test "
-        f"accuracy in percent; bytes of all owners' sums together. {arguments.seeds} seeds, ridge {RIDGE:g}."
+        f"accuracy in percent; bytes of all owners' sums together. {arguments.seeds} seeds."
     )
     write_text(
         arguments.results / "statistics.md",

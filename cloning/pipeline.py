@@ -156,10 +156,10 @@ class CloningSearch:
         if settings.name == "statistics":
             statistics = self.statistics(network)
             network.cpu()
-            solve_from_statistics(network, statistics, projection=settings.projection, ridge=settings.ridge)
+            ridge = solve_from_statistics(network, statistics, projection=settings.projection, ridge=settings.ridge)
             log.info(
-                "F_c is solved from the statistics of %s: %s bytes, no image of the target's classes",
-                *(", ".join(statistics.owners), f"{statistics.num_bytes:,}"),
+                "F_c is solved from the statistics of %s: %s bytes, ridge %.2g, no image of the target's classes",
+                *(", ".join(statistics.owners), f"{statistics.num_bytes:,}", ridge),
             )
         return network
 

@@ -180,14 +180,15 @@ class CorrectionSettings:
         exemplars: Images of each class that the target keeps; 0 is the strict mode without any of the target's data,
             in which nothing is trained: the closed form, calibrated on validation images, is the result.
         projection: For ``statistics``: rows of the random projection of each network's features, at most.
-        ridge: For ``statistics``: penalty of the regression, relative to the variances of the features.
+        ridge: For ``statistics``: penalty of the regression, relative to the variances of the features; ``None``
+            lets generalised cross-validation choose.
     """
 
     name: Annotated[str, one_of("exemplars", "statistics")] = "exemplars"
     fraction: Annotated[float, above(0, 1)] = 0.3
     exemplars: Annotated[int, at_least(0)] = 10
     projection: Annotated[int, at_least(1, 8192)] = 64
-    ridge: Annotated[float, above(0, 1e6)] = 1e-3
+    ridge: Annotated[float | None, above(0, 1e6)] = None
 
     def __post_init__(self) -> None:
         check(self, "correction")

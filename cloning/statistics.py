@@ -10,7 +10,8 @@ again: they are kept owner by owner and added in one order, so that what is solv
 was solved before, bit for bit.
 
 F_c is the ridge regression of the one-hot classes on h (``zoo.ridge``), every class of the same weight on average of
-its owner's, folded back to f: W_f = W_h P. So the cloned network stays what it is, and nothing more runs in it.
+its owner's, folded back to f: W_f = W_h P. The penalty is chosen by generalised cross-validation, which the sums allow:
+an owner of few images gets a stronger one. So the cloned network stays what it is, and nothing more runs in it.
 
 Sources: RanPAC (McDonnell et al., NeurIPS 2023, arXiv 2307.02251) for class-incremental learning from G and C behind a
 random projection.
@@ -45,6 +46,9 @@ from zoo.storage.plain import parse_json
 FORMAT = "huozi-statistics/1"
 SEED = 0
 """Of the projections; the same for all, so that sums of different owners are sums over the same h."""
+
+RIDGES = tuple(10.0 ** (exponent / 2) for exponent in range(-8, 3))
+"""Penalties that are tried where none is given."""
 
 NUM_DRAWS = 200
 """Scores drawn for every class when the logits are calibrated."""
@@ -207,14 +211,20 @@ def owner_sums(network: ClonedNetwork, samples: Samples, owner: str, *, projecti
 
 
 @torch.no_grad()
-def solve_from_statistics(network: ClonedNetwork, statistics: Statistics, *, projection: int, ridge: float) -> None:
+def solve_from_statistics(
+    network: ClonedNetwork, statistics: Statistics, *, projection: int, ridge: float | None = None
+) -> float:
     """Solves F_c from the owners' sums, in place.
 
     Args:
         network: Its adapters are those that the sums were made with.
         statistics: Of all classes of the network; classes that it has not count for nothing.
         projection: As the sums were made.
-        ridge: Penalty, relative to the variances of h.
+        ridge: Penalty, relative to the variances of h; ``None``: that of ``RIDGES`` with the least generalised
+            cross-validation (``zoo.ridge``), which grows the fewer images the owners have.
+
+    Returns:
+        The ridge.
 
     Raises:
         UserError: A class without sums, sums over other features.
@@ -228,6 +238,9 @@ def solve_from_statistics(network: ClonedNetwork, statistics: Statistics, *, pro
     total = Moments.zeros(sum(len(block.projection) for block in blocks), len(network.classes))
     for sums in there:
         total = total + _moments(sums, network.classes)
+    if ridge is None:
+        num_rows = total.count**2 / float(sum(len(sums.classes) ** 2 / sums.counts.sum() for sums in there))
+        ridge = min(RIDGES, key=lambda ridge: total.generalised_error(ridge, num_rows))
     ((weight, bias),) = total.solve([ridge])
     factor = _calibration(there, network.classes, weight, bias)
     rows = torch.cat(
@@ -235,6 +248,7 @@ def solve_from_statistics(network: ClonedNetwork, statistics: Statistics, *, pro
     )
     network.head.weight.copy_(factor * rows)
     network.head.bias.copy_(factor * bias)
+    return ridge
 
 
 def _split(weight: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ cancel, and the order and size of the batches change the last digits at most.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,11 +91,8 @@ class Moments:
 
         The bias is free of penalty. Columns of x without variance get weight 0.
         """
-        deviation = self.deviation()
-        # Below, the noise of float32 could outweigh the ridge.
-        constant = deviation.square() <= 1e-9 * (self.x.square() + deviation.square())
-        scale = torch.where(constant, 0.0, 1 / deviation)
-        correlation = self.xx / self.count * torch.outer(scale, scale)
+        scale = self._scale()
+        correlation = self._correlation(scale)
         right = self.xy / self.count * scale[:, None]
         solutions = []
         for ridge in ridges:
@@ -107,9 +105,40 @@ class Moments:
         about_mean = self.yy.sum() - 2 * (weight * self.xy).sum() + (weight * (self.xx @ weight)).sum()
         return float(about_mean + self.count * (self.y - self.x @ weight - bias).square().sum())
 
+    def num_effective(self, ridge: float) -> float:
+        """Effective degrees of freedom of the fit with a ridge, the bias among them: the trace of its hat matrix."""
+        values = torch.linalg.eigvalsh(self._correlation(self._scale())).clamp_min(0)
+        return 1 + float((values / (values + ridge)).sum())
+
+    def generalised_error(self, ridge: float, num_rows: float) -> float:
+        """Generalised cross-validation of the fit with a ridge: an estimate of its error on rows that it has not seen.
+
+        Source: Golub, Heath and Wahba (Technometrics 1979): mean squared error / (1 - degrees of freedom / rows)^2.
+
+        Args:
+            ridge: As in ``solve``.
+            num_rows: How many rows of the same weight say as much as those that are here.
+
+        Returns:
+            Summed over y; infinite if the fit has as many degrees of freedom as there are rows.
+        """
+        left = 1 - self.num_effective(ridge) / num_rows
+        ((weight, bias),) = self.solve([ridge])
+        return self.squared_error(weight, bias) / self.count / left**2 if left > 0 else math.inf
+
     def variation(self) -> float:
         """Sum of squares of y about its mean."""
         return float(self.yy.sum())
+
+    def _scale(self) -> Tensor:
+        """(p,) one over the deviations, 0 where x is constant."""
+        deviation = self.deviation()
+        # Below, the noise of float32 could outweigh the ridge.
+        constant = deviation.square() <= 1e-9 * (self.x.square() + deviation.square())
+        return torch.where(constant, 0.0, 1 / deviation)
+
+    def _correlation(self, scale: Tensor) -> Tensor:
+        return self.xx / self.count * torch.outer(scale, scale)
 
     def _copy(self) -> Moments:
         return Moments(self.count, *(part.clone() for part in (self.x, self.y, self.xx, self.xy, self.yy)))

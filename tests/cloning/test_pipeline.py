@@ -59,7 +59,7 @@ def search(root: Path, *, classes: str = "abcde", exemplars: int = 3, **changes:
 
 
 def test_with_statistics_no_image_of_the_target_is_seen_and_its_classes_are_known(tmp_path: Path) -> None:
-    strict = CorrectionSettings("statistics", fraction=0.5, exemplars=0, projection=32)  # 24 images say no more
+    strict = CorrectionSettings("statistics", fraction=0.5, exemplars=0)
     fixed, whole = InsertionSettings("fixed", position=2, num_epochs=1), LocalisationSettings("none")
     job = search(tmp_path, correction=strict, insertion=fixed, localisation=whole)
     network = job.build(job.run().blueprint)

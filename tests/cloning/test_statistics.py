@@ -116,6 +116,19 @@ def test_a_solved_head_knows_the_patterns_and_a_narrow_projection_still_does() -
         torch.testing.assert_close(block.projection @ block.projection.T, torch.eye(8, dtype=torch.float64))
 
 
+def test_owners_of_few_images_get_a_stronger_ridge() -> None:
+    found = whole()
+    few, many = Statistics(), Statistics()
+    for owner, classes in OWNERS.items():
+        samples = samples_of(found, classes)
+        part = torch.cat([(samples.labels == label).nonzero().flatten()[:4] for label in samples.labels.unique()])
+        scarce = Samples(samples.images[part], samples.labels[part])
+        few = few.with_sums(owner_sums(found, scarce, owner, projection=512))
+        many = many.with_sums(owner_sums(found, samples, owner, projection=512))
+    chosen = [solve_from_statistics(found, sums, projection=512) for sums in (few, many)]
+    assert chosen[0] > chosen[1]
+
+
 def test_they_travel_as_one_small_file(tmp_path: Path) -> None:
     statistics = shipped(whole())
     write_statistics(tmp_path / "s.safetensors", statistics)

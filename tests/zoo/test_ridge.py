@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -41,6 +43,23 @@ def test_moments_do_not_depend_on_the_batches_and_far_means_cost_no_digits():
         streamed = moments_of(x, y, size)
         for name in ("x", "y", "xx", "xy", "yy"):
             torch.testing.assert_close(getattr(streamed, name), getattr(whole, name), rtol=1e-8, atol=1e-7)
+
+
+def test_generalised_cross_validation_is_that_of_the_hat_matrix_and_asks_for_more_of_fewer_rows():
+    x, y = random(30, 8) @ random(8, 8, seed=1), random(30, 2, seed=2)
+    y = y + x[:, :2]
+    moments, centred = moments_of(x, y, 30), x - x.mean(0)
+    for ridge in (1e-3, 0.1, 10.0):
+        penalty = (ridge * centred.square().sum(0)).diag()
+        hat = centred @ torch.linalg.solve(centred.T @ centred + penalty, centred.T) + 1 / 30
+        expected = 30 * (y - hat @ y).square().sum() / (30 - hat.trace()) ** 2
+        assert moments.num_effective(ridge) == pytest.approx(float(hat.trace()))
+        assert moments.generalised_error(ridge, 30) == pytest.approx(float(expected))
+    ridges = [10.0**exponent for exponent in range(-6, 3)]
+    least = [min(ridges, key=lambda r: moments.generalised_error(r, num_rows)) for num_rows in (10, 30, 1000)]
+    assert least == sorted(least, reverse=True)
+    assert least[0] > least[-1]
+    assert moments.generalised_error(1e-6, 8.5) == math.inf  # as many degrees of freedom as rows
 
 
 def test_moments_add_subtract_and_select():
