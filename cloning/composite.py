@@ -5,12 +5,10 @@
     packed clone | packed clone | ...
 
 Nothing of a part is changed, so that what is left when one goes is what was there before, byte for byte. F_c of the
-whole is not stored; it follows from the parts, whichever came first:
-
-    W = W_0 + sum_p (W_p - W_p0)
-
-with W_p the head of a part, W_0 and W_p0 the closed-form heads (``ClonedNetwork.initial_head``) of the whole and of the
-part, each part in its own rows and columns. With one part alone it is that part's head, bit for bit.
+whole is not stored; it follows from the parts, whichever came first: the logit of a class of the target is the mean of
+those that the parts give it, that of a cloned class its own part's. With one part alone it is that part's head, bit for
+bit. So all parts have to know the same classes of the target: one that a part does not know has never been weighed
+against what that part gives.
 """
 
 from __future__ import annotations
@@ -88,6 +86,12 @@ class Composite:
         return tuple(dict.fromkeys(clone.network for part in self.blueprints for clone in part.clones))
 
     @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the target's own classes, in the order of the outputs."""
+        given = {name for part in self.blueprints for clone in part.clones for name in clone.classes}
+        return tuple(name for name in self.classes if name not in given)
+
+    @property
     def is_single(self) -> bool:
         """Whether one part is all there is."""
         return len(self.parts) == 1 and self.blueprints[0].classes == self.classes
@@ -115,7 +119,8 @@ class Composite:
         """The target with the other's clones as well; its classes come last.
 
         Raises:
-            UserError: Clones of another target or other weights, of a source that gives already, a class twice.
+            UserError: Clones of another target or other weights, of a source that gives already, a class twice, other
+                classes of the target than here.
         """
         where = other.parts[0].name if other.parts else "the clone"
         if not other.parts:
@@ -131,6 +136,13 @@ class Composite:
         for name in gained:
             if name in self.classes:
                 raise UserError(f"{where} gives class {name!r}, which is there already; give each class to one network")
+        here, there = self.kept, other.kept
+        if missing := [name for name in (*there, *here) if (name in here) != (name in there)]:
+            raise UserError(
+                f"{where} knows the classes {', '.join(there)} of {self.target!r}, and {', '.join(here)} are here: "
+                f"{', '.join(missing)} would not have been weighed against all others; clone the one that lacks them "
+                f"again with task.classes=[{','.join(dict.fromkeys((*here, *there)))}]"
+            )
         return replace(self, classes=(*self.classes, *gained), parts=(*self.parts, *other.parts))
 
     def without(self, source: str, load: Load) -> Composite:
@@ -245,16 +257,16 @@ def combine(target: FrozenNetwork, classes: Sequence[str], parts: Sequence[Clone
     if len(parts) == 1 and parts[0].classes == whole.classes:
         whole.head.load_state_dict(parts[0].head.state_dict())
         return whole
-    weight, bias = (value.double() for value in whole.initial_head())
-    columns = whole.columns()
+    if not parts:
+        return whole
+    weight, bias = (torch.zeros_like(value, dtype=torch.float64) for value in (whole.head.weight, whole.head.bias))
+    columns, kept = whole.columns(), set(whole.kept_classes)
     for part in sorted(parts, key=lambda part: [clone.source.name for clone in part.clones]):
-        first_weight, first_bias = part.initial_head()
-        there = [name for name in part.classes if name in whole.classes]
-        rows, own = ([list(network.classes).index(name) for name in there] for network in (whole, part))
-        bias[rows] += (part.head.bias.double() - first_bias.double())[own]
-        learnt = (part.head.weight.double() - first_weight.double())[own]
+        rows = [whole.classes.index(name) for name in part.classes]
+        share = torch.tensor([1 / len(parts) if name in kept else 1.0 for name in part.classes]).double()
+        bias[rows] += share * part.head.bias.double()
         for owner, place in part.columns().items():
-            weight[rows, columns[owner]] += learnt[:, place]
+            weight[rows, columns[owner]] += share[:, None] * part.head.weight.double()[:, place]
     whole.head.weight.copy_(weight)
     whole.head.bias.copy_(bias)
     return whole

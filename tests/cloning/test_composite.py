@@ -74,14 +74,25 @@ def test_clones_come_and_go_in_any_order(packs: dict[str, Composite], order: tup
     assert back.to_bytes() == packs[order[1]].to_bytes()
 
 
-def test_the_head_of_the_whole_is_the_sum_of_what_the_parts_have_learnt(packs: dict[str, Composite]) -> None:
+def test_the_logits_of_the_whole_are_those_of_the_parts_and_for_the_target_their_mean(packs: dict) -> None:
     first, second = part("regnety", "d", 2, 1), part("vit", "fg", 0, 2)
-    whole = combine(TARGET, "abcdfg", [first, second])
-    d, start = TARGET.num_features, whole.initial_head()[0]
-    learnt = sum((p.head.weight - p.initial_head()[0])[:3, :d] for p in (first, second))
-    torch.testing.assert_close(whole.head.weight[:3, :d], start[:3, :d] + learnt)
-    assert torch.equal(whole.head.weight[3, : first.head.weight.shape[1]], first.head.weight[3])
-    assert not whole.head.weight[3, first.head.weight.shape[1] :].any()
+    whole, x = combine(TARGET, "abcdfg", [first, second]), images(5)
+    both = first(x), second(x)
+    expected = torch.cat([(both[0][:, :3] + both[1][:, :3]) / 2, both[0][:, 3:], both[1][:, 3:]], dim=1)
+    torch.testing.assert_close(whole(x), expected)
+
+
+def test_parts_that_do_not_know_the_same_classes_of_the_target_are_refused() -> None:
+    few = read_composite(packed(part("vit", "f", 0, 2, "ba"), "few.hz"))
+    every = read_composite(packed(part("regnety", "d", 2, 1), "every.hz"))
+    with pytest.raises(
+        UserError, match=r"few.hz knows the classes b, a of 'resnet', and a, b, c are here: c would not"
+    ):
+        bare(TARGET).with_clone(few)
+    with pytest.raises(UserError, match=r"every.hz knows .* c would .* with task.classes=\[b,a,c\]"):
+        few.with_clone(every)
+    same = read_composite(packed(part("regnety", "d", 2, 1, "ab"), "same.hz"))
+    assert few.with_clone(same).classes == ("b", "a", "f", "d")
 
 
 def test_a_source_of_several_goes_and_what_is_left_is_packed_anew() -> None:
