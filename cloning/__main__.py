@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="safetensors file: images (n, C, H, W) in [0, 1] of the target's size, labels (n,) by the clone's classes",
     )
     for command in (packing, unpacking, repairing, *_add_surgery(commands), serving.add_arguments(commands)):
-        command.add_argument("--zoo", default="embedded", help="name in conf/zoo, or path of a YAML file")
+        command.add_argument(
+            "--zoo", help="name in conf/zoo, or path of a YAML file; by default that of the run, of a file embedded"
+        )
     options = parser.parse_args(arguments)
     try:
         module, name = _COMMANDS[options.command].rsplit(".", 1)

@@ -14,14 +14,13 @@ from cloning import surgery
 from cloning.blueprint import CloningBlueprint
 from cloning.bundle import MAGIC, Unpacked, from_bundle, pack, repair, to_bundle
 from cloning.composite import unpack_any
-from cloning.frozen import FrozenNetworks
 from cloning.measures import size_share
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
+from cloning.surgery import networks_of
 from datamodules.images import normalise
 from zoo.blueprint import WEIGHTS_FILE, read_bundle, write_bundle
 from zoo.errors import UserError
-from zoo.registry import read_zoo
 from zoo.storage.files import read_safetensors
 from zoo.storage.places import require_directory, require_file
 from zoo.storage.records import short_repr
@@ -35,7 +34,7 @@ def pack_run(options: argparse.Namespace) -> str:
     directory = next((d for d in (options.run_dir, options.run_dir / "bundle") if (d / WEIGHTS_FILE).exists()), None)
     if directory is None:
         raise UserError(f"{options.run_dir} holds no bundle: give a directory of train.py method=cloning")
-    network = from_bundle(read_bundle(directory, CloningBlueprint), _networks(options.zoo))
+    network = from_bundle(read_bundle(directory, CloningBlueprint), networks_of(options.zoo, options.run_dir))
     size = pack(network, options.file, dtype=options.dtype)
     _, share = size_share(network)
     return f"{options.file}: {size:,} bytes; what was learnt is {share:.2%} of the cloned network"
@@ -47,7 +46,7 @@ def unpack_file(options: argparse.Namespace) -> str:
         raise UserError(f"--tolerance={options.tolerance}: expected a share of the largest logit, 0 or more")
     if options.output:
         _require_bundle_place(options.output)
-    found = unpack_any(options.file, _networks(options.zoo), tolerance=options.tolerance)
+    found = unpack_any(options.file, networks_of(options.zoo), tolerance=options.tolerance)
     if options.output:
         write_bundle(options.output, to_bundle(found.network))
     return _report(found)
@@ -57,7 +56,7 @@ def repair_file(options: argparse.Namespace) -> str:
     """``repair``: damaged adapters or head of a file, fitted anew."""
     _require_free(options.repaired)
     tensors, _ = read_safetensors(options.samples)
-    found = repair(options.file, _networks(options.zoo), lambda network: _samples(options.samples, tensors, network))
+    found = repair(options.file, networks_of(options.zoo), lambda network: _samples(options.samples, tensors, network))
     size = pack(found.network, options.repaired)
     fitted = ", ".join(found.repaired) or "nothing, all was intact"
     return f"{options.repaired}: {size:,} bytes; fitted anew: {fitted}; {_report(found)}"
@@ -119,7 +118,3 @@ def _report(found: Unpacked) -> str:
     if math.isnan(found.difference):
         equal = "not compared, as what the sender found is damaged"
     return f"{network.target.name} with {grafts}; logits of sender and receiver are {equal}"
-
-
-def _networks(zoo: str) -> FrozenNetworks:
-    return FrozenNetworks(read_zoo(zoo))

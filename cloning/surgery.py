@@ -7,7 +7,7 @@ are taken before and after, and what was added is taken off again and compared w
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,10 +19,11 @@ from cloning.frozen import FrozenNetworks
 from cloning.measures import require_restored
 from zoo.blueprint import WEIGHTS_FILE, read_bundle
 from zoo.errors import UserError
-from zoo.registry import read_zoo
-from zoo.storage.files import write_bytes
+from zoo.interface import require_known_builder
+from zoo.registry import ZOOS, parse_zoo, read_zoo
+from zoo.storage.files import read_yaml, write_bytes
 from zoo.storage.places import require_file
-from zoo.storage.records import neighbours
+from zoo.storage.records import neighbours, short_repr
 
 SUFFIX = ".hz"
 
@@ -30,7 +31,7 @@ SUFFIX = ".hz"
 def add(options: argparse.Namespace) -> str:
     """Adds, checks that all of it can be undone, and writes."""
     _require_new(options.output)
-    networks = FrozenNetworks(read_zoo(options.zoo))
+    networks = networks_of(options.zoo, Path(options.base))
     if str(options.clone) in networks.zoo and not Path(options.clone).exists():
         raise UserError(
             f"{options.clone} is a network of the zoo, no packed clone: type add {options.clone} {options.base}"
@@ -46,7 +47,7 @@ def add(options: argparse.Namespace) -> str:
 def remove(options: argparse.Namespace) -> str:
     """Takes off, and writes what is left."""
     _require_new(options.output)
-    networks = FrozenNetworks(read_zoo(options.zoo))
+    networks = networks_of(options.zoo, Path(options.base))
     base = open_base(options.base, networks)
     sources: Sequence[str] = (options.clone,)
     if Path(options.clone).is_file() and options.clone not in base.sources:
@@ -86,6 +87,31 @@ def listed(paths: Sequence[Path]) -> tuple[str, int]:
                 num_damaged += 1
                 lines.append(f"refused: {error}")
     return "\n".join(lines), num_damaged
+
+
+def networks_of(zoo: str | None, run_dir: Path | None = None) -> FrozenNetworks:
+    """The networks of a zoo by name or file; of none, of the one that a run was made with, and else the embedded ones.
+
+    Of a run whose zoo is no longer in conf/zoo it is what its configuration says, without the networks that are built
+    by code that this file alone names.
+    """
+    configs = [place / "config.yaml" for place in (run_dir, run_dir.parent)] if run_dir and run_dir.is_dir() else []
+    config = next(filter(Path.is_file, configs), None)
+    if zoo is not None or config is None:
+        return FrozenNetworks(read_zoo(zoo or "embedded"))
+    content = read_yaml(config).get("zoo")
+    if not isinstance(content, Mapping):
+        raise UserError(f"{config}: zoo: got {short_repr(content)}, expected a mapping: give the zoo (--zoo)")
+    name = str(content.get("name", ""))
+    if name.isidentifier() and (ZOOS / f"{name}.yaml").is_file():
+        return FrozenNetworks(read_zoo(name))
+    found, foreign = parse_zoo(content), {}
+    for entry in found.values():
+        try:
+            require_known_builder(entry, str(config))
+        except UserError as error:
+            foreign[entry.name] = str(error)
+    return FrozenNetworks(found.without(foreign))
 
 
 def open_base(name: str, networks: FrozenNetworks) -> Composite:

@@ -78,7 +78,7 @@ def check(config: Config, command: str) -> None:
         _check_parent(config)
     _check_optimizer(config)
     if command == "train" and config.method.name == "cloning":
-        _check_budget_of_clones(config)
+        _check_tuning_of_clones(config)
     if command == "train" or (config.method.name == "reassembly" and config.finalists > 1):
         check_machine(config)
     config.executor.require_machine()
@@ -94,7 +94,12 @@ def check(config: Config, command: str) -> None:
     _check_zoo(config)
 
 
-def _check_budget_of_clones(config: Config) -> None:
+def _check_tuning_of_clones(config: Config) -> None:
+    if config.tuning.mode == "full" and not config.correction.exemplars:
+        raise UserError(
+            f"tuning.mode=full has no effect with correction.exemplars=0 (correction={config.correction.name}), where "
+            "nothing is trained: type tuning=freeze, or correction=exemplars correction.exemplars=10"
+        )
     for key, limit in config.budget.limits().items():
         if config.tuning.mode == "full":
             raise UserError(

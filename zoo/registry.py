@@ -58,7 +58,8 @@ class Zoo(Mapping[str, ZooEntry]):
         if name not in self._entries:
             if name in self.left_out:
                 raise UserError(f"zoo {self.name}: network {name!r} is left out: {self.left_out[name]}")
-            raise UserError(f"zoo {self.name} has no network {name!r}: {neighbours(name, self)}")
+            told = f"{neighbours(name, self)}; or give the zoo that has it (zoo=NAME, --zoo NAME_OR_FILE)"
+            raise UserError(f"zoo {self.name} has no network {name!r}: {told}")
         return self._entries[name]
 
     def without(self, left_out: Mapping[str, str]) -> Zoo:

@@ -83,9 +83,12 @@ def reading(found: dict[str, Front]) -> str:
         return "the pick has no rival at any budget."
     differences = rival.differences.values()
     above = sum(each.mean > 0 for each in differences)
-    clear = sum(each.mean > 0 and each.p < 0.05 for each in differences)
-    below = sum(each.mean < 0 and each.p < 0.05 for each in differences)
+    clear = sum(each.mean > 0 and each.is_clear for each in differences)
+    below = sum(each.mean < 0 and each.is_clear for each in differences)
     area = f"; area between the fronts {signed(rival.area)} points" if rival.area else ""
+    if all(each.num_splits == 1 for each in differences):
+        counted = f"the pick is above the best rival at {above} of {len(differences)} budgets"
+        return f"{counted}{area}; of one split, which says nothing of others: give --splits 5."
     return (
         f"the pick is above the best rival at {above} of {len(differences)} budgets, at {clear} of them with p < 0.05, "
         f"and below it with p < 0.05 at {below}{area}."
@@ -120,7 +123,7 @@ def signed(interval: Interval | None) -> str:
     if interval is None:
         return ""
     mean = f"{100 * interval.mean:+.1f}"
-    return f"{f'**{mean}**' if interval.p < 0.05 else mean} {_range(interval)}"
+    return f"{f'**{mean}**' if interval.is_clear else mean} {_range(interval)}"
 
 
 def draw(found: dict[tuple[str, str], dict[str, Front]], path: Path, sizes: dict[str, list[int]]) -> Path:

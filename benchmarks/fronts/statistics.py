@@ -19,7 +19,7 @@ class Interval:
         low: The 2.5th percentile of the bootstrap.
         high: The 97.5th.
         p: Two-sided, of no difference from 0: twice the share of draws on the other side, at least 1 / draws.
-        num_splits: With one, only the images vary.
+        num_splits: With one, only the images vary, which says nothing of other splits.
     """
 
     mean: float
@@ -27,6 +27,11 @@ class Interval:
     high: float
     p: float
     num_splits: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is other than 0 with p < 0.05, over several splits."""
+        return self.p < 0.05 and self.num_splits > 1
 
 
 def bootstrap(values: Sequence[np.ndarray], *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Interval:

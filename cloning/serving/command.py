@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> str:
     from cloning.shelf import Shelf
     from zoo.registry import read_zoo
 
-    shelf = Shelf(read_zoo(options.zoo))
+    shelf = Shelf(read_zoo(options.zoo or "embedded"))
     is_local = options.host in LOOPBACK
     with _listening(options.host, options.port) as listener:
         port = listener.getsockname()[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from cloning_stand_ins import adapter, clone
 
 from cloning import bundle
@@ -61,6 +62,22 @@ def test_a_run_is_packed_and_unpacked(run: Path, capsys: pytest.CaptureFixture[s
     sent, received = (read_bundle(run / name, CloningBlueprint) for name in ("bundle", "again"))
     assert received.blueprint == sent.blueprint
     assert all(torch.equal(received.tensors[name], tensor) for name, tensor in sent.tensors.items())
+
+
+def test_a_run_is_packed_with_the_zoo_that_it_was_made_with(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("pack", run, run / "clone") == 2  # which does not say what that is
+    assert "zoo embedded has no network 'low'" in (told := capsys.readouterr().err)
+    assert "--zoo NAME_OR_FILE" in told
+    content = {"zoo": yaml.safe_load(ZOO)}
+    (run / "config.yaml").write_text(yaml.safe_dump(content))
+    assert call("pack", run, run / "clone") == 0
+    assert call("pack", run / "bundle", run / "clone") == 0
+    content["zoo"]["networks"]["high"]["source"] = "os:system"
+    del content["zoo"]["networks"]["high"]["model"]
+    (run / "config.yaml").write_text(yaml.safe_dump(content))
+    capsys.readouterr()
+    assert call("pack", run, run / "clone") == 2
+    assert "network 'high' is built by os:system, a function that this file alone names" in capsys.readouterr().err
 
 
 def test_damage_is_repaired_from_samples(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -251,6 +251,11 @@ MACHINE = [
     ),
     ("train", ["trainer=fsdp2", "trainer.channels_last=true"], ["trainer.channels_last=true", "fsdp2"]),
     ("train", ["trainer=fsdp2", "trainer.precision=16-mixed"], ["fsdp2", "type trainer.precision=bf16-mixed"]),
+    (
+        "train",
+        ["method=cloning", "tuning=full", "correction=statistics"],
+        ["tuning.mode=full has no effect with correction.exemplars=0", "type tuning=freeze"],
+    ),
     ("train", ["method=cloning", "tuning=full", "budget.max_macs=9"], ["budget.max_macs=9", "type tuning=freeze"]),
     ("train", ["method=cloning", "trainer=fsdp2", "trainer.accelerator=cpu"], ["method=cloning", "type trainer=ddp"]),
     ("train", ["trainer.strategy=ddp_spawn"], ["trainer.strategy=ddp_spawn", "allowed are auto, ddp"]),
