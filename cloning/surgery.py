@@ -7,7 +7,7 @@ are taken before and after, and what was added is taken off again and compared w
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,10 +20,10 @@ from cloning.measures import require_restored
 from zoo.blueprint import WEIGHTS_FILE, read_bundle
 from zoo.errors import UserError
 from zoo.interface import require_known_builder
-from zoo.registry import ZOOS, parse_zoo, read_zoo
-from zoo.storage.files import read_yaml, write_bytes
+from zoo.registry import ZOOS, parse_zoo_of_run, read_zoo
+from zoo.storage.files import write_bytes
 from zoo.storage.places import require_file
-from zoo.storage.records import neighbours, short_repr
+from zoo.storage.records import neighbours
 
 SUFFIX = ".hz"
 
@@ -99,13 +99,9 @@ def networks_of(zoo: str | None, run_dir: Path | None = None) -> FrozenNetworks:
     config = next(filter(Path.is_file, configs), None)
     if zoo is not None or config is None:
         return FrozenNetworks(read_zoo(zoo or "embedded"))
-    content = read_yaml(config).get("zoo")
-    if not isinstance(content, Mapping):
-        raise UserError(f"{config}: zoo: got {short_repr(content)}, expected a mapping: give the zoo (--zoo)")
-    name = str(content.get("name", ""))
-    if name.isidentifier() and (ZOOS / f"{name}.yaml").is_file():
-        return FrozenNetworks(read_zoo(name))
-    found, foreign = parse_zoo(content), {}
+    found, foreign = parse_zoo_of_run(config), {}  # nothing is built before it is known to be ours
+    if found.name.isidentifier() and (ZOOS / f"{found.name}.yaml").is_file():
+        return FrozenNetworks(read_zoo(found.name))
     for entry in found.values():
         try:
             require_known_builder(entry, str(config))

@@ -31,10 +31,10 @@ from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.interface import Interface, interface_from_plain, require_known_builder
 from zoo.loading import load_chain
-from zoo.registry import ZOOS, Zoo, parse_zoo, read_zoo
+from zoo.registry import ZOOS, Zoo, parse_zoo_of_run, read_zoo
 from zoo.storage.files import read_json, read_yaml
 from zoo.storage.plain import one_line
-from zoo.storage.records import neighbours, short_repr
+from zoo.storage.records import neighbours
 from zoo.weights import require_file
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,8 @@ def known_zoo(blueprint: Any, interface: Interface | None, found: Found, *, comp
     if interface is not None and interface.networks is not None:
         known, where = interface.networks, str(found.path / INTERFACE_FILE)
     elif found.run_dir is not None and (found.run_dir / CONFIG).is_file():
-        known, where = _zoo_of_run(found.run_dir / CONFIG), str(found.run_dir / CONFIG)
+        config = found.run_dir / CONFIG
+        known, where = parse_zoo_of_run(config), str(config)  # nothing is built before it is known to be ours
     elif (own := _own_zoo(blueprint)) is not None:
         return Zoo(own.name, _with_weights(blueprint, [own[name] for name in blueprint.networks], found))
     else:
@@ -253,13 +254,6 @@ def _own_zoo(blueprint: Any) -> Zoo | None:
         if isinstance(networks, Mapping) and set(blueprint.networks) <= set(networks):
             return read_zoo(path)
     return None
-
-
-def _zoo_of_run(path: Path) -> dict[str, ZooEntry]:
-    content = read_yaml(path).get("zoo")
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: zoo: got {short_repr(content)}, expected a mapping")
-    return dict(parse_zoo(content))  # nothing is built before it is known to be ours
 
 
 def _with_weights(blueprint: Any, entries: Sequence[ZooEntry], found: Found) -> Sequence[ZooEntry]:

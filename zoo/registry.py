@@ -149,6 +149,18 @@ def parse_zoo(source: str | Path | Mapping[str, Any]) -> Zoo:
     return _parsed(*_content(source))
 
 
+def parse_zoo_of_run(config: Path) -> Zoo:
+    """As `parse_zoo`, of the configuration that a run has written.
+
+    Raises:
+        UserError: There is no zoo in it.
+    """
+    content = read_yaml(config).get("zoo")
+    if not isinstance(content, Mapping):
+        raise UserError(f"{config}: zoo: got {short_repr(content)}, expected a mapping")
+    return parse_zoo(content)
+
+
 def _content(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     """What is in a zoo's file or mapping, and its place for messages."""
     if isinstance(source, Mapping):
