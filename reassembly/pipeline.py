@@ -24,6 +24,7 @@ from reassembly.features import NetworkFeatures, extract_features, feature_indic
 from reassembly.finalists import decided
 from reassembly.home_accuracy import most_accurate
 from reassembly.latency import LatencyCheck, LatencyTable, measure_parts, timed_candidates
+from reassembly.ledger import ScoreLedger
 from reassembly.network import AssembledNetwork, assemble
 from reassembly.partition import Partition, find_partition
 from reassembly.prefix_tree import ScoringData
@@ -373,15 +374,17 @@ class Search:
     ) -> list[ScoredCandidate]:
         settings, spec = self._scoring(judge), self.settings.adapter.spec()
 
-        def compute() -> StageResult:
-            return StageResult(values=to_plain(self.scorer(settings.name).scores(candidates)))
-
-        inputs = {
+        of = {
             "networks": {network.description.name: network.key for network in networks},
-            "candidates": content_digest(candidates),
             "data": self._data_key(),
-            "settings": [settings, spec, self.seed],
+            "seed": self.seed,
         }
+
+        def compute() -> StageResult:
+            scored = self.scorer(settings.name).scores(candidates, ScoreLedger(self.store, of))
+            return StageResult(values=to_plain(scored))
+
+        inputs = {**of, "candidates": content_digest(candidates), "settings": [settings, spec]}
         stored = self.store.fetch("scores", inputs, compute).values
         now = {(candidate.blocks, candidate.is_adapted): candidate for candidate in candidates}  # with its time
         scored = [from_plain(ScoredCandidate, row, "scores") for row in stored]

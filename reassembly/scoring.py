@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from reassembly.assembly import Candidate, ScoredCandidate, split
 from reassembly.block_cache import BlockCache
 from reassembly.home_features import HomeFeatures
+from reassembly.ledger import ScoreLedger
 from reassembly.prefix_tree import PrefixTree, ScoringData
 from reassembly.proxies import Proxy, find_proxy
 from reassembly.settings import ProxySettings
@@ -54,14 +56,15 @@ class Scorer:
             BlockCache(chains), data.images_for, self.adapter.kind, self.settings.batch_size, data.precision
         )
 
-    def scores(self, candidates: Iterable[Candidate]) -> list[ScoredCandidate]:
-        """The candidates in the order of the proxy, best first.
+    def scores(self, candidates: Iterable[Candidate], ledger: ScoreLedger | None = None) -> list[ScoredCandidate]:
+        """The candidates in the order of the proxy, best first; what a ledger knows is not computed.
 
         Those that deserved no second draw (``settings.max_redrawn``) come after all others. Ties go to fewer MACs, then
         fewer parameters. Proxies that are scored behind adapters of their own kind have a walk to themselves.
         """
         candidates = list(candidates)
-        found, *others = [walk.scores(candidates) for walk in self._walks()]
+        score_tree = self.score_tree if ledger is None else partial(ledger.scores, self.score_tree)
+        found, *others = [walk.scores(candidates) for walk in self._walks(score_tree)]
         more = {entry.candidate: entry.scores for entry in (entry for entries in others for entry in entries)}
         return [replace(entry, scores={**entry.scores, **more.get(entry.candidate, {})}) for entry in found]
 
@@ -74,7 +77,7 @@ class Scorer:
             paths: Blocks in series.
             cuts: By network, where its blocks begin and end: a run of several is scored as these.
         """
-        cuts, walk = cuts or {}, next(iter(self._walks()))
+        cuts, walk = cuts or {}, next(iter(self._walks(self.score_tree)))
         blocks = {tuple(piece for block in path for piece in split(block, cuts)): path for path in paths}
         scored = walk.run([Candidate(pieces, "assembly", 0, 0) for pieces in blocks], also=(), num_draws=1)
         return {blocks[entry.candidate.blocks]: self.worth(entry) for entry in scored}
@@ -83,7 +86,7 @@ class Scorer:
         """A candidate's score, turned so that higher is better."""
         return _worth(self.proxy, entry)
 
-    def _walks(self) -> Iterator[_Walk]:
+    def _walks(self, score_tree: Callable[..., list[ScoredCandidate]]) -> Iterator[_Walk]:
         """One for the proxies that are scored behind adapters as the leading one is, another for the others."""
         settings = self.settings
         proxies = [find_proxy(name) for name in dict.fromkeys((settings.name, *settings.also))]
@@ -94,7 +97,7 @@ class Scorer:
                 own, adapter = replace(settings, name=leading, also=tuple(also)), self.adapter
                 if group[0].on_all_cuts:
                     own, adapter = replace(own, adapters="closed_form"), replace(adapter, kernel_size=1)
-                yield _Walk(own, adapter, group[0], self.score_tree)
+                yield _Walk(own, adapter, group[0], score_tree)
 
     def score_tree(
         self,

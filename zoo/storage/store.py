@@ -117,6 +117,19 @@ class Store:
         key = self.key(stage, inputs)
         return self._read(self.root / stage / f"{key}.entry", (stage, key))
 
+    def add(self, stage: str, inputs: Any, values: Mapping[str, Any]) -> None:
+        """Adds named values to those of an entry that holds nothing else, which is made if there is none.
+
+        Raises:
+            UserError: see ``fetch``.
+        """
+        name = (stage, self.key(stage, inputs))
+        path = self.root / stage / f"{name[1]}.entry"
+        with self._locked(path) as is_writable:
+            if is_writable:
+                found = self._read(path, name)
+                self._write(path, name, StageResult(values={**(found.values if found else {}), **values}))
+
     def holds(self, stage: str, inputs: Any) -> bool:
         """Whether there is a result of ``stage`` for ``inputs``, whole or damaged; it is not read."""
         return (self.root / stage / f"{self.key(stage, inputs)}.entry").exists()

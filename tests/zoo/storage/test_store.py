@@ -195,3 +195,16 @@ def test_parallel_jobs_compute_an_entry_once(tmp_path: Path) -> None:
     jobs = [subprocess.Popen(command) for _ in range(3)]
     assert [job.wait() for job in jobs] == [0, 0, 0]
     assert log.read_text() == "computed\n"
+
+
+def test_what_is_added_joins_what_is_there(tmp_path: Path) -> None:
+    Store(tmp_path).add("rows", {"seed": 0}, {"a": [0.5, -float("inf")]})
+    Store(tmp_path).add("rows", {"seed": 0}, {"b": 2, "a": [0.25]})
+    Store(tmp_path).add("rows", {"seed": 1}, {"c": 3})
+    assert Store(tmp_path).find("rows", {"seed": 0}).values == {"a": [0.25], "b": 2}
+    (path,) = (path for path in (tmp_path / "rows").glob("*.entry") if b'"c"' not in path.read_bytes())
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="is damaged"):
+        Store(tmp_path).add("rows", {"seed": 0}, {"d": 4})
+    Store(tmp_path, rebuild_damaged=True).add("rows", {"seed": 0}, {"d": 4})
+    assert Store(tmp_path).find("rows", {"seed": 0}).values == {"d": 4}
