@@ -107,7 +107,8 @@ def no_key(given: str, keys: list[str]) -> str:
 
 def _neighbours(given: str, keys: list[str]) -> str:
     if given.startswith(("zoo.", "dataset.")):
-        return f"`--cfg job --package {given.partition('.')[0]}` prints the keys there are"
+        told = f"`--cfg job --package {given.partition('.')[0]}` prints the keys there are"
+        return f"{told}; `+{given}=...` adds one" if given.startswith("zoo.networks.") else told
     known = sorted({*keys, *(path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("**/*.yaml")))})
     last = given.rpartition(".")[2]
     close = difflib.get_close_matches(given, known, n=3, cutoff=0.6)

@@ -65,7 +65,9 @@ def open_teacher(
 
     if name in zoo:
         entry, network = zoo[name], load_network(zoo[name])
-        teacher = Reference(name, network, entry.input, count(network, entry.input.example()), tuple(entry.classes))
+        example = entry.input.example()
+        teacher = Reference(name, network, entry.input, count(network, example), tuple(entry.classes))
+        teacher.require_outputs(example)
     else:
         model = open_result(name)
         model.require_weights()

@@ -46,6 +46,20 @@ class Reference:
     costs: Costs
     classes: tuple[str, ...] = ()
 
+    @torch.no_grad()
+    def require_outputs(self, example: Tensor) -> None:
+        """Refuses (`UserError`) names that are not as many as the outputs for an image (1, C, H, W): one may stand
+        beside another's output."""
+        with eval_mode(self.network):
+            outputs = self.network(example)
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
+        if self.classes and shape != (1, len(self.classes)):
+            told = f"{shape[1]} outputs" if len(shape) == 2 else f"outputs of shape {shape}"
+            raise UserError(
+                f"tuning.teacher={self.name} has {told} for an image and {len(self.classes)} class names: list the "
+                "names of all its outputs, in their order, as its `classes` in the zoo's file"
+            )
+
     def columns(self, wanted: Sequence[str]) -> list[int]:
         """Its outputs for the classes of the data, in their order, by name.
 

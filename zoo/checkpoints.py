@@ -195,8 +195,8 @@ def _unwrap(content: Any, path: Path, key: str) -> dict[str, Tensor]:
     others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
     if others or not content:
         found, wrappers = shorten(others) or "nothing", ", ".join(WRAPPERS)
-        inside = [str(name) for name, value in content.items() if _may_hold_tensors(value)]
-        advice = f"; set weights.key={inside[0]}" if inside else ""
+        inside = [".".join(filter(None, (key, str(n)))) for n, value in content.items() if _may_hold_tensors(value)]
+        advice = f"; set weights.key={' or '.join(inside[:4])}" if inside else ""
         where = f"under {key}" if key else f"nor one under {wrappers}"
         raise UserError(f"weights file {path} holds no state dict, {where}; it holds {found}{advice}")
     return {str(name): value for name, value in content.items()}

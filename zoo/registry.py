@@ -225,6 +225,8 @@ def find_entry(text: str, folder: Path) -> ZooEntry:
         raise UserError(f"{text!r} names no network: write timm:NAME, torchvision:NAME or module:factory")
     if source in ("timm", "torchvision"):
         return ZooEntry(name=name, source=source, model=name, input=published_input(source, name, {}))
+    if colon and (folder / f"{source}.yaml").is_file():
+        raise UserError(f"{source} is a zoo: write {source}/{name} for its network of that name")
     if colon:
         return ZooEntry(name=text, source=text, input=_IMAGENET)
     contents = {path: read_yaml(path) for path in sorted(folder.glob("*.yaml"))}

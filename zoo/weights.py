@@ -24,6 +24,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 _log = logging.getLogger(__name__)
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9][\w.-]*==[\w.!+-]+")
+_DIGEST = re.compile(r"(sha256:)?[0-9a-fA-F]{8,64}")
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -80,8 +81,14 @@ class Weights:
             raise UserError(f"weights.convert: got {self.convert!r}, expected module:function")
         if self.convert is not None and self.key:
             raise UserError("weights.key: what weights.convert returns is the state dict; leave `key` out")
+        if self.sha256 is not None and not _DIGEST.fullmatch(self.sha256):
+            raise UserError(f"weights.sha256: got {self.sha256!r}, expected 8 to 64 hexadecimal digits")
         if "" in self.skip:
             raise UserError("weights.skip: got an empty beginning, which every key has; leave weights out instead")
+
+    def agrees(self, digest: str) -> bool:
+        """Whether a file of this hexadecimal digest is the one that `sha256` asks for."""
+        return self.sha256 is not None and digest.startswith(self.sha256.removeprefix("sha256:").lower())
 
     @property
     def path(self) -> Path:
@@ -158,9 +165,9 @@ def read_state(weights: Weights) -> dict[str, Tensor]:
     path = weights.path
     require_file(weights)
     if weights.sha256 is not None:
-        found, expected = checkpoint_sha256(path), weights.sha256.removeprefix("sha256:")
-        if not found.startswith(expected) or len(expected) < 8:
-            raise UserError(f"weights file {path} has sha256 {found[:12]}..., expected {expected[:12]}...")
+        found = checkpoint_sha256(path)
+        if not weights.agrees(found):
+            raise UserError(f"weights file {path} has sha256 {found[:12]}..., expected {weights.sha256[:12]}...")
     if weights.convert:
         state = converted(path, weights.convert)
     else:

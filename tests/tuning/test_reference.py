@@ -56,6 +56,15 @@ def test_columns_go_by_name():
         teacher(classes=()).columns(["0"])
 
 
+def test_as_many_names_as_outputs_are_asked_for():
+    image = SPEC.example()
+    teacher().require_outputs(image)
+    teacher(classes=()).require_outputs(image)
+    for classes in (("0", "1"), ("0", "1", "2", "3")):
+        with pytest.raises(UserError, match=rf"has 3 outputs for an image and {len(classes)} class names"):
+            teacher(classes=classes).require_outputs(image)
+
+
 def test_outputs_are_computed_once_with_its_own_preprocessing_or_for_each_batch():
     data, spec = Images(), InputSpec(1, 8, 8, (0.5,), (0.25,))
     expert = teacher(spec=spec)

@@ -108,6 +108,8 @@ def test_finds_entries_by_word():
     assert find_entry("timm:resnet18", ZOOS).model == "resnet18"
     assert find_entry("torchvision:resnet18", ZOOS).source == "torchvision"
     assert find_entry("my_factories:network", ZOOS).source == "my_factories:network"
+    with pytest.raises(UserError, match="embedded is a zoo: write embedded/vit_digits"):
+        find_entry("embedded:vit_digits", ZOOS)
     for word, told in [("vit_digit", "did you mean 'vit_digits'"), ("timm:resnet81", "did you mean resnet18")]:
         with pytest.raises(UserError, match=told):
             find_entry(word, ZOOS)

@@ -191,9 +191,12 @@ def test_checks_the_digest_of_the_file(trained: State, tmp_path: Path):
     file = tmp_path / "weights.safetensors"
     save_file(dict(trained), file)
     right = hashlib.sha256(file.read_bytes()).hexdigest()
-    for expected in (right, right[:8], f"sha256:{right}"):
+    for expected in (right, right[:8], f"sha256:{right}", right.upper()):
         assert same(load(file, sha256=expected), trained)
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 1
     file.write_bytes(damaged)
     assert f"expected {right[:12]}" in refusal(file, sha256=right)
+    for wrong in (right[:7], "not hexadecimal", right + "0", ""):
+        with pytest.raises(UserError, match=r"weights.sha256: got '.*', expected 8 to 64 hexadecimal digits"):
+            Weights(file="x.safetensors", sha256=wrong)
