@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         required=True,
         help="safetensors file: images (n, C, H, W) in [0, 1] of the target's size, labels (n,) by the clone's classes",
     )
+    for command in (packing, unpacking, repairing):
+        command.add_argument("--overwrite", action="store_true", help="replace a clone or bundle that is there")
     for command in (packing, unpacking, repairing, *_add_surgery(commands), serving.add_arguments(commands)):
         command.add_argument(
             "--zoo", help="name in conf/zoo, or path of a YAML file; by default that of the run, of a file embedded"

@@ -2,13 +2,14 @@
 
     huozi-clone/1 <sha256 of the next line>
     {"dtype": ..., "sections": [[name, size, sha256], ...]}
-    blueprint (YAML, deflated) | adapters (safetensors) | head (safetensors) | probe (safetensors)
+    blueprint (YAML, deflated) | adapters (safetensors) | head (safetensors) | probe (safetensors) | reading (YAML)
 
 The receiver builds target and sources out of its own zoo, checks their digests, and fills in adapters and head. Every
 section has its checksum: a file cut short or with a flipped bit is refused, and what is damaged in adapters or head can
 be fitted anew from a few samples. The probe holds the sender's logits on fixed noise: a receiver whose logits are too
-far from them refuses the file. A file may come from a stranger: whatever stands in it is checked and bounded, and a
-good checksum is no reason to believe it.
+far from them refuses the file. How images are read stands there only where it is not as the target's entry says: with
+another crop a network answers otherwise, which no logits on noise can tell. A file may come from a stranger: whatever
+stands in it is checked and bounded, and a good checksum is no reason to believe it.
 """
 
 from __future__ import annotations
@@ -33,19 +34,22 @@ from cloning.framing import TOLERANCES, Packed, framed, unframed
 from cloning.frozen import FrozenNetwork
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
+from datamodules.decoding import Decoding
 from zoo.blueprint import Bundle, check_tensors, parse_blueprint, to_text
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
+from zoo.interface import Interface, Reading, interface_from_plain
 from zoo.loading import load_chain
 from zoo.registry import Zoo
 from zoo.storage.files import write_bytes
-from zoo.storage.plain import MAX_BYTES, inflate, one_line
-from zoo.storage.records import from_plain, short_repr
+from zoo.storage.plain import MAX_BYTES, dump_yaml, inflate, one_line, parse_yaml
+from zoo.storage.records import from_plain, short_repr, to_plain
 
 MAGIC = b"huozi-clone/1"
 LEARNT = ("adapters", "head")
 _STORED = "networks/"
 SECTIONS = ("blueprint", *LEARNT, "probe")
+READING = "reading"
 NUM_PROBES = 4
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 Load = Callable[[str], FrozenNetwork]
@@ -97,6 +101,9 @@ def from_bundle(bundle: Bundle, load_network: Load, *, check_digests: bool = Tru
     """
     network = build(bundle.blueprint, load_network, check_digests=check_digests)
     network = network.thawed() if _holds_copies(bundle) else network
+    if bundle.interface is not None:
+        network.reading = interface_from_plain(bundle.interface, "bundle").reading
+        network.reading.require_fits(network.target.input, "bundle")
     _fill(network, {n: t for n, t in bundle.tensors.items() if not n.startswith(_STORED)}, "bundle")
     return network.eval()
 
@@ -110,6 +117,12 @@ def from_complete_bundle(bundle: Bundle, zoo: Zoo) -> ClonedNetwork:
     return from_bundle(
         bundle, lambda name: _stored_network(bundle, zoo.entry(name)), check_digests=not _holds_copies(bundle)
     )
+
+
+def interface_of(network: ClonedNetwork, zoo: Zoo) -> Interface:
+    """What whoever uses a cloned network has to know, its networks built as the zoo says."""
+    reading, networks = network.reading, {frozen.name: zoo.entry(frozen.name) for frozen in network.networks()}
+    return Interface(reading.input, network.classes, reading.background, reading.white_level, networks)
 
 
 def _stored_network(bundle: Bundle, entry: ZooEntry) -> FrozenNetwork:
@@ -149,7 +162,7 @@ def packed(network: ClonedNetwork, name: str, *, dtype: str = "float32") -> Pack
     if len(network.copies):
         raise UserError("a network tuned with tuning=full differs from its zoo everywhere: send its bundle directory")
     state = network.state_dict()
-    sections = {"blueprint": zlib.compress(to_text(describe(network)).encode(), 9)}
+    sections = {"blueprint": _deflated(to_text(describe(network)))}
     for part in LEARNT:
         tensors = {n: t.to(_DTYPES[dtype]).contiguous() for n, t in state.items() if n.startswith(f"{part}.")}
         for key, tensor in tensors.items():
@@ -160,8 +173,14 @@ def packed(network: ClonedNetwork, name: str, *, dtype: str = "float32") -> Pack
     if not logits.isfinite().all():
         raise UserError(f"{name}: not written: the network's logits are NaN or infinite")
     sections["probe"] = save({"logits": logits})
+    if network.reading != Reading(network.target.input):
+        sections[READING] = _deflated(dump_yaml(to_plain(network.reading)))
     table = [[part, len(content), hashlib.sha256(content).hexdigest()] for part, content in sections.items()]
     return Packed(name, framed(MAGIC, {"dtype": dtype, "sections": table}, b"".join(sections.values())))
+
+
+def _deflated(text: str) -> bytes:
+    return zlib.compress(text.encode(), 9)
 
 
 def unpack(path: str | Path | Packed, load_network: Load, *, tolerance: float | None = None) -> Unpacked:
@@ -178,9 +197,14 @@ def unpack(path: str | Path | Packed, load_network: Load, *, tolerance: float | 
             other weights, tensors that do not fit, logits that are NaN or further from the sender's.
     """
     header, sections = _read_whole(path)
-    network = build(_blueprint(path, sections), load_network)
+    network = _built(path, sections, load_network)
     _fill(network, _learnt(path, network, header, sections, LEARNT), str(path))
     return _compared(path, network, header, sections, tolerance)
+
+
+def packed_reading(path: str | Path | Packed) -> Reading | None:
+    """How images are read for the network of a whole file, where that is not as its target's entry says."""
+    return _reading(path, _read_whole(path)[1])
 
 
 def packed_blueprint(path: str | Path | Packed) -> CloningBlueprint:
@@ -203,9 +227,9 @@ def repair(
         UserError: As ``unpack``, if the damage is elsewhere.
     """
     header, sections, damaged = _read(path)
-    if "blueprint" in damaged:
-        raise UserError(f"{path}: damaged in its blueprint, which no fit can bring back: have it sent again")
-    network = build(_blueprint(path, sections), load_network)
+    for part in {"blueprint", READING}.intersection(damaged):
+        raise UserError(f"{path}: damaged in its {part}, which no fit can bring back: have it sent again")
+    network = _built(path, sections, load_network)
     few = samples(network)
     if "adapters" in damaged:
         network = with_fitted_adapters(network, few.images, seed=seed)
@@ -230,7 +254,7 @@ class _Header:
 
     def __post_init__(self) -> None:
         names = tuple(name for name, _, _ in self.sections)
-        if names != SECTIONS:
+        if names not in (SECTIONS, (*SECTIONS, READING)):
             raise UserError(f"sections: got {short_repr(names)}, expected {', '.join(SECTIONS)}, each once")
         for name, size, checksum in self.sections:
             if size < 0 or not re.fullmatch("[0-9a-f]{64}", checksum):
@@ -264,12 +288,37 @@ def _read_whole(path: str | Path | Packed) -> tuple[_Header, dict[str, bytes]]:
 
 
 def _blueprint(path: str | Path | Packed, sections: Mapping[str, bytes]) -> CloningBlueprint:
-    where = f"{path}: its blueprint"
+    return parse_blueprint(*_text(path, sections, "blueprint"), CloningBlueprint)
+
+
+def _reading(path: str | Path | Packed, sections: Mapping[str, bytes]) -> Reading | None:
+    if READING not in sections:
+        return None
+    text, where = _text(path, sections, READING)
+    reading = from_plain(Reading, parse_yaml(text, where), where)
     try:
-        text = inflate(sections["blueprint"], MAX_BYTES, where).decode()
+        Decoding(reading.background, reading.white_level)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return reading
+
+
+def _text(path: str | Path | Packed, sections: Mapping[str, bytes], part: str) -> tuple[str, str]:
+    """The text of a section, and what messages call it."""
+    where = f"{path}: its {part}"
+    try:
+        return inflate(sections[part], MAX_BYTES, where).decode(), where
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: no text: {one_line(error)}") from error
-    return parse_blueprint(text, where, CloningBlueprint)
+
+
+def _built(path: str | Path | Packed, sections: Mapping[str, bytes], load_network: Load) -> ClonedNetwork:
+    """The network before what was learnt is filled in."""
+    network, reading = build(_blueprint(path, sections), load_network), _reading(path, sections)
+    if reading is not None:
+        reading.require_fits(network.target.input, str(path))
+        network.reading = reading
+    return network
 
 
 def _learnt(

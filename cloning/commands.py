@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from cloning import surgery
 from cloning.blueprint import CloningBlueprint
-from cloning.bundle import MAGIC, Unpacked, from_bundle, pack, repair, to_bundle
+from cloning.bundle import MAGIC, Unpacked, from_bundle, interface_of, pack, repair, to_bundle
 from cloning.composite import unpack_any
 from cloning.measures import size_share
 from cloning.network import ClonedNetwork
@@ -21,6 +22,7 @@ from cloning.surgery import networks_of
 from datamodules.images import normalise
 from zoo.blueprint import WEIGHTS_FILE, read_bundle, write_bundle
 from zoo.errors import UserError
+from zoo.interface import interface_to_plain
 from zoo.storage.files import read_safetensors
 from zoo.storage.places import require_directory, require_file
 from zoo.storage.records import short_repr
@@ -30,7 +32,7 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 def pack_run(options: argparse.Namespace) -> str:
     """``pack``: a run's cloned network into one file."""
-    _require_free(options.file)
+    _require_free(options.file, options.overwrite)
     directory = next((d for d in (options.run_dir, options.run_dir / "bundle") if (d / WEIGHTS_FILE).exists()), None)
     if directory is None:
         raise UserError(f"{options.run_dir} holds no bundle: give a directory of train.py method=cloning")
@@ -45,16 +47,18 @@ def unpack_file(options: argparse.Namespace) -> str:
     if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
         raise UserError(f"--tolerance={options.tolerance}: expected a share of the largest logit, 0 or more")
     if options.output:
-        _require_bundle_place(options.output)
-    found = unpack_any(options.file, networks_of(options.zoo), tolerance=options.tolerance)
+        _require_bundle_place(options.output, options.overwrite)
+    networks = networks_of(options.zoo)
+    found = unpack_any(options.file, networks, tolerance=options.tolerance)
     if options.output:
-        write_bundle(options.output, to_bundle(found.network))
+        interface = interface_to_plain(interface_of(found.network, networks.zoo))
+        write_bundle(options.output, replace(to_bundle(found.network), interface=interface))
     return _report(found)
 
 
 def repair_file(options: argparse.Namespace) -> str:
     """``repair``: damaged adapters or head of a file, fitted anew."""
-    _require_free(options.repaired)
+    _require_free(options.repaired, options.overwrite)
     tensors, _ = read_safetensors(options.samples)
     found = repair(options.file, networks_of(options.zoo), lambda network: _samples(options.samples, tensors, network))
     size = pack(found.network, options.repaired)
@@ -86,11 +90,13 @@ def _samples(path: Path, tensors: Mapping[str, Tensor], network: ClonedNetwork) 
     return Samples(normalise(images, spec), labels.long())
 
 
-def _require_free(path: Path) -> None:
-    """Refuse to write over a file that is no packed clone, or below one."""
+def _require_free(path: Path, overwrite: bool) -> None:
+    """Refuse to write over a file, unless it is a packed clone and told so, or below one."""
     require_file("", path)
     if path.exists() and not _begins_with(path, MAGIC):
         raise UserError(f"{path} is there and no packed clone: give another path to write to")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} is there already: give another path, or --overwrite")
 
 
 def _begins_with(path: Path, magic: bytes) -> bool:
@@ -98,11 +104,17 @@ def _begins_with(path: Path, magic: bytes) -> bool:
         return file.read(len(magic)) == magic
 
 
-def _require_bundle_place(path: Path) -> None:
-    """Refuse to write a bundle into a directory of other things."""
-    if path.exists() and not (path.is_dir() and ((path / WEIGHTS_FILE).exists() or not any(path.iterdir()))):
-        raise UserError(f"--output={path} is there and no bundle: give another directory")
+def _require_bundle_place(path: Path, overwrite: bool) -> None:
+    """Refuse to write a bundle into a directory of other things, or over one unless told so; never over a run's."""
     require_directory("--output", path)
+    if not path.exists() or not any(path.iterdir()):
+        return
+    if not (path / WEIGHTS_FILE).exists():
+        raise UserError(f"--output={path} is there and no bundle: give another directory")
+    if (path.resolve().parent / "config.yaml").exists():
+        raise UserError(f"--output={path} is the bundle of a run: give another directory")
+    if not overwrite:
+        raise UserError(f"--output={path} is there already: give another directory, or --overwrite")
 
 
 def list_files(options: argparse.Namespace) -> tuple[str, int]:

@@ -24,12 +24,13 @@ import torch
 
 from cloning import bundle
 from cloning.blueprint import CloningBlueprint
-from cloning.bundle import Unpacked, packed, packed_blueprint, unpack
+from cloning.bundle import Unpacked, packed, packed_blueprint, packed_reading, unpack
 from cloning.framing import Packed, contents, framed, unframed
 from cloning.frozen import FrozenNetwork
 from cloning.network import ClonedNetwork, told_missing
 from zoo.blueprint import check_digest
 from zoo.errors import UserError
+from zoo.interface import Reading
 from zoo.storage.records import from_plain
 
 MAGIC = b"huozi-clones/1"
@@ -91,6 +92,11 @@ class Composite:
         given = {name for part in self.blueprints for clone in part.clones for name in clone.classes}
         return tuple(name for name in self.classes if name not in given)
 
+    @cached_property
+    def readings(self) -> tuple[Reading | None, ...]:
+        """How images are read for each part; None: as the target's entry says."""
+        return tuple(map(packed_reading, self.parts))
+
     @property
     def is_single(self) -> bool:
         """Whether one part is all there is."""
@@ -119,8 +125,8 @@ class Composite:
         """The target with the other's clones as well; its classes come last.
 
         Raises:
-            UserError: Clones of another target or other weights, of a source that gives already, a class twice, other
-                classes of the target than here.
+            UserError: Clones of another target or other weights, for images read otherwise, of a source that gives
+                already, a class twice, other classes of the target than here.
         """
         where = other.parts[0].name if other.parts else "the clone"
         if not other.parts:
@@ -129,6 +135,12 @@ class Composite:
             raise UserError(f"{where} is a clone on {other.target!r}, and {self.target!r} is the target here")
         if other.digest != self.digest:
             raise UserError(f"{where} was made on other weights of {self.target!r} ({other.digest}, not {self.digest})")
+        if self.parts and self.readings[0] != other.readings[0]:
+            raise UserError(
+                f"{where} reads images otherwise than what is there ({_told(other.readings[0])}, not "
+                f"{_told(self.readings[0])}): clone one of them again with the same dataset.crop_fraction, background "
+                "and white_level"
+            )
         for name in other.sources:
             if name in self.sources:
                 raise UserError(f"{where}: a clone of {name!r} is there already: take it off first (remove)")
@@ -224,6 +236,13 @@ def read_composite(path: str | Path | Packed) -> Composite:
     return replace(found, classes=header.classes)
 
 
+def _told(reading: Reading | None) -> str:
+    if reading is None:
+        return "as the target's entry says"
+    told = {"crop_pct": reading.input.crop_pct, "background": reading.background, "white_level": reading.white_level}
+    return ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
+
+
 def _described(parts: Sequence[Packed]) -> list[tuple[Packed, CloningBlueprint]]:
     return [(part, packed_blueprint(part)) for part in parts]
 
@@ -249,11 +268,12 @@ def combine(target: FrozenNetwork, classes: Sequence[str], parts: Sequence[Clone
     Args:
         target: The network that receives.
         classes: Names of the outputs, in order.
-        parts: Cloned networks on it.
+        parts: Cloned networks on it, which read images alike.
     """
     clones = [clone for part in parts for clone in part.clones]
     adapters = [adapter for part in parts for adapter in part.adapters]
     whole = ClonedNetwork(target, classes, clones, adapters)
+    whole.reading = parts[0].reading if parts else whole.reading
     if len(parts) == 1 and parts[0].classes == whole.classes:
         whole.head.load_state_dict(parts[0].head.state_dict())
         return whole

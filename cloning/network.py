@@ -22,6 +22,7 @@ from cloning.stages import Grafts, Trunk
 from tuning.network import TunableNetwork
 from zoo.chain.origins import Origin
 from zoo.errors import UserError
+from zoo.interface import Reading
 from zoo.stitching.adapters import Adapter
 
 
@@ -36,6 +37,9 @@ class ClonedNetwork(TunableNetwork):
 
     Raises:
         UserError: A class without an owner or with two, a source that is the target, a position outside the chain.
+
+    Attributes:
+        reading: How images are read for it where it was tuned; as the target's entry says until that is known.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class ClonedNetwork(TunableNetwork):
         super().__init__()
         _check(target, classes, clones)
         self.target, self.classes, self.clones = target, tuple(classes), tuple(clones)
-        self.class_names = self.classes
+        self.class_names, self.reading = self.classes, Reading(target.input)
         self.adapters = nn.ModuleList([nn.Identity() if adapter is None else adapter for adapter in adapters])
         self.copies = nn.ModuleList()
         weight, bias = self.initial_head()
@@ -190,6 +194,7 @@ class ClonedNetwork(TunableNetwork):
     @torch.no_grad()
     def _hand_over(self, other: ClonedNetwork) -> ClonedNetwork:
         """Writes what this head has learnt into the rows and columns that the other one shares with it."""
+        other.reading = self.reading
         mine, others = self.columns(), other.columns()
         for name in set(self.classes) & set(other.classes):
             row, other_row = self.classes.index(name), other.classes.index(name)

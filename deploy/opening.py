@@ -12,7 +12,7 @@ import torch
 
 from cloning.blueprint import CloningBlueprint
 from cloning.blueprint import build as build_cloned
-from cloning.bundle import from_bundle, from_complete_bundle
+from cloning.bundle import from_bundle, from_complete_bundle, interface_of
 from cloning.composite import MAGICS, read_composite, unpack_any
 from cloning.frozen import FrozenNetworks
 from deploy.model import Model, Origin
@@ -92,7 +92,8 @@ def load(path: str | Path, *, zoo: Zoo | str | Path | Mapping[str, Any] | None =
     for name in blueprint.networks:
         used.entry(name)
     if found.kind == "clone":
-        network: TunableNetwork = unpack_any(found.path, FrozenNetworks(used)).network
+        network: TunableNetwork = (cloned := unpack_any(found.path, FrozenNetworks(used)).network)
+        interface = interface_of(cloned, used)
     else:
         network = _untrained(blueprint, used) if bundle is None else rebuilt(bundle, used)
     if interface is None:

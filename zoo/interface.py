@@ -32,6 +32,26 @@ _MAX_NUMBER = 2**20
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How an image becomes what a network takes, which the data may have had otherwise than the network's entry.
+
+    Attributes:
+        input: Of the network, with the interpolation and the crop that it was tuned and measured with.
+        background: See ``Interface``, likewise white_level.
+    """
+
+    input: InputSpec
+    background: str | int | tuple[int, int, int] = "white"
+    white_level: float | None = None
+
+    def require_fits(self, spec: InputSpec, where: str) -> None:
+        """Refuses (`UserError`) one of a network that takes other images than ``spec`` says, but for the crop."""
+        own = replace(spec, interpolation=self.input.interpolation, crop_pct=self.input.crop_pct)
+        if self.input != replace(own, crop_mode=self.input.crop_mode):
+            raise UserError(f"{where}: it reads images for {short_repr(self.input)}, and its target takes {spec}")
+
+
+@dataclass(frozen=True)
 class Interface:
     """A network as whoever uses it has to know it.
 
@@ -48,6 +68,11 @@ class Interface:
     background: str | int | tuple[int, int, int] = "white"
     white_level: float | None = None
     networks: Mapping[str, ZooEntry] | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """What of it concerns images."""
+        return Reading(self.input, self.background, self.white_level)
 
 
 def interface_to_plain(interface: Interface) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from cloning.serving.settings import LOOPBACK, Limits, require_name
 from cloning.shelf import Shelf, Shelved
 from datamodules.decoding import Decoding, decode_bytes
 from datamodules.images import normalise, resize_and_crop
-from zoo.entries import InputSpec
 from zoo.errors import UserError
+from zoo.interface import Reading
 from zoo.storage.plain import one_line
 
 log = logging.getLogger(__name__)
@@ -141,9 +141,9 @@ class Server:
 
     async def predict(self, clone: Shelved, content: bytes, top_k: int) -> list[dict[str, Any]]:
         """The most probable classes of one image, by a clone that may have left the shelf meanwhile."""
-        spec = clone.network.target.input
+        reading = clone.network.reading
         loop = asyncio.get_running_loop()
-        images = await loop.run_in_executor(self.decoders, read_image, content, spec, self.limits.max_pixels)
+        images = await loop.run_in_executor(self.decoders, read_image, content, reading, self.limits.max_pixels)
         logits = await self.batcher.logits(clone.network, images)
         if not logits.isfinite().all():
             raise Refused(500, f"{clone.name} gives logits that are not finite: have it packed anew")
@@ -153,10 +153,11 @@ class Server:
         return [{"class": c, "probability": p} for c, p in zip(names, values.tolist(), strict=True)]
 
 
-def read_image(content: bytes, spec: InputSpec, max_pixels: int) -> Tensor:
+def read_image(content: bytes, reading: Reading, max_pixels: int) -> Tensor:
     """An image's file as a network takes it, (1, C, H, W), as ``deploy`` reads it."""
-    pixels = decode_bytes(content, Decoding(), "the body", max_pixels).pixels[None]
-    return normalise(resize_and_crop(pixels, spec), spec)
+    decoding = Decoding(reading.background, reading.white_level)
+    pixels = decode_bytes(content, decoding, "the body", max_pixels).pixels[None]
+    return normalise(resize_and_crop(pixels, reading.input), reading.input)
 
 
 class _Gate:

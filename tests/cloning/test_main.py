@@ -3,20 +3,30 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from cloning_stand_ins import adapter, clone
+from PIL import Image
 
 from cloning import bundle
 from cloning.__main__ import main
 from cloning.blueprint import CloningBlueprint
-from cloning.bundle import to_bundle
+from cloning.bundle import from_bundle, packed, to_bundle, unpack
+from cloning.composite import read_composite
+from cloning.framing import contents
 from cloning.frozen import FrozenNetworks
 from cloning.network import ClonedNetwork
+from cloning.serving.app import read_image
+from cloning.shelf import Shelf
+from deploy import load
 from zoo.blueprint import read_bundle, write_bundle
+from zoo.errors import UserError
+from zoo.interface import Interface, Reading, interface_to_plain
 from zoo.registry import read_zoo
 from zoo.storage.files import write_safetensors
 
@@ -64,6 +74,49 @@ def test_a_run_is_packed_and_unpacked(run: Path, capsys: pytest.CaptureFixture[s
     assert all(torch.equal(received.tensors[name], tensor) for name, tensor in sent.tensors.items())
 
 
+def test_how_images_are_read_travels_with_the_clone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    zoo = read_zoo(run / "zoo.yaml")
+    cropped = replace(zoo["low"].input, crop_pct=0.5, crop_mode="center")
+    sent = Interface(cropped, tuple("abcd"), background="black", white_level=4095.0)
+    content = read_bundle(run / "bundle", CloningBlueprint)
+    write_bundle(run / "bundle", replace(content, interface=interface_to_plain(sent)))
+    assert call("pack", run, run / "clone", "--zoo", run / "zoo.yaml") == 0
+    assert call("unpack", run / "clone", "--output", run / "again", "--zoo", run / "zoo.yaml") == 0
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64), np.uint8)).save(run / "image.png")
+    logits = []
+    for name in ("bundle", "clone", "again"):
+        model = load(run / name, zoo=zoo)
+        assert model.interface.reading == sent.reading
+        logits.append(model.predict([run / "image.png"]).probabilities)
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+    served = Shelf(zoo).open("name", contents(run / "clone")).network
+    image = read_image((run / "image.png").read_bytes(), served.reading, 10_000)
+    assert torch.allclose(served(image).softmax(1), logits[0], atol=1e-6)
+    assert not torch.allclose(
+        served(read_image((run / "image.png").read_bytes(), Reading(zoo["low"].input), 10_000)).softmax(1), logits[0]
+    )
+    without = read_composite(run / "clone")
+    plain = ClonedNetwork(served.target, list("abce"), [clone(served.clones[0].source, "e", 0)], [None])
+    other = replace(read_composite(packed(plain, "other")), classes=tuple("abcf"))
+    with pytest.raises(UserError, match=r"reads images otherwise .*as the target's entry says, not crop_pct 0.5"):
+        without.with_clone(other)
+
+
+def test_a_strangers_way_to_read_images_is_checked(run: Path) -> None:
+    networks = FrozenNetworks(read_zoo(run / "zoo.yaml"))
+    network = from_bundle(read_bundle(run / "bundle", CloningBlueprint), networks)
+    spec = network.target.input
+    for reading, told in (
+        (Reading(replace(spec, height=64)), "its target takes"),
+        (Reading(spec, "no colour"), "dataset.background=no colour"),
+        (Reading(spec, white_level=-1.0), "dataset.white_level=-1"),
+    ):
+        network.reading = reading
+        with pytest.raises(UserError, match=told):
+            unpack(packed(network, "stranger"), networks)
+
+
 def test_a_run_is_packed_with_the_zoo_that_it_was_made_with(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("pack", run, run / "clone") == 2  # which does not say what that is
     assert "zoo embedded has no network 'low'" in (told := capsys.readouterr().err)
@@ -71,12 +124,12 @@ def test_a_run_is_packed_with_the_zoo_that_it_was_made_with(run: Path, capsys: p
     content = {"zoo": yaml.safe_load(ZOO)}
     (run / "config.yaml").write_text(yaml.safe_dump(content))
     assert call("pack", run, run / "clone") == 0
-    assert call("pack", run / "bundle", run / "clone") == 0
+    assert call("pack", run / "bundle", run / "clone", "--overwrite") == 0
     content["zoo"]["networks"]["high"]["source"] = "os:system"
     del content["zoo"]["networks"]["high"]["model"]
     (run / "config.yaml").write_text(yaml.safe_dump(content))
     capsys.readouterr()
-    assert call("pack", run, run / "clone") == 2
+    assert call("pack", run, run / "clone", "--overwrite") == 2
     assert "network 'high' is built by os:system, a function that this file alone names" in capsys.readouterr().err
 
 
@@ -126,7 +179,15 @@ def test_the_command_itself_reports_a_mistake_in_one_line(tmp_path: Path) -> Non
 def test_what_is_there_and_something_else_is_not_written_over(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     zoo = ("--zoo", run / "zoo.yaml")
     assert call("pack", run, run / "clone", *zoo) == 0
-    assert call("pack", run, run / "clone", *zoo) == 0  # an older clone
+    assert call("pack", run, run / "clone", *zoo) == 2  # an older clone
+    assert call("unpack", run / "clone", "--output", run / "again", *zoo) == 0
+    assert call("unpack", run / "clone", "--output", run / "again", *zoo) == 2
+    assert capsys.readouterr().err.count("is there already: give another") == 2
+    assert call("pack", run, run / "clone", "--overwrite", *zoo) == 0
+    assert call("unpack", run / "clone", "--output", run / "again", "--overwrite", *zoo) == 0
+    (run / "config.yaml").write_text("")
+    assert call("unpack", run / "clone", "--output", run / "bundle", "--overwrite", *zoo) == 2
+    assert "is the bundle of a run" in capsys.readouterr().err
     (run / "notes").mkdir()
     (run / "notes" / "letter.txt").write_text("dear")
     capsys.readouterr()
@@ -138,7 +199,7 @@ def test_what_is_there_and_something_else_is_not_written_over(run: Path, capsys:
         ("repair", run / "clone", run / "notes" / "letter.txt", "--samples", run / "none"),
     ):
         assert call(*arguments, *zoo) == 2
-        assert re.search("is there and no|is a directory, not a file", capsys.readouterr().err)
+        assert re.search("is there and no|is a directory, not a file|is a file, not a directory", capsys.readouterr().err)
     assert [path.read_text() for path in (run / "notes").iterdir()] == ["dear"]
 
 

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
 from tests.zoo.checkpoint_stand_ins import State, load, refusal, same, small
+from zoo.errors import UserError
+from zoo.weights import Weights
 
 # Wrappers and prefixes.
 
