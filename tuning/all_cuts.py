@@ -1,8 +1,9 @@
 """A head on all cuts: refitted when everything else is tuned, where it is better.
 
-What is tuned is tuned under a head on the last features. Leave-one-out says which of the two is better while the
-features do not follow the labels. Where all weights were trained it flatters the last features, which were fitted to
-the very images that are left out: there the validation images say it (``benchmarks/results/selection.md``).
+What is tuned is tuned under a head on the last features, and what is best with a head on all cuts could end below its
+own start: so the start with such a head is a candidate, too. Leave-one-out says which of the two heads is better while
+the features do not follow the labels. Of what was trained it flatters the last features, which were fitted to the very
+images that are left out: there the validation images say it (``benchmarks/results/selection.md``).
 """
 
 from __future__ import annotations
@@ -46,18 +47,22 @@ def refit_on_all_cuts(
     wide_inputs: Callable[[], TuningInputs],
     solve: Callable[[TunableNetwork, TuningInputs], tuple[Rows, Tensor, RidgeFit, float]],
     evaluation: Evaluation,
+    name: str,
     *,
     is_asked: bool,
-    is_flattered: bool,
+    is_flattered: bool = False,
 ) -> Candidate | None:
-    """Solves a head on all cuts; None, and the network reads its last features, where these are better.
+    """Solves a head on all cuts; None where the last features are better.
+
+    The network reads its last features afterwards, as before, with whichever head was solved for the comparison.
 
     Args:
-        network: In place; where None is returned, its head is one that was solved for the comparison.
+        network: In place.
         inputs: The data as its trained part sees it, up to the last features.
         wide_inputs: The same up to the features of all cuts, once the network reads them.
         solve: Writes a closed-form head into the network.
         evaluation: Measures it.
+        name: Of the candidate.
         is_asked: Take it whatever leave-one-out says.
         is_flattered: Leave-one-out cannot say it; the caller compares them on validation.
     """
@@ -72,7 +77,7 @@ def refit_on_all_cuts(
     wide = loss(wider)
     if last is not None:
         log.info("head: leave-one-out loss %.4f on the last features, %.4f on those of all cuts", last, wide)
-        if not is_flattered and not broadcast(wide < last):
-            network.read("last", head)
-            return None
-    return evaluation.candidate(NAME, wider)
+    is_better = last is None or is_flattered or broadcast(wide < last)
+    found = evaluation.candidate(name, wider) if is_better else None
+    network.read("last", head)
+    return found

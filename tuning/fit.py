@@ -54,7 +54,8 @@ class TuningResult:
 
     Attributes:
         choice: ``start``, ``tuned`` (the best epoch), ``refitted`` (the last, with a head solved anew), ``averaged``
-            (the mean of the kept epochs), or ``all_cuts`` (the best of these, with a head on the features of all cuts).
+            (the mean of the kept epochs), or ``all_cuts`` (the best of these, with a head on the features of all cuts)
+            and ``start_all_cuts`` (the start with one).
         val_accuracies: Of every candidate, by the same names.
         val_losses: Mean cross-entropy of every candidate.
         test_accuracy: Of the choice, measured once; None where the test split was left out.
@@ -177,8 +178,19 @@ def tune(
             log_row(loggers, curves[0], step=0)
         groups: list[ParameterGroup] = []
         candidates, loss, norm_stats = [start], _resolve_loss(network, inputs, tuning), "none"
+        widened = partial(
+            refit_on_all_cuts,
+            *(network, inputs, partial(prepare_inputs, network, data, tuning, device, reserved_bytes=reserved)),
+            *(partial(solve_head, device=device), evaluation),
+            is_asked=asked == "all_cuts",
+        )
+        opening = None
         if loss != "none":
             recipe = replace(recipe, optimizer=recipe.optimizer.for_loss(loss))
+            if widens and tuning.guard:
+                with clock("all cuts"):
+                    opening = widened("start_all_cuts")
+                    _restore(network, start.state)
             with clock("fit"):
                 resumed = checkpoints.agree(resumed)
                 if resumed:
@@ -230,20 +242,18 @@ def tune(
         _restore(network, chosen.state)
         if widens:
             with clock("all cuts"):
-                head, solve = network.head, partial(solve_head, device=device)
-                wide_inputs = partial(prepare_inputs, network, data, tuning, device, reserved_bytes=reserved)
-                is_asked = asked == "all_cuts"
-                is_flattered = tuning.mode == "full" and loss != "none" and tuning.guard
-                wide = refit_on_all_cuts(
-                    network, inputs, wide_inputs, solve, evaluation, is_asked=is_asked, is_flattered=is_flattered
-                )
-                if wide is not None:
-                    candidates.append(wide)
-                if wide is not None and (is_asked or not tuning.guard or _rank(wide) < _rank(chosen)):
-                    chosen = wide
-                else:
-                    network.read("last", head)
-                    _restore(network, chosen.state)
+                wide = opening
+                if loss == "none" or not tuning.guard or chosen is not start:
+                    is_flattered = loss != "none" and tuning.guard
+                    wide = widened("all_cuts", is_flattered=is_flattered)
+                found = [one for one in ((opening,) if wide is opening else (opening, wide)) if one is not None]
+                candidates += found
+                is_asked = found and (asked == "all_cuts" or not tuning.guard)
+                kept = min(found if is_asked else [chosen, *found], key=_rank)
+                if kept is not chosen:
+                    network.read("all_cuts")
+                chosen = kept
+                _restore(network, chosen.state)
         test_accuracy = test_loss = outcomes = None
         if test:
             with clock("test"):

@@ -199,7 +199,9 @@ def test_what_is_there_and_something_else_is_not_written_over(run: Path, capsys:
         ("repair", run / "clone", run / "notes" / "letter.txt", "--samples", run / "none"),
     ):
         assert call(*arguments, *zoo) == 2
-        assert re.search("is there and no|is a directory, not a file|is a file, not a directory", capsys.readouterr().err)
+        assert re.search(
+            "is there and no|is a directory, not a file|is a file, not a directory", capsys.readouterr().err
+        )
     assert [path.read_text() for path in (run / "notes").iterdir()] == ["dear"]
 
 
