@@ -12,11 +12,12 @@ from torch import nn
 
 from reassembly.network import assemble, assembled_costs, from_bundle, to_bundle, use_rows
 from tests.tuning.tuning_stand_ins import Blobs
+from tuning import all_cuts
 from tuning.all_cuts import refits_on_all_cuts
 from tuning.fit import tune
 from tuning.heads import HeadRows
 from tuning.ridge import fit_ridge
-from tuning.settings import HeadSettings, TuningSettings
+from tuning.settings import HeadSettings, OptimizerSettings, TuningSettings
 from zoo.blueprint import (
     AdapterSpec,
     BlockSpec,
@@ -168,7 +169,7 @@ def test_tuning_solves_the_head_on_all_cuts_at_the_end(chains, mode, inputs, tmp
     result = tune(network, data, settings, run_dir=tmp_path, test=False)
     assert network.blueprint.head.inputs in ("last", "all_cuts")
     is_wide = network.blueprint.head.inputs == "all_cuts"
-    assert is_wide == (result.choice == "all_cuts")
+    assert is_wide == (result.choice in ("all_cuts", "start_all_cuts"))
     assert is_wide or inputs == "auto"
     if is_wide:
         images, labels = data.images("train", data.input)
@@ -180,6 +181,29 @@ def test_tuning_solves_the_head_on_all_cuts_at_the_end(chains, mode, inputs, tmp
         temperature = float((given * solved).sum() / solved.square().sum())
         torch.testing.assert_close(given, temperature * solved, rtol=1e-3, atol=1e-3)
     assert result.num_parameters == count(network, IMAGE).num_params
+
+
+@pytest.mark.parametrize("mode", ["freeze", "full"])
+def test_nothing_ends_below_its_start_with_a_head_on_all_cuts(chains, mode, tmp_path, monkeypatch):
+    """Training does harm at this rate; what a probe of the same network gives is what is kept."""
+    monkeypatch.setattr(all_cuts, "broadcast", lambda is_better: True)
+    blocks, data, found = (("vit", 0, 2), ("resnet", 2, len(chains["resnet"]) - 1)), LargeBlobs(), {}
+    optimizer = OptimizerSettings(learning_rate=30.0)
+    for how, settings in {
+        "probe": TuningSettings(mode="probe", num_epochs=0),
+        "harmed": TuningSettings(mode=mode, num_epochs=2, loss="cross_entropy"),
+        "unguarded": TuningSettings(mode=mode, num_epochs=2, loss="cross_entropy", guard=False),
+    }.items():
+        network = assemble(recipe(chains, *blocks, inputs="auto"), chains)
+        result = tune(network, data, settings, optimizer=optimizer, run_dir=tmp_path / how, test=False)
+        found[how] = result, network
+    (probe, plain), (result, network), (unguarded, _) = found.values()
+    assert (probe.choice, result.choice, unguarded.choice) == ("all_cuts", "start_all_cuts", "all_cuts")
+    assert "start_all_cuts" not in unguarded.val_accuracies
+    ranks = {name: (-accuracy, result.val_losses[name]) for name, accuracy in result.val_accuracies.items()}
+    assert min(ranks, key=ranks.get) == "start_all_cuts"
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in network.state_dict().items())
 
 
 def test_a_learnt_head_and_one_that_may_not_be_refitted_stay_what_they_are(chains):
