@@ -34,7 +34,6 @@ from cloning.framing import TOLERANCES, Packed, framed, unframed
 from cloning.frozen import FrozenNetwork
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
-from datamodules.decoding import Decoding
 from zoo.blueprint import Bundle, check_tensors, parse_blueprint, to_text
 from zoo.entries import InputSpec, ZooEntry
 from zoo.errors import UserError
@@ -294,6 +293,8 @@ def _blueprint(path: str | Path | Packed, sections: Mapping[str, bytes]) -> Clon
 def _reading(path: str | Path | Packed, sections: Mapping[str, bytes]) -> Reading | None:
     if READING not in sections:
         return None
+    from datamodules.decoding import Decoding  # with Pillow
+
     text, where = _text(path, sections, READING)
     reading = from_plain(Reading, parse_yaml(text, where), where)
     try:

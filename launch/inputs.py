@@ -43,9 +43,12 @@ ELSEWHERE = (
     "trainer",
     "resume",
     "skip_completed",
+    "overwrite",
     "complete_bundle",
 )
 _OF_TRAINER = ("precision", "accumulate_batches", "sync_batchnorm", "tf32", "extra")  # but these do
+_OF_CONTENT = re.compile(r"(data|teacher|device)|(weights|code) of .*")
+_DIGEST = re.compile("[0-9a-f]{64}")
 _OF_DEVICE = frozenset({"trainer.precision", "device"})
 
 
@@ -141,6 +144,13 @@ def resumed_identity(identity: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in identity.items() if name not in _OF_DEVICE}
 
 
+def other_settings(stored: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
+    """Which settings that both identities have differ; data, weights, code and files are none."""
+    shared = [name for name in stored if name in present and not _OF_CONTENT.fullmatch(name)]
+    shared = [name for name in shared if not _DIGEST.fullmatch(stored[name])]
+    return differences({name: stored[name] for name in shared}, {name: present[name] for name in shared})
+
+
 def differences(stored: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
     """What two identities differ in, ``name stored -> present`` each, long values shortened; ``data`` is left out."""
     told = []
@@ -212,5 +222,5 @@ def _told(value: Any) -> str:
 
 
 def _short(text: str) -> str:
-    length = 8 if re.fullmatch("[0-9a-f]{64}", text) else 40
+    length = 8 if _DIGEST.fullmatch(text) else 40
     return text if len(text) <= length else f"{text[:length]}..."

@@ -21,7 +21,15 @@ from hydra.core.hydra_config import HydraConfig
 from datamodules import ImageDataModule, Manifest, difference
 from launch import interruption, processes
 from launch.errors import is_bad_input
-from launch.inputs import GivenBlueprint, Inputs, differences, read_inputs, result_settings, resumed_identity
+from launch.inputs import (
+    GivenBlueprint,
+    Inputs,
+    differences,
+    other_settings,
+    read_inputs,
+    result_settings,
+    resumed_identity,
+)
 from launch.run_directory import (
     CONFIG,
     FRONT,
@@ -173,7 +181,8 @@ def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[
     log keeps the traceback, and ``result.json`` says ``failed`` or ``interrupted``. An earlier result stays whole.
 
     Raises:
-        UserError: the directory belongs to another job, or what is resumed is not of these settings, data or weights.
+        UserError: the directory belongs to another job or holds a completed run of other settings, or what is resumed
+            is not of these settings, data or weights.
     """
     (directory, key), is_main = run_directory(config, command), processes.is_main()
     store = Store(config.cache.root, rebuild_damaged=config.cache.rebuild_damaged)
@@ -196,6 +205,7 @@ def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[
                 yield Job(config, directory, run_dir, inputs, Tracker(run_dir), store, is_main, open_result, completed)
                 return
             if config.resume is None:
+                _require_own(config, directory, inputs, key)
                 _begin(config, directory, run_dir, inputs)
             log_file.open(run_dir / LOG, append=config.resume is not None)
         except BaseException as error:
@@ -234,6 +244,21 @@ def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[
             if run_dir != directory and read_result(run_dir):
                 publish(directory)
         interruption.advise(f"the job was completed before: {directory}")
+
+
+def _require_own(config: Config, directory: Path, inputs: Inputs, key: str) -> None:
+    """Refuses a directory that holds a completed run of other settings, unless it may be replaced."""
+    if config.overwrite or read_result(directory) is None:
+        return
+    try:
+        stored = read_json(directory / IDENTITY)
+    except UserError:  # nothing says what the result is of
+        return
+    if isinstance(stored, dict) and (told := other_settings(stored, inputs.identity)):
+        raise UserError(
+            f"{key}={directory} holds a completed run of other settings ({_listed(told)}): type another output_dir, or "
+            "overwrite=true to replace it"
+        )
 
 
 def _begin(config: Config, directory: Path, run_dir: Path, inputs: Inputs) -> None:
@@ -287,7 +312,11 @@ def _described_difference(
     told = differences(part(stored), part(inputs.identity))
     if stored.get("data") != inputs.identity["data"]:
         told.append(f"the data changed: {_described_data_difference(run_dir / MANIFEST, inputs.data)}")
-    return (", ".join(told[:4]) + (f" and {len(told) - 4} more" if len(told) > 4 else "")) or None
+    return _listed(told) or None
+
+
+def _listed(told: Sequence[str]) -> str:
+    return ", ".join(told[:4]) + (f" and {len(told) - 4} more" if len(told) > 4 else "")
 
 
 def _described_data_difference(path: Path, data: ImageDataModule) -> str:
