@@ -36,6 +36,7 @@ from torch.nn import functional as F
 from cloning.evidence import Graft, SourceEvidence
 from cloning.gates import gated, hard_gates, num_gates
 from cloning.head import class_weights, solve_head
+from cloning.measures import centred_cosine
 from cloning.neighbourhoods import Neighbourhoods, draw_neighbourhoods, fit_surrogates, surrogate_outputs
 from cloning.samples import BATCH_SIZE
 from cloning.settings import Share
@@ -236,11 +237,6 @@ class _Use:
 def module_loss(outputs: Tensor, wanted: Tensor, proximity: Tensor, variance: Tensor) -> Tensor:
     """Proximity-weighted squared error of the module's logits (b, C), relative to the variance of what is wanted."""
     return (proximity * (outputs - wanted).square().sum(1)).mean() / variance
-
-
-def centred_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """(n,) cosines of the logits (n, C) of two networks about their means over the outputs."""
-    return F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True))
 
 
 def strange_images(images: Tensor, generator: torch.Generator) -> list[Tensor]:

@@ -29,9 +29,8 @@ from cloning.choice import LOSS_FLOOR, PositionResult, choose
 from cloning.clone import Clone, num_positions, source_position
 from cloning.fitting import fit_adapter_to
 from cloning.frozen import FrozenNetwork
-from cloning.gate_fit import centred_cosine
 from cloning.head import balanced_cross_entropy, calibrated_logits, class_weights, solve_head
-from cloning.measures import accuracies_of_logits, added_costs, mean, num_bytes
+from cloning.measures import accuracies_of_logits, added_costs, centred_cosine, mean, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
 from cloning.settings import InsertionSettings, Share

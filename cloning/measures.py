@@ -123,6 +123,13 @@ def measure_locality(clone: Clone, images: Mapping[str, Tensor], *, seed: int) -
     return Locality(clone.source.name, *sides, clone.classes, sims, random)
 
 
+def centred_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """(n,) cosines of the logits (n, C) of two networks about their means over the outputs; of one output about 0."""
+    if a.shape[1] > 1:
+        a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return F.cosine_similarity(a, b)
+
+
 def conditional_similarities(source: FrozenNetwork, gates: Tensor, images: Mapping[str, Tensor]) -> dict[str, float]:
     """By class, the mean cosine between the centred logits of the masked and the whole source.
 
@@ -135,9 +142,7 @@ def conditional_similarities(source: FrozenNetwork, gates: Tensor, images: Mappi
         module, whole_source = source.slim(gates, 0, first.device).network, source
 
     def cosines(part: Tensor) -> Tensor:
-        masked, whole = to_float64(source.classify(module(part))), to_float64(whole_source.logits(part))
-        masked, whole = (z - z.mean(1, keepdim=True) for z in (masked, whole))
-        return F.cosine_similarity(masked, whole)
+        return centred_cosine(to_float64(source.classify(module(part))), to_float64(whole_source.logits(part)))
 
     found = {name: [part for _, part in map_batches(cosines, x, batch_size=BATCH_SIZE)] for name, x in images.items()}
     return {name: torch.cat(parts).mean().item() for name, parts in found.items()}

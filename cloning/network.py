@@ -105,7 +105,7 @@ class ClonedNetwork(TunableNetwork):
 
         Rows of the target's classes are as they were, zero on the clones' features. The row of a cloned class is the
         source's minus the mean of all the source's rows, zero elsewhere: the source's other classes then act as
-        rejection.
+        rejection. A source of one output has no other: its row is taken as it is.
         """
         columns = self.columns()
         weight = self.target.weight.new_zeros(len(self.classes), columns[list(columns)[-1]].stop)
@@ -116,10 +116,11 @@ class ClonedNetwork(TunableNetwork):
             bias[row] = self.target.bias[output]
         for clone in self.clones:
             source = clone.source
+            rest = (source.weight.mean(0), source.bias.mean()) if len(source.classes) > 1 else (0.0, 0.0)
             for name in clone.classes:
                 row, output = self.classes.index(name), source.classes.index(name)
-                weight[row, columns[id(clone)]] = source.weight[output] - source.weight.mean(0)
-                bias[row] = source.bias[output] - source.bias.mean()
+                weight[row, columns[id(clone)]] = source.weight[output] - rest[0]
+                bias[row] = source.bias[output] - rest[1]
         return weight, bias
 
     def with_clone(self, clone: Clone, adapter: Adapter | None = None) -> ClonedNetwork:

@@ -119,7 +119,7 @@ class BeginSweep(Callback):
         is_new = BeginSweep._ownership.enter_context(owned(place, key))
         told = [_telling(overrides) for overrides in jobs or []]
         if not (config.overwrite or config.skip_completed):  # then each job looks at what it finds
-            _require_own(place, key, name)
+            require_own(place, key, name)
         clear_rows(place, but=told if config.skip_completed else [])
         write_json(place / PLAN, {"name": name, "command": command, "overrides": words, "jobs": jobs and told})
         with read_write(config), open_dict(config):  # what the jobs, composed anew in their processes, go by
@@ -130,7 +130,7 @@ class BeginSweep(Callback):
         BeginSweep.begun = (place, is_new)
 
 
-def _require_own(place: Path, key: str, name: str) -> None:
+def require_own(place: Path, key: str, name: str) -> None:
     """Refuses a directory that holds completed jobs of another sweep."""
     if not (place / PLAN).is_file():
         return

@@ -11,7 +11,7 @@ from torch import Tensor
 from cloning.clone import Clone, num_positions, source_position
 from cloning.frozen import FrozenNetwork
 from cloning.gates import num_gates
-from cloning.measures import added_costs, measure_costs
+from cloning.measures import added_costs, conditional_similarities, measure_costs
 from cloning.network import ClonedNetwork
 from tuning.parameter_groups import parameter_groups
 from tuning.settings import OptimizerSettings
@@ -44,6 +44,17 @@ def test_block_initialisation_is_exact() -> None:
     logits, old, new = composed(x), target.logits(x), source.logits(x, gates=c.gates)
     torch.testing.assert_close(logits[:, :5], old, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(logits[:, 5:], (new - new.mean(1, keepdim=True))[:, [1, 3]], rtol=1e-5, atol=1e-5)
+
+
+def test_a_source_of_one_output_gives_what_it_says_and_no_constant() -> None:
+    target, source = copy.copy(network("resnet", "01234")), network("regnety", "5")
+    c = clone(source, "5")
+    composed, x = cloned(target, c), images(3)
+    new = source.logits(x, gates=c.gates)
+    torch.testing.assert_close(composed(x)[:, 5:], new, rtol=1e-5, atol=1e-5)
+    assert new.std() > 0
+    whole = conditional_similarities(source, torch.ones_like(c.gates), {"5": x})
+    assert whole == {"5": pytest.approx(1.0)}
 
 
 def test_classes_may_come_in_any_order_and_unwanted_ones_go() -> None:
