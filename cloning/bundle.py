@@ -161,7 +161,7 @@ def packed(network: ClonedNetwork, name: str, *, dtype: str = "float32") -> Pack
     if len(network.copies):
         raise UserError("a network tuned with tuning=full differs from its zoo everywhere: send its bundle directory")
     state = network.state_dict()
-    sections = {"blueprint": _deflated(to_text(describe(network)))}
+    sections = {"blueprint": zlib.compress(to_text(describe(network)).encode(), 9)}
     for part in LEARNT:
         tensors = {n: t.to(_DTYPES[dtype]).contiguous() for n, t in state.items() if n.startswith(f"{part}.")}
         for key, tensor in tensors.items():
@@ -173,13 +173,9 @@ def packed(network: ClonedNetwork, name: str, *, dtype: str = "float32") -> Pack
         raise UserError(f"{name}: not written: the network's logits are NaN or infinite")
     sections["probe"] = save({"logits": logits})
     if network.reading != Reading(network.target.input):
-        sections[READING] = _deflated(dump_yaml(to_plain(network.reading)))
+        sections[READING] = zlib.compress(dump_yaml(to_plain(network.reading)).encode(), 9)
     table = [[part, len(content), hashlib.sha256(content).hexdigest()] for part, content in sections.items()]
     return Packed(name, framed(MAGIC, {"dtype": dtype, "sections": table}, b"".join(sections.values())))
-
-
-def _deflated(text: str) -> bytes:
-    return zlib.compress(text.encode(), 9)
 
 
 def unpack(path: str | Path | Packed, load_network: Load, *, tolerance: float | None = None) -> Unpacked:

@@ -7,12 +7,10 @@ import os
 import platform
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +28,7 @@ from launch.inputs import (
     result_settings,
     resumed_identity,
 )
+from launch.job_log import JobLog
 from launch.run_directory import (
     CONFIG,
     FRONT,
@@ -196,7 +195,7 @@ def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[
         )
         return
     interruption.advise(interruption.AGAIN)
-    with owned(directory, key) as is_new, _Log() as log_file:
+    with owned(directory, key) as is_new, JobLog(log) as log_file:
         try:
             settle(directory)
             run_dir, inputs = find_run(directory), read_inputs(config, command)
@@ -349,56 +348,6 @@ def _with_key(error: OSError, places: Mapping[str, Path]) -> OSError:
             if path.is_relative_to(place.resolve()):
                 return OSError(error.errno, f"{error.strerror} ({key}={place})", str(error.filename))
     return error
-
-
-class _LogFile(logging.FileHandler):
-    """A log file that stops no job and hides no other fault: where it cannot be written, that is told once."""
-
-    _is_told = False
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError):
-            self._tell(error)
-        else:
-            super().handleError(record)
-
-    def close(self) -> None:
-        try:
-            super().close()
-        except OSError as error:
-            self._tell(error)
-
-    def _tell(self, error: OSError) -> None:
-        if not self._is_told:
-            self._is_told = True
-            print(f"{self.baseFilename} ends here: {error.strerror}", file=sys.stderr)
-
-
-class _Log:
-    """Copies the log to a file, debug messages of ours and tracebacks included; keeps it until it is known which."""
-
-    def __enter__(self) -> _Log:
-        self._kept = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
-        self._file: _LogFile | None = None
-        log.setLevel(logging.DEBUG)
-        logging.getLogger().addHandler(self._kept)
-        return self
-
-    def open(self, path: Path, *, append: bool) -> None:
-        """Writes what was kept, and from now on everything."""
-        self._file = _LogFile(path, mode="a" if append else "w")
-        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        self._kept.setTarget(self._file)
-        logging.getLogger().removeHandler(self._kept)
-        self._kept.close()
-        logging.getLogger().addHandler(self._file)
-
-    def __exit__(self, *_: object) -> None:
-        for handler in (self._kept, self._file):
-            if handler is not None:
-                logging.getLogger().removeHandler(handler)
-                handler.close()
 
 
 def _told(key: str, value: Any) -> str:

@@ -14,7 +14,8 @@ from filelock import FileLock
 from PIL import Image
 
 from launch import interruption, run_directory
-from launch.job import Job, _Log
+from launch.job import Job
+from launch.job_log import JobLog
 from tests.launch.conftest import perform
 from zoo.errors import UserError
 
@@ -305,7 +306,7 @@ def test_a_place_that_cannot_be_written_is_told_by_key(command: str, folder: Pat
 
 def test_a_log_that_cannot_be_written_is_told_once_and_hides_no_other_fault(capfd: pytest.CaptureFixture[str]) -> None:
     def job() -> None:
-        with _Log() as log_file:
+        with JobLog(logging.getLogger("launch.job")) as log_file:
             log_file.open(Path("/dev/full"), append=False)
             for number in range(3):
                 logging.getLogger().warning("line %d", number)

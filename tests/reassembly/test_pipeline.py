@@ -170,33 +170,6 @@ def test_a_network_that_gives_nan_is_named_with_its_node(zoo, data) -> None:
         node_features(chain, images)
 
 
-def test_another_budget_scores_only_what_none_before_admitted(zoo, data, tmp_path, monkeypatch) -> None:
-    """One draw of all, two of the best: first and second walks each know what they have walked."""
-    walked, score_tree = [], Scorer.score_tree
-
-    def watched(self, candidates, *arguments):
-        walked.extend(candidate.composition for candidate in candidates)
-        return score_tree(self, candidates, *arguments)
-
-    monkeypatch.setattr(Scorer, "score_tree", watched)
-    proxy = ProxySettings(num_draws=2, num_images=40, max_redrawn=4)
-
-    def scored(root: Path, limit: int) -> tuple[list, list[str]]:
-        walked.clear()
-        found = search(zoo, data, root, replace(SETTINGS, budget=Budget(max_params=limit), proxy=proxy)).run()
-        return [(e.candidate, e.scores, e.num_draws) for e in found.candidates], sorted(walked)
-
-    alone, all_of_it = scored(tmp_path / "alone", 250_000)
-    fewer, _ = scored(tmp_path / "shared", 180_000)
-    shared, since = scored(tmp_path / "shared", 250_000)
-    assert 4 < len(fewer) < len(alone)
-    assert shared == alone
-    assert set(map(str, since)) < set(map(str, all_of_it))
-    assert len(since) < len(all_of_it) - len(fewer) + 4 + 1
-    again, nothing = scored(tmp_path / "shared", 180_000)
-    assert (again, nothing) == (fewer, [])
-
-
 def test_finalists_are_decided_by_short_tuning(zoo, data, root) -> None:
     rule = SelectionSettings(seats=("ridge", "truncated", "params"))  # params: no scores are needed beside the others'
     settings = replace(SETTINGS, finalists=4, selection=rule)
