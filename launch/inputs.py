@@ -43,7 +43,6 @@ ELSEWHERE = (
     "trainer",
     "resume",
     "skip_completed",
-    "overwrite",
     "complete_bundle",
 )
 _OF_TRAINER = ("precision", "accumulate_batches", "sync_batchnorm", "tf32", "extra")  # but these do

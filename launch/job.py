@@ -180,8 +180,7 @@ def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[
     log keeps the traceback, and ``result.json`` says ``failed`` or ``interrupted``. An earlier result stays whole.
 
     Raises:
-        UserError: the directory belongs to another job or holds a completed run of other settings, or what is resumed
-            is not of these settings, data or weights.
+        UserError: the directory belongs to another job, or what is resumed is not of these settings, data or weights.
     """
     (directory, key), is_main = run_directory(config, command), processes.is_main()
     store = Store(config.cache.root, rebuild_damaged=config.cache.rebuild_damaged)
@@ -204,7 +203,7 @@ def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[
                 yield Job(config, directory, run_dir, inputs, Tracker(run_dir), store, is_main, open_result, completed)
                 return
             if config.resume is None:
-                _require_own(config, directory, inputs, key)
+                _tell_replaced(directory, inputs)
                 _begin(config, directory, run_dir, inputs)
             log_file.open(run_dir / LOG, append=config.resume is not None)
         except BaseException as error:
@@ -245,18 +244,19 @@ def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[
         interruption.advise(f"the job was completed before: {directory}")
 
 
-def _require_own(config: Config, directory: Path, inputs: Inputs, key: str) -> None:
-    """Refuses a directory that holds a completed run of other settings, unless it may be replaced."""
-    if config.overwrite or read_result(directory) is None:
+def _tell_replaced(directory: Path, inputs: Inputs) -> None:
+    """Says that a completed run of other settings will be replaced, while that can still be helped."""
+    if read_result(directory) is None:
         return
     try:
         stored = read_json(directory / IDENTITY)
     except UserError:  # nothing says what the result is of
         return
     if isinstance(stored, dict) and (told := other_settings(stored, inputs.identity)):
-        raise UserError(
-            f"{key}={directory} holds a completed run of other settings ({_listed(told)}): type another output_dir, or "
-            "overwrite=true to replace it"
+        log.warning(
+            "%s holds a completed run of other settings (%s): it stays until this one is whole, which takes its place; "
+            "another output_dir=... keeps both",
+            *(directory, _listed(told)),
         )
 
 

@@ -149,7 +149,6 @@ class Config:
     blueprint: str | None = None
     parent: ParentSettings = field(default_factory=ParentSettings)
     skip_completed: bool = False
-    overwrite: bool = False
     complete_bundle: bool = False
 
     def __post_init__(self) -> None:

@@ -56,7 +56,6 @@ from launch.sweep_table import (
 )
 from tuning.settings import TrainerSettings
 from zoo.errors import UserError
-from zoo.limits import shown
 from zoo.storage.files import read_json, write_json
 from zoo.storage.store import content_key
 
@@ -64,7 +63,7 @@ log = logging.getLogger(__name__)
 
 MAX_CHECKED = 100
 """Jobs of a sweep that are composed and checked before the first begins; each takes some tenths of a second."""
-_ELSEWHERE = ("skip_completed", "overwrite", "cache", "logger")
+_ELSEWHERE = ("skip_completed", "cache", "logger")
 """Settings without which a sweep is the same one."""
 
 
@@ -118,8 +117,6 @@ class BeginSweep(Callback):
         place = place.absolute()
         is_new = BeginSweep._ownership.enter_context(owned(place, key))
         told = [_telling(overrides) for overrides in jobs or []]
-        if not (config.overwrite or config.skip_completed):  # then each job looks at what it finds
-            require_own(place, key, name)
         clear_rows(place, but=told if config.skip_completed else [])
         write_json(place / PLAN, {"name": name, "command": command, "overrides": words, "jobs": jobs and told})
         with read_write(config), open_dict(config):  # what the jobs, composed anew in their processes, go by
@@ -128,19 +125,6 @@ class BeginSweep(Callback):
         above = os.environ.get("PYTHONPATH", "")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CONF.parent), above)))  # of launchers' processes
         BeginSweep.begun = (place, is_new)
-
-
-def require_own(place: Path, key: str, name: str) -> None:
-    """Refuses a directory that holds completed jobs of another sweep."""
-    if not (place / PLAN).is_file():
-        return
-    plan = read_json(place / PLAN)
-    if isinstance(plan, dict) and plan.get("name") != name and any(map(read_result, place.iterdir())):
-        words = " ".join(map(str, plan.get("overrides") or []))
-        raise UserError(
-            f"{key}={place} holds completed jobs of another sweep ({shown(words, 200)}): type another output_dir, or "
-            "overwrite=true to replace them"
-        )
 
 
 def end_sweep(failures: Sequence[BaseException]) -> int:
@@ -330,7 +314,7 @@ def _params(config: DictConfig) -> dict[str, Any]:
 
 def _telling(words: Sequence[str]) -> list[str]:
     """What tells a job from others."""
-    return [word for word in words if not word.startswith(("skip_completed=", "overwrite="))]
+    return [word for word in words if not word.startswith("skip_completed=")]
 
 
 def _naming(words: Sequence[str]) -> list[str]:

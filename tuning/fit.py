@@ -242,11 +242,10 @@ def tune(
         _restore(network, chosen.state)
         if widens:
             with clock("all cuts"):
-                wide = opening
-                if loss == "none" or not tuning.guard or chosen is not start:
-                    is_flattered = loss != "none" and tuning.guard
-                    wide = widened("all_cuts", is_flattered=is_flattered)
-                found = [one for one in ((opening,) if wide is opening else (opening, wide)) if one is not None]
+                found = [opening]
+                if loss == "none" or not tuning.guard or chosen is not start:  # else the opening is just that
+                    found.append(widened("all_cuts", is_flattered=loss != "none" and tuning.guard))
+                found = [candidate for candidate in found if candidate is not None]
                 candidates += found
                 is_asked = found and (asked == "all_cuts" or not tuning.guard)
                 kept = min(found if is_asked else [chosen, *found], key=_rank)

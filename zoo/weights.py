@@ -87,8 +87,8 @@ class Weights:
             raise UserError("weights.skip: got an empty beginning, which every key has; leave weights out instead")
 
     def agrees(self, digest: str) -> bool:
-        """Whether a file of this hexadecimal digest is the one that `sha256` asks for."""
-        return self.sha256 is not None and digest.startswith(self.sha256.removeprefix("sha256:").lower())
+        """Whether a file of this hexadecimal digest is the one that `sha256` asks for; any is, if it does not."""
+        return self.sha256 is None or digest.startswith(self.sha256.removeprefix("sha256:").lower())
 
     @property
     def path(self) -> Path:

@@ -21,7 +21,7 @@ SMALL = (
     *(f"~zoo.networks.{name}" for name in OTHERS),
     *(f"dataset.num_{split}={count}" for split, count in (("train", 60), ("validation", 30), ("test", 30))),
 )
-OLD, NEW = ("seed=0", "output_dir=r"), ("seed=1", "output_dir=r", "overwrite=true")
+OLD, NEW = ("seed=0", "output_dir=r"), ("seed=1", "output_dir=r")
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 
 

@@ -41,9 +41,6 @@ def failing(job: Job, error: BaseException) -> Mapping[str, Any]:
     raise error
 
 
-OVER = "overwrite=true"
-
-
 def content(directory: Path) -> dict[str, bytes]:
     """Of all files but the lock and what an unfinished run beside has."""
     files = (path for path in sorted(directory.rglob("*")) if path.is_file())
@@ -72,7 +69,7 @@ def test_a_rerun_that_fails_leaves_the_completed_run_as_it_was(error: BaseExcept
     perform("train", writing("old"), *SMALL, "output_dir=r")
     before = content(folder / "r")
     with pytest.raises(type(error)):
-        perform("train", lambda job: failing(job, error), *SMALL, "seed=1", "output_dir=r", OVER)
+        perform("train", lambda job: failing(job, error), *SMALL, "seed=1", "output_dir=r")
     assert content(folder / "r") == before
     assert (folder / "r/unfinished").exists() == (not isinstance(error, UserError))
 
@@ -86,30 +83,28 @@ def test_a_rerun_that_fails_leaves_the_completed_run_as_it_was(error: BaseExcept
         ("train", ["trainer.precision=bf16-mixed", "skip_completed=true"], "trainer.precision 32-true -> bf16-mixed"),
         ("train", [], None),
         ("train", ["device=auto", "logger=csv", "cache.root=c"], None),
-        ("train", ["seed=1", "overwrite=true"], None),
     ],
 )
-def test_a_completed_run_of_other_settings_is_not_replaced_unless_told(command, words, told, folder: Path) -> None:
+def test_that_a_completed_run_of_other_settings_will_be_replaced_is_told_before(
+    command: str, words: list[str], told: str | None, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     perform("train", writing("old"), *SMALL, "tuning=freeze", "output_dir=r")
-    before = content(folder / "r")
+
+    def stages(job: Job) -> Mapping[str, Any]:
+        lines = [line for line in caplog.messages if line.startswith("r holds a completed run of other settings")]
+        assert len(lines) == (told is not None)
+        assert all(f"({told})" in line and "output_dir=" in line for line in lines)
+        return writing("new")(job)
+
     again = ("tuning=freeze", *words) if command == "train" else words
-    if told is None:
-        perform(command, writing("new"), *SMALL, *again, "output_dir=r")
-        assert json.loads((folder / "r/result.json").read_text())["text"] == "new"
-        return
-    with pytest.raises(
-        UserError, match=r"output_dir=r holds a completed run of other settings \(.*overwrite=true"
-    ) as error:
-        perform(command, writing("new"), *SMALL, *again, "output_dir=r")
-    assert told in str(error.value)
-    assert content(folder / "r") == before
-    assert not (folder / "r/unfinished").exists()
+    perform(command, stages, *SMALL, *again, "output_dir=r")
+    assert json.loads((folder / "r/result.json").read_text())["text"] == "new"
 
 
 def test_resume_goes_on_with_the_last_run_and_the_whole_of_it_takes_the_place_of_the_old_one(folder: Path) -> None:
     perform("train", writing("old", "bundle/weights.safetensors", "gates.png"), *SMALL, "output_dir=r")
     with pytest.raises(RuntimeError):
-        perform("train", lambda job: failing(job, RuntimeError()), *SMALL, "seed=1", "output_dir=r", OVER)
+        perform("train", lambda job: failing(job, RuntimeError()), *SMALL, "seed=1", "output_dir=r")
 
     def stages(job: Job) -> Mapping[str, Any]:
         assert job.config.seed == 1
@@ -205,7 +200,7 @@ def test_skip_completed_takes_the_result_of_the_same_command_and_settings(
     perform(stored[0], writing("old"), *SMALL, *stored[1:], "output_dir=r")
     (folder / "recipe.yaml").write_text("another recipe")
     with caplog.at_level(logging.INFO):
-        perform(asked[0], writing("new"), *SMALL, *asked[1:], "output_dir=r", "skip_completed=true", OVER)
+        perform(asked[0], writing("new"), *SMALL, *asked[1:], "output_dir=r", "skip_completed=true")
     assert json.loads((folder / "r/result.json").read_text())["text"] == ("new" if told else "old")
     assert (told or "completed before: r") in caplog.text
 
@@ -254,7 +249,7 @@ def test_an_interruption_after_the_result_does_not_take_it_back(folder: Path) ->
 
     perform("train", writing("old"), *SMALL, "output_dir=r")
     with pytest.raises(KeyboardInterrupt):
-        perform("train", stages, *SMALL, "seed=1", "output_dir=r", OVER)
+        perform("train", stages, *SMALL, "seed=1", "output_dir=r")
     assert json.loads((folder / "r/result.json").read_text())["text"] == "whole"
     assert not (folder / "r/unfinished").exists()
 

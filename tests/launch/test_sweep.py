@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from launch.__main__ import main
 from launch.schema import Config
-from launch.sweep import check_jobs, require_own, run_job
+from launch.sweep import check_jobs, run_job
 from launch.sweep_table import collect, exit_status, print_table, row_path
 from zoo.errors import UserError
 from zoo.storage.files import read_json, write_json
@@ -95,19 +95,6 @@ def test_what_no_job_could_run_with_is_told_before_the_first(composer: None) -> 
     assert line.startswith("3 of 4 jobs cannot run, and none was begun: job 1, 3: optimizer.learning_rate=-1")
     assert "; job 2: device=gpu" in line
     check_jobs("train", [[words[0]]])
-
-
-def test_completed_jobs_of_another_sweep_are_not_replaced_unless_told(tmp_path: Path) -> None:
-    place, name = tmp_path / "out", "train-01234567"
-    require_own(place, "output_dir", name)  # nothing is there
-    place.mkdir()
-    write_json(place / "sweep.json", {"name": "train-89abcdef", "overrides": ["seed=0,1"], "jobs": None})
-    (place / "0").mkdir()
-    require_own(place, "output_dir", name)  # nothing of it is completed
-    write_json(place / "0/result.json", {"status": "completed", "metrics": {"value": 0.5}})
-    with pytest.raises(UserError, match=r"holds completed jobs of another sweep \(seed=0,1\): .*overwrite=true"):
-        require_own(place, "output_dir", name)
-    require_own(place, "output_dir", "train-89abcdef")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("the disk is away")], ids=["interrupted", "failed"])
