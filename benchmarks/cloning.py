@@ -33,7 +33,7 @@ import torch
 from benchmarks.cloning_scenarios import Scenario, read_scenario
 from benchmarks.cloning_table import Key, Row, Strengths, line, read_rows, write_rows
 from benchmarks.common import workers
-from cloning.clone import Clone
+from cloning.clone import Clone, spread_cuts
 from cloning.fitting import calibrate_network_head, with_fitted_adapters
 from cloning.frozen import FrozenNetworks
 from cloning.gates import num_gates
@@ -44,7 +44,7 @@ from cloning.rivals import RIVALS
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import RivalSettings
 from cloning.samples import Samples
-from cloning.settings import CloningSettings, CorrectionSettings, TaskSettings
+from cloning.settings import CloningSettings, CorrectionSettings, InsertionSettings, TaskSettings
 from cloning.tuning import correction_samples, tune_cloned
 from datamodules.correction import CorrectionData
 from tuning.settings import TuningSettings
@@ -152,7 +152,9 @@ class Contest:
         weak.use_input(target.input)
         everything.use_input(target.input)
         self.everything, complete = everything, correction_samples(everything, target.input)
-        self.problem = CloningProblem(ClonedNetwork(target, classes, clones, [None] * len(clones)), weak, complete)
+        cuts = spread_cuts(target, InsertionSettings().num_head_cuts) if exemplars else ()
+        network = ClonedNetwork(target, classes, clones, [None] * len(clones), cuts)
+        self.problem = CloningProblem(network, weak, complete)
 
     def rows(self, methods: Sequence[str]) -> Iterator[Row]:
         """Of some ways; those that share a search, of one search."""
@@ -180,7 +182,8 @@ class Contest:
             started = time.perf_counter()
             if method in CONTROLS:
                 clones = [replace(c, gates=CONTROLS[method](c.gates, c.source, self.seed)) for c in network.clones]
-                tuned = ClonedNetwork(network.target, network.classes, clones, network.adapters)
+                parts = network.target, network.classes, clones, network.adapters, network.head_cuts
+                tuned = ClonedNetwork(*parts)
                 tuned = with_fitted_adapters(tuned, problem.correction.images, seed=self.seed)
                 if not self.exemplars:
                     calibrate_network_head(tuned, Samples(*problem.data.images("val", tuned.target.input)))

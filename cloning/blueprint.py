@@ -55,6 +55,7 @@ class CloningBlueprint:
         target: The network that receives.
         clones: What is grafted onto it.
         networks: Digests of all of them.
+        head_cuts: Cuts of the target, in order, whose mean features the head reads beside its last ones.
         provenance: The steps by which it came about, the first one first; for the reader.
     """
 
@@ -62,6 +63,7 @@ class CloningBlueprint:
     target: str
     clones: tuple[CloneSpec, ...]
     networks: Mapping[str, str]
+    head_cuts: tuple[int, ...] = ()
     provenance: tuple[Provenance, ...] = ()
     method: Literal["cloning"] = "cloning"
 
@@ -94,7 +96,8 @@ def describe(network: ClonedNetwork, provenance: Sequence[Provenance] = ()) -> C
         for clone, adapter in zip(network.clones, network.adapters, strict=True)
     ]
     networks = {frozen.name: frozen.digest() for frozen in network.networks()}
-    return CloningBlueprint(network.classes, network.target.name, tuple(specs), networks, tuple(provenance))
+    names = network.classes, network.target.name
+    return CloningBlueprint(*names, tuple(specs), networks, network.head_cuts, tuple(provenance))
 
 
 def build(
@@ -118,12 +121,13 @@ def build(
         Clone(networks[spec.network], spec.classes, _gates(spec, networks[spec.network]), spec.position)
         for spec in blueprint.clones
     ]
-    bare = ClonedNetwork(target, blueprint.classes, clones, [None] * len(clones))  # checks positions first
+    classes, cuts = blueprint.classes, blueprint.head_cuts
+    bare = ClonedNetwork(target, classes, clones, [None] * len(clones), cuts)  # checks positions first
     adapters = [
         new_adapter(target, clone, spec.kernel_size) if spec.kernel_size else None
         for clone, spec in zip(clones, blueprint.clones, strict=True)
     ]
-    return ClonedNetwork(target, blueprint.classes, clones, adapters) if any(adapters) else bare
+    return ClonedNetwork(target, classes, clones, adapters, cuts) if any(adapters) else bare
 
 
 def new_adapter(target: FrozenNetwork, clone: Clone, kernel_size: int) -> Adapter:

@@ -80,9 +80,8 @@ class PositionResult:
         """Mean of the accuracies on the target's and the cloned classes, as far as they are known."""
         return mean([self.val_original, self.val_cloned]) or 0.0
 
-    def beside(self, num_classes: int, num_features: int) -> PositionResult:
-        """With the columns of the head that are for so many classes of the other sources."""
-        columns = num_classes * num_features
+    def beside(self, columns: int) -> PositionResult:
+        """With so many more numbers of the head: for classes of other sources, and what it reads of the target."""
         return replace(self, added_params=self.added_params + columns, added_macs=self.added_macs + columns)
 
     @property

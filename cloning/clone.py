@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -55,6 +56,23 @@ class Clone:
 def num_positions(target: FrozenNetwork) -> int:
     """Positions 0 (the image), 1 (behind the stem), ... up to the input of the head."""
     return len(target.chain)
+
+
+def spread_cuts(target: FrozenNetwork, number: int) -> tuple[int, ...]:
+    """So many cuts of the target's chain, spread evenly from the output of the stem to the input of the head.
+
+    Of fewer that there are all.
+    """
+    last = len(target.chain) - 1
+    if number >= last:
+        return tuple(range(1, last + 1))
+    steps = [index / (number - 1) for index in range(number)] if number > 1 else [1.0] * number
+    return tuple(1 + round(step * (last - 1)) for step in steps)
+
+
+def num_means(target: FrozenNetwork, head_cuts: Sequence[int]) -> int:
+    """How many mean features there are at some cuts of the target together."""
+    return sum(target.chain.signal(cut).channels for cut in head_cuts)
 
 
 def source_position(target: FrozenNetwork, source: FrozenNetwork, position: int) -> int:

@@ -111,7 +111,8 @@ class Composite:
         for part in self.blueprints:
             networks |= part.networks
         clones = tuple(clone for part in self.blueprints for clone in part.clones)
-        return CloningBlueprint(self.classes, self.target, clones, networks)
+        cuts = tuple(sorted({cut for part in self.blueprints for cut in part.head_cuts}))
+        return CloningBlueprint(self.classes, self.target, clones, networks, cuts)
 
     def to_bytes(self) -> bytes:
         """The content of a file; of one part that is all there is, that part's own."""
@@ -272,7 +273,8 @@ def combine(target: FrozenNetwork, classes: Sequence[str], parts: Sequence[Clone
     """
     clones = [clone for part in parts for clone in part.clones]
     adapters = [adapter for part in parts for adapter in part.adapters]
-    whole = ClonedNetwork(target, classes, clones, adapters)
+    cuts = sorted({cut for part in parts for cut in part.head_cuts})
+    whole = ClonedNetwork(target, classes, clones, adapters, cuts)
     whole.reading = parts[0].reading if parts else whole.reading
     if len(parts) == 1 and parts[0].classes == whole.classes:
         whole.head.load_state_dict(parts[0].head.state_dict())

@@ -86,7 +86,7 @@ def with_fitted_adapters(network: ClonedNetwork, images: Rows, *, seed: int) -> 
         kernel_size = getattr(adapter, "kernel_size", "auto")
         fit = fit_adapter(network.target, clone, images, kernel_size=kernel_size, seed=seed)
         adapters.append(fit.adapter if fit else None)
-    return ClonedNetwork(network.target, network.classes, network.clones, adapters)
+    return ClonedNetwork(network.target, network.classes, network.clones, adapters, network.head_cuts)
 
 
 def solve_network_head(network: ClonedNetwork, samples: Samples, precision: torch.dtype | None = None) -> None:

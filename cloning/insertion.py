@@ -34,7 +34,7 @@ from cloning.measures import accuracies_of_logits, added_costs, centred_cosine, 
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
 from cloning.settings import InsertionSettings, Share
-from cloning.stages import module_features
+from cloning.stages import module_features, target_features
 from zoo.chain.batches import in_precision, require_finite, run_in_batches
 from zoo.conversion import convert
 from zoo.errors import UserError
@@ -65,6 +65,7 @@ def search_position(
     seed: int,
     is_limited: bool = False,
     precision: torch.dtype | None = None,
+    head_cuts: Sequence[int] = (),
 ) -> list[PositionResult]:
     """Tries shares and positions, with this one source alone; on the device of the samples.
 
@@ -78,6 +79,7 @@ def search_position(
         seed: Of the order of batches.
         is_limited: There is a budget: the smallest module is tried at every position, too.
         precision: Of the networks' products, as in ``run_in_batches``; adapters in closed form are float64 in any.
+        head_cuts: As of ``ClonedNetwork``.
 
     Returns:
         A row per share and position tried, deep to shallow.
@@ -85,7 +87,7 @@ def search_position(
     Raises:
         UserError: A fixed position outside the chain.
     """
-    tries = _Tries(target, modules, kept, train, val, settings, seed, precision)
+    tries = _Tries(target, modules, kept, train, val, settings, seed, precision, head_cuts)
     first = settings.position if settings.name == "fixed" else 0
     deeper = [] if settings.name == "fixed" else range(1, num_positions(target))
     may_end = settings.name == "tolerance" and not is_limited
@@ -152,6 +154,7 @@ class _Tries:
     settings: InsertionSettings
     seed: int
     precision: torch.dtype | None
+    head_cuts: Sequence[int]
     homes: dict[Share, _Walk] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -161,7 +164,7 @@ class _Tries:
         self.splits = (self.train, self.val)
         self.walks = [_Walk(self.target, samples.images, self.precision) for samples in self.splits]
         self.images = [convert(samples.images, self.target.input, self.source.input) for samples in self.splits]
-        self.own = [walk.run(self.target.features) for walk in self.walks]
+        self.own = [walk.run(lambda x: target_features(self.target, x, self.head_cuts)[0]) for walk in self.walks]
         self.whole = _Walk(self.source, self.images[1], self.precision).run(self.source.logits)
         self.similarities = {share: self._similarity(share) for share in self.modules}
 
@@ -170,7 +173,8 @@ class _Tries:
         started, module = time.perf_counter(), self.modules[share]
         clone = module if position == 0 else Clone(self.source, module.classes, module.gates, position)
         adapter = self._adapter(share, clone) if position else None
-        network = ClonedNetwork(self.target, self.classes, [clone], [adapter]).to(self.train.images.device)
+        network = ClonedNetwork(self.target, self.classes, [clone], [adapter], self.head_cuts)
+        network.to(self.train.images.device)
         logits, loss = self._solved(network)
         if adapter is not None and self.is_tuned and loss <= promising:
             train_shortly(network, self.train, self.settings, seed=self.seed, precision=self.precision)

@@ -187,10 +187,13 @@ def measure_costs(network: ClonedNetwork) -> Costs:
 
 
 def added_costs(network: ClonedNetwork) -> tuple[Costs, ...]:
-    """What each clone adds to the target: its module as it runs, its adapter, and its columns of the head."""
-    found = []
+    """What each clone adds to the target: its module as it runs, its adapter, and its columns of the head.
+
+    The columns for what the head reads at cuts of the target, which it reads once for all clones, are the first one's.
+    """
+    found, shared = [], network.num_target_features - network.target.num_features
     for clone, adapter in zip(network.clones, network.adapters, strict=True):
-        columns = clone.source.num_features * len(network.classes)
+        columns, shared = (clone.source.num_features + shared) * len(network.classes), 0
         costs = clone.costs(source_position(network.target, clone.source, clone.position))
         if isinstance(adapter, Adapter):
             costs += adapter_costs(adapter.source, adapter.target, adapter.kind, adapter.kernel_size)

@@ -1,22 +1,28 @@
 """The cloned network: a target with masked sources grafted onto it.
 
-    z(x) = F_c [ f_t(x) ; f_1 ; ... ; f_P ],   f_p = tail_p(A_p(target features at R_p)),   f_p = source_p(x) at R_p = 0
+    z(x) = F_c [ f_t(x) ; m(x) ; f_1 ; ... ; f_P ],   f_p = tail_p(A_p(target features at R_p)),
+    f_p = source_p(x) at R_p = 0
 
-f are the features that the networks' own classifiers read. Target and sources stay outside the module registry: the
-network's parameters are its adapters A_p and its head F_c.
+f are the features that the networks' own classifiers read, m the mean features at some cuts of the target. Target and
+sources stay outside the module registry: the network's parameters are its adapters A_p and its head F_c.
+
+Differs from the paper: there is no m there. What the target computes on its way costs nothing to read, and tells the
+classes that come from those that were there better than its last features, which were made for these alone
+(docs/cloning.md has the figures).
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from cloning.clone import Clone, num_positions, source_position
+from cloning.clone import Clone, num_means, num_positions, source_position
 from cloning.frozen import FrozenNetwork
 from cloning.stages import Grafts, Trunk
 from tuning.network import TunableNetwork
@@ -34,9 +40,11 @@ class ClonedNetwork(TunableNetwork):
         classes: Names of the outputs, in order: of classes that the target or a clone has, each has one owner.
         clones: What is grafted.
         adapters: One per clone, ``None`` at position 0.
+        head_cuts: Cuts of the target's chain, in order, whose mean features the head reads beside its last ones.
 
     Raises:
-        UserError: A class without an owner or with two, a source that is the target, a position outside the chain.
+        UserError: A class without an owner or with two, a source that is the target, a position or a cut outside the
+            chain.
 
     Attributes:
         reading: How images are read for it where it was tuned; as the target's entry says until that is known.
@@ -48,9 +56,11 @@ class ClonedNetwork(TunableNetwork):
         classes: Sequence[str],
         clones: Sequence[Clone] = (),
         adapters: Sequence[Adapter | None] = (),
+        head_cuts: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        _check(target, classes, clones)
+        _check(target, classes, clones, head_cuts)
+        self.head_cuts = tuple(head_cuts)
         self.target, self.classes, self.clones = target, tuple(classes), tuple(clones)
         self.class_names, self.reading = self.classes, Reading(target.input)
         self.adapters = nn.ModuleList([nn.Identity() if adapter is None else adapter for adapter in adapters])
@@ -64,8 +74,13 @@ class ClonedNetwork(TunableNetwork):
 
     def stages(self) -> Sequence[nn.Module]:
         """The trunk, whose outputs can be computed once unless all is tuned, and the grafts."""
-        trunk = Trunk(self.target, self.clones, self.copies)
-        return trunk, Grafts(self.target, self.clones, self.adapters, self.copies)
+        trunk = Trunk(self.target, self.clones, self.copies, self.head_cuts)
+        return trunk, Grafts(self.target, self.clones, self.adapters, self.copies, self.num_target_features)
+
+    @property
+    def num_target_features(self) -> int:
+        """How many of the features that the head reads are the target's; they come first."""
+        return self.target.num_features + num_means(self.target, self.head_cuts)
 
     @property
     def cloned_classes(self) -> tuple[str, ...]:
@@ -126,7 +141,8 @@ class ClonedNetwork(TunableNetwork):
     def with_clone(self, clone: Clone, adapter: Adapter | None = None) -> ClonedNetwork:
         """The network with one more clone; what it has learnt so far stays, the new classes come last."""
         adapters = [*copy.deepcopy(self._own_adapters()), adapter]
-        other = ClonedNetwork(self.target, (*self.classes, *clone.classes), (*self.clones, clone), adapters)
+        classes, clones = (*self.classes, *clone.classes), (*self.clones, clone)
+        other = ClonedNetwork(self.target, classes, clones, adapters, self.head_cuts)
         return self._hand_over(other)
 
     def without(self, source: str) -> ClonedNetwork:
@@ -148,6 +164,7 @@ class ClonedNetwork(TunableNetwork):
             [name for name in self.classes if name not in lost],
             [self.clones[i] for i in kept],
             [adapters[i] for i in kept],
+            self.head_cuts if kept else (),
         )
         return self._hand_over(other) if kept else other
 
@@ -183,14 +200,13 @@ class ClonedNetwork(TunableNetwork):
     def _own_adapters(self) -> list[Adapter | None]:
         return [adapter if isinstance(adapter, Adapter) else None for adapter in self.adapters]
 
-    def columns(self) -> dict[int, slice]:
-        """Columns of the head by the identity (``id``) of their owner: the target, then every clone."""
-        owners = [(self.target, self.target), *((clone, clone.source) for clone in self.clones)]
-        columns, start = {}, 0
-        for owner, network in owners:
-            columns[id(owner)] = slice(start, start + network.num_features)
-            start += network.num_features
-        return columns
+    def columns(self) -> dict[Hashable, slice]:
+        """Columns of the head by what gives them: the target by its ``id``, its cuts by ``(id, cut)``, every clone."""
+        widths: dict[Hashable, int] = {id(self.target): self.target.num_features}
+        widths |= {(id(self.target), cut): self.target.chain.signal(cut).channels for cut in self.head_cuts}
+        widths |= {id(clone): clone.source.num_features for clone in self.clones}
+        ends = list(itertools.accumulate(widths.values()))
+        return {owner: slice(end - width, end) for (owner, width), end in zip(widths.items(), ends, strict=True)}
 
     @torch.no_grad()
     def _hand_over(self, other: ClonedNetwork) -> ClonedNetwork:
@@ -212,7 +228,12 @@ def told_missing(source: str, target: str, there: Sequence[str]) -> str:
     return f"{target} has no clone of {source!r} to take off, but of {', '.join(there)}"
 
 
-def _check(target: FrozenNetwork, classes: Sequence[str], clones: Sequence[Clone]) -> None:
+def _check(target: FrozenNetwork, classes: Sequence[str], clones: Sequence[Clone], head_cuts: Sequence[int]) -> None:
+    if list(head_cuts) != sorted(set(head_cuts)) or not set(head_cuts) <= set(range(1, num_positions(target))):
+        raise UserError(
+            f"head_cuts {list(head_cuts)} are not of {target.name!r}: expected different ones in order, of 1 (the "
+            f"output of the stem) to {num_positions(target) - 1} (the input of the head)"
+        )
     owned = [name for clone in clones for name in clone.classes]
     known = {*owned, *target.classes}
     for clone in clones:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cloning.blueprint import CloningBlueprint, build, describe
 from cloning.choice import Combination, PositionResult, choose
-from cloning.clone import Clone
+from cloning.clone import Clone, num_means, spread_cuts
 from cloning.evidence import whole_graft
 from cloning.fitting import calibrate_network_head, fit_adapter, is_without_originals, with_fitted_adapters
 from cloning.frozen import FrozenNetwork, FrozenNetworks
@@ -106,7 +106,7 @@ class CloningSearch:
                 found = self._localise(selection, source)
                 modules.append({share: Clone(network, source.classes, gates, 0) for share, gates in found.items()})
             with self.timed("insertion"):
-                tables.append(self._insert(selection, modules[-1]))
+                tables.append(self._insert(selection, source, modules[-1]))
         with self.timed("choice"):
             chosen, together = self._choose(selection, modules, tables)
         clones = []
@@ -275,9 +275,9 @@ class CloningSearch:
         }
         return found if settings.keep is not None else {WHOLE: whole, **found}
 
-    def _insert(self, selection: Selection, modules: Mapping[Share, Clone]) -> list[PositionResult]:
+    def _insert(self, selection: Selection, source: Source, modules: Mapping[Share, Clone]) -> list[PositionResult]:
         target = self.networks(selection.target)
-        clone = next(iter(modules.values()))
+        clone, head_cuts = next(iter(modules.values())), self._head_cuts(target)
         is_limited, settings = not self.settings.budget.is_open, self.settings.insertion
         data = self._correction((*selection.kept, *clone.classes), clone.classes, target)
 
@@ -288,6 +288,7 @@ class CloningSearch:
                 seed=self.seed,
                 is_limited=is_limited,
                 precision=self.placement.dtype,
+                head_cuts=head_cuts,
             )
             return StageResult(values=to_plain(rows))
 
@@ -296,13 +297,25 @@ class CloningSearch:
             "source": self._identity(clone.source),
             "gates": [[share, pack_gates(module.gates).hex()] for share, module in modules.items()],
             "is_limited": is_limited,
+            "head_cuts": head_cuts,
             "data": self._data_key(data),
             "settings": settings,
             "seed": self.seed,
         }
         found = self.store.fetch("insertion", inputs, compute).values
-        others = len(selection.cloned) - len(clone.classes), clone.source.num_features
-        return [from_plain(PositionResult, row, "insertion").beside(*others) for row in found]
+        others = len(selection.cloned) - len(clone.classes)
+        columns, means = others * clone.source.num_features, num_means(target, head_cuts)
+        if source == selection.sources[0]:
+            columns += others * means
+        else:  # what is read of the target counts once
+            columns -= (len(selection.kept) + len(clone.classes)) * means
+        return [from_plain(PositionResult, row, "insertion").beside(columns) for row in found]
+
+    def _head_cuts(self, target: FrozenNetwork) -> tuple[int, ...]:
+        """Where F_c reads the target, if it is solved; calibrated it would not know what to do with more."""
+        correction = self.settings.correction
+        is_solved = correction.exemplars > 0 or correction.name == "statistics"
+        return spread_cuts(target, self.settings.insertion.num_head_cuts) if is_solved else ()
 
     def _choose(
         self,
@@ -313,12 +326,15 @@ class CloningSearch:
         """A row of each table, and what was looked at together."""
         target, insertion, budget = self.networks(selection.target), self.settings.insertion, self.settings.budget
         data = self._correction((*selection.kept, *selection.cloned), selection.cloned, target)
+        head_cuts = self._head_cuts(target)
         if len(tables) == 1:
             return choose(tables, insertion, budget), ()
 
         def compute() -> StageResult:
             train, val = self._samples(data, "train", target), self._samples(data, "val", target, limit=MAX_IMAGES)
-            together = Together(target, modules, selection.kept, train, val, self.seed, self.placement.dtype)
+            together = Together(
+                *(target, modules, selection.kept, train, val, self.seed, self.placement.dtype), head_cuts
+            )
             chosen = choose(tables, insertion, budget, together=together)
             places = [table.index(row) for table, row in zip(tables, chosen, strict=True)]
             return StageResult(values=[places, to_plain([*together.known.values()])])
@@ -331,6 +347,7 @@ class CloningSearch:
                 for module in found.values()
             ],
             "tables": to_plain(tables),
+            "head_cuts": head_cuts,
             "data": self._data_key(data),
             "settings": [insertion, budget],
             "seed": self.seed,
@@ -357,7 +374,8 @@ class CloningSearch:
             fit_adapter(target, clone, images, kernel_size=row.kernel_size, seed=self.seed)
             for clone, row in zip(clones, chosen, strict=True)
         ]
-        network = ClonedNetwork(target, classes, clones, [fit.adapter if fit else None for fit in fits])
+        adapters = [fit.adapter if fit else None for fit in fits]
+        network = ClonedNetwork(target, classes, clones, adapters, self._head_cuts(target))
         step = Provenance(
             "composed", data=self.data.name, data_digest=self.data.digest, seed=self.seed, zoo=self.zoo.name
         )

@@ -119,6 +119,8 @@ class InsertionSettings:
         learning_rate: Of the short tuning.
         batch_size: Of the short tuning.
         kernel_size: Of the adapters: 1, 3, or ``auto`` for the better of both by cross-validation.
+        num_head_cuts: At how many cuts of the target, spread evenly, F_c reads the mean features beside the last ones,
+            where it is solved (from images of all classes, or from sums); 0: the last ones alone.
     """
 
     name: Annotated[str, one_of("search", "tolerance", "fixed")] = "tolerance"
@@ -130,6 +132,7 @@ class InsertionSettings:
     learning_rate: Annotated[float, above(0, 1000)] = 2e-3
     batch_size: Annotated[int, at_least(1)] = 64
     kernel_size: Annotated[int | str, one_of(1, 3, "auto")] = 1
+    num_head_cuts: Annotated[int, at_least(0, 1000)] = 5
 
     def __post_init__(self) -> None:
         check(self, "insertion")

@@ -23,7 +23,7 @@ from cloning.framing import Packed
 from cloning.frozen import FrozenNetwork
 from cloning.gates import gated, pack_gates
 from cloning.network import ClonedNetwork
-from cloning.stages import module_features
+from cloning.stages import module_features, target_features
 from zoo.chain import Chain
 from zoo.conversion import convert
 from zoo.entries import InputSpec
@@ -151,15 +151,18 @@ def _features(target: FrozenNetwork, requests: Sequence[tuple[ClonedNetwork, Ten
     """What the heads of requests on one target read: the target's features, then those of every clone."""
     sizes = [len(images) for _, images in requests]
     images = torch.cat([images for _, images in requests]) if len(requests) > 1 else requests[0][1]
-    at, reached, value = {}, 0, images
-    positions = {clone.position for network, _ in requests for clone in network.clones}
-    for position in sorted(positions - {0}):
-        value = target.features_at(position, value, start=reached)
-        at[position], reached = value.split(sizes), position
-    found = [[part] for part in target.features(value, start=reached).split(sizes)]
+    positions = {clone.position for network, _ in requests for clone in network.clones} - {0}
+    cuts = sorted({cut for network, _ in requests for cut in network.head_cuts})
+    own, tensors = target_features(target, images, cuts, sorted(positions))
+    at = {position: value.split(sizes) for position, value in tensors.items()}
+    widths = [target.num_features, *(target.chain.signal(cut).channels for cut in cuts)]
+    found = []
+    for (network, _), part in zip(requests, own.split(sizes), strict=True):
+        last, *means = part.split(widths, dim=1)
+        found.append([last, *(mean for cut, mean in zip(cuts, means, strict=True) if cut in network.head_cuts)])
     jobs: dict[tuple[str, bytes, int], _Job] = {}
     for number, (network, own) in enumerate(requests):
-        for index, (clone, adapter) in enumerate(zip(network.clones, network.adapters, strict=True)):
+        for clone, adapter in zip(network.clones, network.adapters, strict=True):
             start = source_position(target, clone.source, clone.position)
             key = (clone.source.name, pack_gates(clone.gates), start)
             job = jobs.setdefault(key, _Job(clone, start, [], []))
@@ -168,11 +171,11 @@ def _features(target: FrozenNetwork, requests: Sequence[tuple[ClonedNetwork, Ten
             else:
                 x = at[clone.position][number]
                 job.inputs.append(lambda adapter=adapter, x=x: adapter(x))
-            job.places.append((number, index))
+            job.places.append((number, len(found[number])))
             found[number].append(images)  # a place to fill
     for job in jobs.values():
         parts = [make() for make in job.inputs]
         outputs = module_features(job.clone, torch.cat(parts) if len(parts) > 1 else parts[0], job.start)
         for (number, index), part in zip(job.places, outputs.split([len(x) for x in parts]), strict=True):
-            found[number][1 + index] = part
+            found[number][index] = part
     return found

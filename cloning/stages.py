@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cloning.clone import Clone, source_position
 from cloning.frozen import FrozenNetwork
+from zoo.chain.signals import pool
 from zoo.conversion import convert
 
 
@@ -18,17 +19,16 @@ class Trunk(nn.Module):
     The vector holds the target's features, those of the clones at position 0, and the tensor at every other position.
     """
 
-    def __init__(self, target: FrozenNetwork, clones: Sequence[Clone], copies: nn.ModuleList) -> None:
+    def __init__(
+        self, target: FrozenNetwork, clones: Sequence[Clone], copies: nn.ModuleList, head_cuts: Sequence[int] = ()
+    ) -> None:
         super().__init__()
-        self.target, self.clones, self.copies = target, clones, copies
+        self.target, self.clones, self.copies, self.head_cuts = target, clones, copies, head_cuts
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and len(self.copies) > 0):
-            pieces, at, reached, value = [], {}, 0, x
-            for position in _positions(self.clones):
-                value = self.target.features_at(position, value, start=reached)
-                at[position], reached = value, position
-            pieces.append(self.target.features(value, start=reached))
+            own, at = target_features(self.target, x, self.head_cuts, _positions(self.clones))
+            pieces = [own]
             for clone in self.clones:
                 if clone.position == 0:
                     pieces.append(module_features(clone, convert(x, self.target.input, clone.source.input)))
@@ -39,14 +39,19 @@ class Grafts(nn.Module):
     """The trunk's vector to the features that the head reads."""
 
     def __init__(
-        self, target: FrozenNetwork, clones: Sequence[Clone], adapters: nn.ModuleList, copies: nn.ModuleList
+        self,
+        target: FrozenNetwork,
+        clones: Sequence[Clone],
+        adapters: nn.ModuleList,
+        copies: nn.ModuleList,
+        num_own: int,
     ) -> None:
         super().__init__()
         self.target, self.clones, self.adapters, self.copies = target, clones, adapters, copies
         shapes = {position: target.chain.signal(position).shape(1)[1:] for position in _positions(clones)}
         self._shapes = shapes
         direct = [clone.source.num_features for clone in clones if clone.position == 0]
-        self._sizes = [target.num_features, *direct, *(torch.Size(shape).numel() for shape in shapes.values())]
+        self._sizes = [num_own, *direct, *(torch.Size(shape).numel() for shape in shapes.values())]
 
     def forward(self, packed: Tensor) -> Tensor:
         target, *rest = packed.split(self._sizes, dim=1)
@@ -61,6 +66,30 @@ class Grafts(nn.Module):
             start = source_position(self.target, clone.source, clone.position)
             features.append(module_features(clone, x, start))
         return torch.cat(features, dim=1)
+
+
+def target_features(
+    target: FrozenNetwork, images: Tensor, head_cuts: Sequence[int], positions: Sequence[int] = ()
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """What the head reads of the target, and the tensors at some positions, in one pass.
+
+    Args:
+        target: The network that receives.
+        images: (N, C, H, W) preprocessed for it.
+        head_cuts: Cuts whose mean features are read beside what the target's own classifier reads, in order.
+        positions: Cuts behind the image.
+
+    Returns:
+        (N, d), the target's own features first, and the tensors by position.
+    """
+    at, means, reached, value = {}, [], 0, images
+    for cut in sorted({*head_cuts, *positions}):
+        value = target.features_at(cut, value, start=reached)
+        at[cut], reached = value, cut
+        if cut in head_cuts:
+            means.append(pool(value, target.chain.signal(cut)))
+    own = target.features(value, start=reached)
+    return torch.cat([own, *means], dim=1) if means else own, {cut: at[cut] for cut in positions}
 
 
 def module_features(clone: Clone, x: Tensor, start: int = 0) -> Tensor:

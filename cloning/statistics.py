@@ -2,12 +2,12 @@
 
     h = P f,   G = sum (h - m)(h - m)',   C_c = sum over the images of class c of h,   n_c = their number
 
-f are the features that F_c reads, P a fixed random projection, drawn from a seed alone: for every network's block of f
-as many orthonormal rows as ``projection`` says, and no more than the block is wide, where nothing is lost; m is the
-mean of the owner's h, so that G loses no digits where features hardly vary (sum h h' is G + n m m'). An owner runs
-target and modules on images that stay with it and ships G, C and n. Sums of several owners add, and are taken off
-again: they are kept owner by owner and added in one order, so that what is solved when one has come and gone is what
-was solved before, bit for bit.
+f are the features that F_c reads, P a fixed random projection, drawn from a seed alone: for every block of f (of one
+network, or of one cut of the target) as many orthonormal rows as ``projection`` says, and no more than the block is
+wide, where nothing is lost; m is the mean of the owner's h, so that G loses no digits where features hardly vary
+(sum h h' is G + n m m'). An owner runs target and modules on images that stay with it and ships G, C and n. Sums of
+several owners add, and are taken off again: they are kept owner by owner and added in one order, so that what is solved
+when one has come and gone is what was solved before, bit for bit.
 
 F_c is the ridge regression of the one-hot classes on h (``zoo.ridge``), every class of the same weight on average of
 its owner's, folded back to f: W_f = W_h P. The penalty is chosen by generalised cross-validation, which the sums allow:
@@ -32,7 +32,6 @@ import torch
 from torch import Tensor
 
 from cloning.fitting import network_features
-from cloning.frozen import FrozenNetwork
 from cloning.gates import pack_gates
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
@@ -153,24 +152,29 @@ class Statistics:
 
 
 def blocks_of(network: ClonedNetwork, projection: int) -> tuple[Block, ...]:
-    """The blocks of what F_c reads, the target's first.
+    """The blocks of what F_c reads: the target's last features, those of its cuts, those of every clone.
 
     Args:
         network: Whose adapters are final: another adapter makes other features.
         projection: The most rows of a block's projection.
     """
     columns = network.columns()
-    found = [_block(network.target.digest(), columns[id(network.target)], network.target, projection)]
+    target = network.target
+    found = [_block(target.digest(), columns[id(target)], projection)]
+    for cut in network.head_cuts:
+        found.append(_block(_named(target.digest(), "cut", str(cut)), columns[id(target), cut], projection))
     for clone, adapter in zip(network.clones, network.adapters, strict=True):
-        made_by = [network.target.digest(), clone.source.digest(), str(clone.position), pack_gates(clone.gates).hex()]
-        made_by.append(digest(adapter))
-        name = hashlib.sha256(" ".join(made_by).encode()).hexdigest()
-        found.append(_block(f"sha256:{name}", columns[id(clone)], clone.source, projection))
+        made_by = [target.digest(), clone.source.digest(), str(clone.position), pack_gates(clone.gates).hex()]
+        found.append(_block(_named(*made_by, digest(adapter)), columns[id(clone)], projection))
     return tuple(found)
 
 
-def _block(name: str, columns: slice, network: FrozenNetwork, projection: int) -> Block:
-    num_features = network.num_features
+def _named(*made_by: str) -> str:
+    return f"sha256:{hashlib.sha256(' '.join(made_by).encode()).hexdigest()}"
+
+
+def _block(name: str, columns: slice, projection: int) -> Block:
+    num_features = columns.stop - columns.start
     generator = torch.Generator().manual_seed(SEED)
     drawn = torch.randn(num_features, min(num_features, projection), dtype=torch.float64, generator=generator)
     return Block(name, columns, torch.linalg.qr(drawn).Q.T.contiguous())

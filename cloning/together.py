@@ -40,6 +40,7 @@ class Together:
         val: Validation samples, labelled likewise.
         seed: Of the folds that adapters are fitted in.
         precision: Of the networks' products.
+        head_cuts: As of ``ClonedNetwork``.
     """
 
     target: FrozenNetwork
@@ -49,6 +50,7 @@ class Together:
     val: Samples
     seed: int
     precision: torch.dtype | None = None
+    head_cuts: Sequence[int] = ()
     known: dict[tuple[PositionResult, ...], Combination] = field(default_factory=dict)
     _features: dict[tuple[int, Share, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -62,14 +64,15 @@ class Together:
 
     @torch.no_grad()
     def _compare(self, rows: Sequence[PositionResult]) -> tuple[float, float, float]:
-        own = self.target.num_features
         clones = [self._clone(place, row) for place, row in enumerate(rows)]
         parts = [self._of(place, row) for place, row in enumerate(rows)]
+        classes = [*self.kept, *(name for clone in clones for name in clone.classes)]
+        at_image = [replace(clone, position=0) for clone in clones]
+        network = ClonedNetwork(self.target, classes, at_image, [None] * len(clones), self.head_cuts)
+        own = network.num_target_features
         train, val = (
             torch.cat([parts[0][side][:, :own], *(part[side][:, own:] for part in parts)], dim=1) for side in (0, 1)
         )
-        classes = [*self.kept, *(name for clone in clones for name in clone.classes)]
-        network = ClonedNetwork(self.target, classes, [replace(c, position=0) for c in clones], [None] * len(clones))
         start = [part.to(train) for part in network.initial_head()]
         if (self.train.labels < len(self.kept)).any():
             weight, bias = solve_head(train, self.train.labels, *start, least_gradient=NEARLY_SOLVED)
@@ -91,9 +94,8 @@ class Together:
         if key not in self._features:
             clone, device = self._clone(place, row), self.train.images.device
             fit = fit_adapter(self.target, clone, self.train.images, kernel_size=row.kernel_size, seed=self.seed)
-            network = ClonedNetwork(
-                self.target, [*self.kept, *clone.classes], [clone], [fit.adapter if fit else None]
-            ).to(device)
+            classes, adapter = [*self.kept, *clone.classes], fit.adapter if fit else None
+            network = ClonedNetwork(self.target, classes, [clone], [adapter], self.head_cuts).to(device)
             self._features[key] = tuple(
                 network_features(network, samples.images, self.precision) for samples in (self.train, self.val)
             )

@@ -1,5 +1,7 @@
 """The whole networks side by side with one head over all their features: cloning without localisation or position.
 
+Where the head is solved it reads the target at as many cuts as that of cloning does.
+
 The head begins in the closed form of cloning and is solved as cloning solves it (``cloning.head``); without exemplars
 of the target's classes its blocks are calibrated on validation images, as those of cloning are.
 """
@@ -21,7 +23,7 @@ def concatenated(problem: CloningProblem, settings: RivalSettings, *, seed: int)
     """Solves the head on the correction samples; settings and seed play no part."""
     asked = problem.network
     clones = [Clone(c.source, c.classes, torch.ones_like(c.gates), 0) for c in asked.clones]
-    network = ClonedNetwork(asked.target, asked.classes, clones, [None] * len(clones))
+    network = ClonedNetwork(asked.target, asked.classes, clones, [None] * len(clones), asked.head_cuts)
     if is_without_originals(network, problem.correction):
         calibrate_network_head(network, Samples(*problem.data.images("val", problem.target.input)))
     else:

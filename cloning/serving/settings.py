@@ -46,6 +46,8 @@ def require_name(name: str) -> str:
     Raises:
         UserError: One that could be more than the name of a file.
     """
+    if name.endswith(SUFFIX):
+        raise UserError(f"{name[:100]!r} is no name of a clone but of a file: leave {SUFFIX} off")
     if not NAME.fullmatch(name):
         raise UserError(
             f"{name[:100]!r} is no name of a clone: expected up to 100 letters, digits, . _ + and -, a letter or "
