@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.cloning_scenarios import Scenario, read_scenario
-from cloning.clone import Clone
+from cloning.clone import Clone, spread_cuts
 from cloning.fitting import network_features
 from cloning.frozen import FrozenNetworks
 from cloning.gates import num_gates
 from cloning.measures import accuracies_of_logits, mean
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
+from cloning.settings import InsertionSettings
 from cloning.statistics import Statistics, owner_sums, solve_from_statistics
 from datamodules.correction import CorrectionData
 from zoo.arguments import Parser, positive, run
@@ -53,7 +54,8 @@ def measure(scenario: Scenario, seed: int, store: Store, share: float) -> Cells:
     classes = (*kept, *(name for names in cloned.values() for name in names))
     sources = {networks(name): names for name, names in cloned.items()}
     clones = [Clone(source, names, torch.ones(num_gates(source.sites)), 0) for source, names in sources.items()]
-    network = ClonedNetwork(target, classes, clones, [None] * len(clones))
+    cuts = spread_cuts(target, InsertionSettings().num_head_cuts)
+    network = ClonedNetwork(target, classes, clones, [None] * len(clones), cuts)
 
     def images(split: str, own: tuple[str, ...], fraction: float) -> tuple[Tensor, Tensor]:
         part = CorrectionData(data, classes=classes, cloned=own, fraction=fraction, exemplars=0)
