@@ -26,6 +26,7 @@ def cloned_diagram(network: ClonedNetwork, networks: Sequence[str] = ()) -> Diag
         at = branches.get(clone.position)
         branches[clone.position] = f"{at}, {tag}" if at else tag
     costs = target.chain.block_costs(0, len(target.chain))
+    own = target.num_features, network.num_target_features - target.num_features
     parts = [
         Part(
             kind="target",
@@ -35,7 +36,7 @@ def cloned_diagram(network: ClonedNetwork, networks: Sequence[str] = ()) -> Diag
             macs=costs.macs,
             network=target.name,
             nodes=(1.0,) * len(target.chain),
-            signal=f"{target.num_features} features",
+            signal=f"{' + '.join(map(str, filter(None, own)))} features",
             branches=branches,
         )
     ]

@@ -118,7 +118,7 @@ class CloningSearch:
                 is_bound=not self.settings.budget.is_open,
                 is_together=bool(together),
             )
-        tell_added(clones, chosen, together, self.settings.correction)
+        tell_added(clones, chosen, together, self.settings.correction, self._head_cuts(target))
         with self.timed("blueprint"):
             blueprint = self._blueprint(selection, clones, chosen)
         return CloningSearchResult(

@@ -69,8 +69,9 @@ def tell_added(
     chosen: Sequence[PositionResult],
     together: Sequence[Combination],
     correction: CorrectionSettings,
+    head_cuts: Sequence[int],
 ) -> None:
-    """Says what all clones add and reach together, and what is left to learn."""
+    """Says what all clones add and reach together, what the head reads, and what is left to learn."""
     macs, whole = sum(row.added_macs for row in chosen), sum(clone.source.chain.costs.macs for clone in clones)
     num_adapters = sum(row.position > 0 for row in chosen)
     learnt = "the head is solved, nothing is trained" if not num_adapters else "trained, and the head with them"
@@ -85,6 +86,7 @@ def tell_added(
             *(len(together), reached.loss, 100 * reached.accuracy),
         )
     log.info(
-        "the clones add %s MACs, %.0f %% of the whole sources'; %s adapter%s: %s",
+        "the clones add %s MACs, %.0f %% of the whole sources'; %s adapter%s: %s%s",
         *(f"{macs:,}", 100 * macs / max(1, whole), num_adapters or "no", "" if num_adapters == 1 else "s", learnt),
+        f"; it reads the target at {len(head_cuts)} cuts, too" if head_cuts else "",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import cache, partial
 
 import timm
@@ -102,9 +103,18 @@ def adapter(target: FrozenNetwork, clone: Clone) -> Adapter | None:
     return Adapter(target.chain.signal(clone.position), clone.source.chain.signal(cut))
 
 
-def cloned(target: FrozenNetwork, *clones: Clone) -> ClonedNetwork:
+def cloned(target: FrozenNetwork, *clones: Clone, head_cuts: Sequence[int] = ()) -> ClonedNetwork:
     classes = [*target.classes, *(name for c in clones for name in c.classes)]
-    return ClonedNetwork(target, classes, clones, [adapter(target, c) for c in clones])
+    return ClonedNetwork(target, classes, clones, [adapter(target, c) for c in clones], head_cuts)
+
+
+def as_if_tuned(found: ClonedNetwork, seed: int = 0) -> ClonedNetwork:
+    """With something learnt in every number of its head."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in found.head.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return found
 
 
 def build(family: str, num_classes: int) -> nn.Module:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cloning_stand_ins import adapter, clone, images, network
+from cloning_stand_ins import adapter, as_if_tuned, clone, images, network
 
 from cloning.bundle import pack, packed
 from cloning.composite import Composite, bare, combine, read_composite, unpack_any
@@ -21,23 +21,21 @@ def load(name: str):
     return {"resnet": TARGET, **SOURCES}[name]
 
 
-def part(source: str, classes: str, position: int = 0, seed: int = 0, kept: str = "abc") -> ClonedNetwork:
+def part(
+    source: str, classes: str, position: int = 0, seed: int = 0, kept: str = "abc", head_cuts: tuple[int, ...] = ()
+) -> ClonedNetwork:
     """A cloned network whose head has learnt something in every row."""
     grafted = clone(SOURCES[source], classes, position)
-    found = ClonedNetwork(TARGET, [*kept, *classes], [grafted], [adapter(TARGET, grafted)])
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in found.head.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return found
+    found = ClonedNetwork(TARGET, [*kept, *classes], [grafted], [adapter(TARGET, grafted)], head_cuts)
+    return as_if_tuned(found, seed)
 
 
 @pytest.fixture(scope="module")
 def packs() -> dict[str, Composite]:
     networks = {
         "regnety": part("regnety", "d", 2, 1),
-        "vit": part("vit", "fg", 0, 2),
-        "mixer": part("mixer", "x", 1, 3),
+        "vit": part("vit", "fg", 0, 2, head_cuts=(1, 3)),
+        "mixer": part("mixer", "x", 1, 3, head_cuts=(3, 5)),
     }
     return {name: read_composite(packed(found, f"{name}.hz")) for name, found in networks.items()}
 
@@ -46,7 +44,7 @@ def test_one_clone_on_its_target_is_the_network_that_was_packed(packs: dict[str,
     found = bare(TARGET).with_clone(packs["vit"])
     assert found.to_bytes() == packs["vit"].to_bytes()
     x = images(3)
-    assert torch.equal(found.network(load)(x), part("vit", "fg", 0, 2)(x))
+    assert torch.equal(found.network(load)(x), part("vit", "fg", 0, 2, head_cuts=(1, 3))(x))
 
 
 def test_the_target_alone_gives_its_own_logits() -> None:
@@ -75,7 +73,7 @@ def test_clones_come_and_go_in_any_order(packs: dict[str, Composite], order: tup
 
 
 def test_the_logits_of_the_whole_are_those_of_the_parts_and_for_the_target_their_mean(packs: dict) -> None:
-    first, second = part("regnety", "d", 2, 1), part("vit", "fg", 0, 2)
+    first, second = part("regnety", "d", 2, 1, head_cuts=(1, 2)), part("vit", "fg", 0, 2, head_cuts=(2, 4))
     whole, x = combine(TARGET, "abcdfg", [first, second]), images(5)
     both = first(x), second(x)
     expected = torch.cat([(both[0][:, :3] + both[1][:, :3]) / 2, both[0][:, 3:], both[1][:, 3:]], dim=1)

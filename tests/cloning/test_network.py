@@ -5,16 +5,17 @@ import itertools
 
 import pytest
 import torch
-from cloning_stand_ins import adapter, chain, clone, cloned, images, network
+from cloning_stand_ins import adapter, as_if_tuned, chain, clone, cloned, images, network
 from torch import Tensor
 
-from cloning.clone import Clone, num_positions, source_position
+from cloning.clone import Clone, num_positions, source_position, spread_cuts
 from cloning.frozen import FrozenNetwork
 from cloning.gates import num_gates
 from cloning.measures import added_costs, conditional_similarities, measure_costs
 from cloning.network import ClonedNetwork
 from tuning.parameter_groups import parameter_groups
 from tuning.settings import OptimizerSettings
+from zoo.chain.signals import pool
 from zoo.conversion import convert
 from zoo.entries import InputSpec
 from zoo.errors import UserError
@@ -28,7 +29,7 @@ def test_any_family_gives_to_any_other_at_every_third_position(receiver: str, gi
     x = images(2)
     old = target.logits(x)
     for position in {0, 1, num_positions(target) // 2, num_positions(target) - 1}:
-        composed = cloned(target, clone(source, "57", position))
+        composed = cloned(target, clone(source, "57", position), head_cuts=(1, num_positions(target) - 1))
         logits = composed(x)
         assert logits.shape == (2, 7)
         torch.testing.assert_close(logits[:, :5], old, rtol=1e-4, atol=1e-5)
@@ -55,6 +56,55 @@ def test_a_source_of_one_output_gives_what_it_says_and_no_constant() -> None:
     assert new.std() > 0
     whole = conditional_similarities(source, torch.ones_like(c.gates), {"5": x})
     assert whole == {"5": pytest.approx(1.0)}
+
+
+@pytest.mark.parametrize("receiver", FAMILIES)
+def test_the_head_reads_the_mean_features_of_the_target_at_the_cuts_that_it_is_told(receiver: str) -> None:
+    target, source = network(receiver, "01234"), network("regnety" if receiver != "regnety" else "vit", "56789")
+    last = num_positions(target) - 1
+    grafts = clone(source, "6", 2), clone(source, "8")
+    plain, wide = cloned(target, *grafts), cloned(target, *grafts, head_cuts=(1, last))
+    wide.adapters.load_state_dict(plain.adapters.state_dict())
+    x = images(3)
+    features, found = plain.forward_features(x), wide.forward_features(x)
+    means = [pool(target.features_at(cut, x), target.chain.signal(cut)) for cut in (1, last)]
+    own = target.num_features
+    expected = torch.cat([features[:, :own], *means, features[:, own:]], dim=1)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(wide(x), plain(x))  # nothing is learnt of them yet
+    columns = sum(mean.shape[1] for mean in means) * len(wide.classes)
+    added = [sum(costs.macs for costs in added_costs(each)) for each in (wide, plain)]
+    assert added[0] - added[1] == columns == measure_costs(wide).macs - measure_costs(plain).macs
+    as_if_tuned(wide)
+    assert not torch.allclose(wide(x), plain(x))
+    standalone = wide.standalone()
+    torch.testing.assert_close(standalone(x), wide(x))
+
+
+def test_what_was_learnt_of_the_cuts_stays_while_clones_come_and_go() -> None:
+    target, x = network("resnet", "01234"), images(3)
+    first, second = clone(network("regnety", "56789"), "56"), clone(network("vit", "56789", seed=1), "7")
+    wide = as_if_tuned(cloned(target, first, head_cuts=(2, 4)))
+    grown = wide.with_clone(second)
+    torch.testing.assert_close(grown(x)[:, :7], wide(x))
+    assert torch.equal(grown.without(second.source.name)(x), wide(x))
+    assert torch.equal(wide.without(first.source.name)(x), target.logits(x))
+
+
+@pytest.mark.parametrize("cuts", [(0,), (2, 1), (1, 1), (99,), (-1,)])
+def test_cuts_that_the_target_has_not_are_refused(cuts: tuple[int, ...]) -> None:
+    target = network("resnet", "01234")
+    with pytest.raises(UserError, match=r"head_cuts .* are not of 'resnet': expected different ones in order, of 1"):
+        cloned(target, clone(network("vit", "56789"), "5"), head_cuts=cuts)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(0, ()), (1, (5,)), (2, (1, 5)), (3, (1, 3, 5)), (9, (1, 2, 3, 4, 5))]
+)
+def test_cuts_are_spread_evenly_from_the_stem_to_the_head(number: int, expected: tuple[int, ...]) -> None:
+    target = network("resnet", "01234")
+    assert len(target.chain) == 6
+    assert spread_cuts(target, number) == expected
 
 
 def test_classes_may_come_in_any_order_and_unwanted_ones_go() -> None:
@@ -126,7 +176,8 @@ def restricted(composed: ClonedNetwork, smaller: ClonedNetwork, x: Tensor) -> Te
 
 def test_full_tuning_changes_copies_only() -> None:
     target, source = network("resnet", "01234"), network("regnety", "56789")
-    composed = cloned(target, clone(source, "5", 1), clone(network("vit", "56789", seed=1), "6", 0))
+    grafts = clone(source, "5", 1), clone(network("vit", "56789", seed=1), "6", 0)
+    composed = as_if_tuned(cloned(target, *grafts, head_cuts=(1, 3)))
     before = target.digest(), source.digest()
     x = images(4)
     full = composed.thawed()

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cloning_stand_ins import adapter, clone, cloned, images, network
+from cloning_stand_ins import adapter, as_if_tuned, clone, cloned, images, network
 
 from cloning.bundle import packed
 from cloning.clone import Clone
@@ -48,6 +48,8 @@ def several() -> list[ClonedNetwork]:
         cloned(resnet, clone(vit, "i", 2)),
         cloned(resnet, clone(vit, "hj", 1), clone(convnext, "x", 3)),
         cloned(resnet, clone(regnety, "d", 0, 0.4)),
+        as_if_tuned(cloned(resnet, clone(regnety, "d"), head_cuts=(1, 3))),
+        as_if_tuned(cloned(resnet, clone(vit, "i", 2), clone(regnety, "e"), head_cuts=(2, 3))),
         cloned(resnet),
         cloned(convnext, clone(regnety, "d"), clone(vit, "j", 2)),
     ]
@@ -80,10 +82,10 @@ def test_requests_of_different_clones_share_passes_and_get_their_own_answers(mon
     answers = Shelf(Zoo("none", [])).logits(requests)
     counts = {name: sum(n for other, n in passes if other == name) for name in NETWORKS}
     sizes = [len(x) for _, x in requests]
-    assert passes.count(("resnet", sum(sizes) - sum(sizes[6::7]))) == 1
+    assert passes.count(("resnet", sum(sizes) - sum(sizes[8::9]))) == 1
     # both targets once, five modules of the one and two of the other, each once however many requests share it
     assert len(passes) == 2 + 5 + 2
-    assert counts["vit"] == sum(sum(sizes[k::7]) for k in (1, 2, 3, 6))
+    assert counts["vit"] == sum(sum(sizes[k::9]) for k in (1, 2, 3, 6, 8))
     for (found, x), answer in zip(requests, answers, strict=True):
         torch.testing.assert_close(answer, found(x), rtol=1e-4, atol=1e-5)
 
