@@ -269,9 +269,9 @@ def test_several_sources_are_chosen_by_what_they_make_together(tmp_path: Path) -
             for (network, classes), gates, row in zip(sources, modules, one.rows, strict=True)
         ]
         fits = [fit_adapter(job.networks("low"), c, train_images(job, found), kernel_size=1, seed=0) for c in clones]
-        network = ClonedNetwork(
-            job.networks("low"), tuple("abcdef"), clones, [fit.adapter if fit else None for fit in fits]
-        )
+        adapters, cuts = [fit.adapter if fit else None for fit in fits], found.blueprint.head_cuts
+        assert cuts
+        network = ClonedNetwork(job.networks("low"), tuple("abcdef"), clones, adapters, cuts)
         data = job.correction(describe(network))
         solve_network_head(network, job._samples(data, "train", network.target))
         accuracies = job.accuracies(network, "val")
@@ -291,6 +291,7 @@ def train_images(job: CloningSearch, found: CloningSearchResult) -> torch.Tensor
 def test_shares_and_positions_are_searched_together(tmp_path: Path) -> None:
     job = search(tmp_path, exemplars=0, localisation=replace(QUICK, keep=None))
     found = job.run()
+    assert found.blueprint.head_cuts == ()  # the head is calibrated, not solved
     at_image = {row.share: row for row in found.positions if row.position == 0}
     assert set(at_image) == {WHOLE, *tries(replace(QUICK, keep=None), has_others=False)}
     assert at_image[WHOLE].sim_cloned == pytest.approx(1)  # the whole source agrees with itself
