@@ -30,10 +30,11 @@ import torch
 from PIL import Image
 
 from cloning.bundle import pack
-from cloning.clone import Clone
+from cloning.clone import Clone, spread_cuts
 from cloning.frozen import FrozenNetwork
 from cloning.gates import num_gates
 from cloning.network import ClonedNetwork
+from cloning.settings import InsertionSettings
 from cloning.shelf import Shelf
 from zoo.arguments import Parser, positive, run
 from zoo.registry import read_zoo
@@ -88,7 +89,8 @@ def made_up(number: int, networks: Callable[[str], FrozenNetwork]) -> ClonedNetw
             clones.append(Clone(source, tuple(gained), module(source, draw.randrange(MODULES_PER_SOURCE)), 0))
             known.update(gained)
     classes = [*target.classes, *(c for clone in clones for c in clone.classes)]
-    network = ClonedNetwork(target, classes, clones, [None] * len(clones))
+    cuts = spread_cuts(target, InsertionSettings().num_head_cuts)
+    network = ClonedNetwork(target, classes, clones, [None] * len(clones), cuts)
     generator = torch.Generator().manual_seed(number)
     with torch.no_grad():
         network.head.weight.add_(0.01 * torch.randn(network.head.weight.shape, generator=generator))
