@@ -6,9 +6,8 @@
 f are the features that the networks' own classifiers read, m the mean features at some cuts of the target. Target and
 sources stay outside the module registry: the network's parameters are its adapters A_p and its head F_c.
 
-Differs from the paper: there is no m there. What the target computes on its way costs nothing to read, and tells the
-classes that come from those that were there better than its last features, which were made for these alone
-(docs/cloning.md has the figures).
+Differs from the paper: there is no m there. What the target computes on its way costs nothing to read, and says of the
+classes that come what its last features, made for its own alone, have dropped (docs/cloning.md has the figures).
 """
 
 from __future__ import annotations

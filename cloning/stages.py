@@ -84,12 +84,13 @@ def target_features(
     """
     at, means, reached, value = {}, [], 0, images
     for cut in sorted({*head_cuts, *positions}):
-        value = target.features_at(cut, value, start=reached)
-        at[cut], reached = value, cut
+        value, reached = target.features_at(cut, value, start=reached), cut
         if cut in head_cuts:
             means.append(pool(value, target.chain.signal(cut)))
+        if cut in positions:
+            at[cut] = value
     own = target.features(value, start=reached)
-    return torch.cat([own, *means], dim=1) if means else own, {cut: at[cut] for cut in positions}
+    return torch.cat([own, *means], dim=1) if means else own, at
 
 
 def module_features(clone: Clone, x: Tensor, start: int = 0) -> Tensor:
