@@ -47,7 +47,8 @@ best of three on the validation split, for every seed.
 - Gates, shares and the rules of choice were made on validation images of the embedded zoo, seeds 3 to 6, and the gates
   of the strict mode on those of the first scenario, seeds 2 to 4. No test image played a part.
 - Rows without anything added (PNC-F) are of an earlier run, on other networks of the same kind, with the strengths of
-  its first seed: no difference is taken with them. The scenario of three sources was run on another machine."""
+  its first seed: no difference is taken with them. All rows of PNC-F are from before F_c read the target at cuts. The
+  scenario of three sources was run on another machine."""
 
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
