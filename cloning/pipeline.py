@@ -303,12 +303,10 @@ class CloningSearch:
             "seed": self.seed,
         }
         found = self.store.fetch("insertion", inputs, compute).values
-        others = len(selection.cloned) - len(clone.classes)
-        columns, means = others * clone.source.num_features, num_means(target, head_cuts)
-        if source == selection.sources[0]:
-            columns += others * means
-        else:  # what is read of the target counts once
-            columns -= (len(selection.kept) + len(clone.classes)) * means
+        alone, together = (len(selection.kept) + len(cloned) for cloned in (clone.classes, selection.cloned))
+        columns = (together - alone) * clone.source.num_features
+        is_first = source == selection.sources[0]  # what is read of the target counts once, as in added_costs
+        columns += ((together if is_first else 0) - alone) * num_means(target, head_cuts)
         return [from_plain(PositionResult, row, "insertion").beside(columns) for row in found]
 
     def _head_cuts(self, target: FrozenNetwork) -> tuple[int, ...]:

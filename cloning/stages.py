@@ -36,7 +36,7 @@ class Trunk(nn.Module):
 
 
 class Grafts(nn.Module):
-    """The trunk's vector to the features that the head reads."""
+    """The trunk's vector to the features that the head reads, of which the first ``num_target_features`` are there."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class Grafts(nn.Module):
         clones: Sequence[Clone],
         adapters: nn.ModuleList,
         copies: nn.ModuleList,
-        num_own: int,
+        num_target_features: int,
     ) -> None:
         super().__init__()
         self.target, self.clones, self.adapters, self.copies = target, clones, adapters, copies
         shapes = {position: target.chain.signal(position).shape(1)[1:] for position in _positions(clones)}
         self._shapes = shapes
         direct = [clone.source.num_features for clone in clones if clone.position == 0]
-        self._sizes = [num_own, *direct, *(torch.Size(shape).numel() for shape in shapes.values())]
+        self._sizes = [num_target_features, *direct, *(torch.Size(shape).numel() for shape in shapes.values())]
 
     def forward(self, packed: Tensor) -> Tensor:
         target, *rest = packed.split(self._sizes, dim=1)
