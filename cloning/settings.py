@@ -84,7 +84,7 @@ class LocalisationSettings:
     num_neighbours: Annotated[int, at_least(2, 100_000)] = 16
     patch_grid: Annotated[int, at_least(1, 1024)] = 7
     num_steps: Annotated[int, at_least(1)] = 60
-    batch_size: Annotated[int, at_least(1)] = 64
+    batch_size: Annotated[int, at_least(2)] = 64
     learning_rate: Annotated[float, above(0, 1000)] = 0.1
     min_per_layer: Annotated[int, at_least(1)] = 2
     contrast: Annotated[float, at_least(0, 1000)] = 2.0

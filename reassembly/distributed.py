@@ -19,7 +19,7 @@ from datamodules import ImageDataModule
 from reassembly.assembly import Candidate, ScoredCandidate
 from reassembly.candidates import content_digest
 from reassembly.enumeration import PathCosts
-from reassembly.features import NetworkFeatures, feature_inputs
+from reassembly.features import NetworkFeatures
 from reassembly.pipeline import Search, Tune
 from reassembly.prefix_tree import walked_blocks
 from reassembly.result import SearchResult
@@ -193,9 +193,6 @@ class DistributedSearch(Search):
         for name in (task.name for task in missing if task.name not in self._refused):
             self._require_shared(name)
         return super()._extract(min_blocks)
-
-    def _has_features(self, name: str) -> bool:
-        return self.store.holds("features", feature_inputs(self.zoo[name], self._images_key()))
 
     def _require_shared(self, name: str) -> None:
         """Refuses a store of workers that is not the one of this process."""

@@ -14,6 +14,8 @@ from zoo.chain.batches import Rows, Taps, require_finite, run_in_batches
 from zoo.chain.signals import pool
 from zoo.description import ChainDescription, describe, identity
 from zoo.entries import ZooEntry
+from zoo.errors import UserError
+from zoo.progress import progress
 from zoo.storage.records import from_plain, to_plain
 from zoo.storage.store import StageResult, Store
 
@@ -67,6 +69,24 @@ def extract_features(
         description=description,
         features=tuple(stored.tensors[str(cut)] for cut in range(1, len(description))),
     )
+
+
+def require_chains(chains: Mapping[str, Chain], names: Sequence[str], min_blocks: int) -> None:
+    """Loads networks, so that all that cannot be used are told together, and before an image runs.
+
+    Raises:
+        UserError: Weights that do not fit, a network that is no chain, or one too short for so many blocks.
+    """
+    told = []
+    with progress("networks that are new", len(names)) as advance:
+        for name in names:
+            try:
+                chains[name].require_length(min_blocks)
+            except UserError as error:
+                told.append(str(error))
+            advance()
+    if told:
+        raise UserError(told[0] if len(told) == 1 else f"{len(told)} networks cannot be used: {'; '.join(told)}")
 
 
 def feature_inputs(entry: ZooEntry, data_key: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from reassembly.assembly import Candidate, ScoredCandidate
 from reassembly.candidates import Question, ask, content_digest, list_admitted, promising, undominated_candidates
 from reassembly.costing import Costing
 from reassembly.enumeration import PathCosts
-from reassembly.features import NetworkFeatures, extract_features, feature_indices
+from reassembly.features import NetworkFeatures, extract_features, feature_indices, feature_inputs, require_chains
 from reassembly.finalists import decided
 from reassembly.home_accuracy import most_accurate
 from reassembly.latency import LatencyCheck, LatencyTable, measure_parts, timed_candidates
@@ -38,7 +38,7 @@ from reassembly.settings import ProxySettings, SearchSettings
 from reassembly.shortlist import seam_shortlist
 from reassembly.similarity import similarity_matrix
 from reassembly.stitch import Stitches
-from reassembly.telling import tell_latency, tell_partition, tell_pick, tell_scored
+from reassembly.telling import tell_latency, tell_over_budget, tell_partition, tell_pick, tell_scored, tell_whole
 from zoo.blueprint import AdapterSpec, HeadSpec, Provenance, ReassemblyBlueprint
 from zoo.chain.batches import Rows
 from zoo.chain_cache import ChainCache
@@ -248,21 +248,15 @@ class Search:
             with self.timed("scores"):
                 scored = self._score(candidates, networks, judge)
             best = scored[0]
-            ranked = (f"{entry.candidate.blocks[0].network} {entry.scores[judge]:.4g}" for entry in scored)
-            log.info("whole networks by %s: %s", judge.replace("_", " "), ", ".join(ranked))
-        costs, budget = best.candidate.costs[:2], self.settings.budget
-        if not budget.admits(*costs):
-            log.info(
-                "%s has %s parameters and %s MACs: a whole network is under no budget, and does not fit %s",
-                best.candidate.composition,
-                *(f"{cost:,}" for cost in costs),
-                budget,
-            )
+            tell_whole(scored, judge)
+        tell_over_budget(best.candidate, self.settings.budget)
         return self.blueprint(best, descriptions, judge)
 
     def _extract(self, min_blocks: int = 1) -> list[NetworkFeatures]:
         """Of every network; a zoo that may do without those that are unfit is without them afterwards."""
         require_files(self.zoo)
+        if self.zoo.leave_out != "unfit":
+            require_chains(self.chains, [name for name in self.zoo if not self._has_features(name)], min_blocks)
         networks, unfit = [], {}
         with progress("features of networks", len(self.zoo)) as advance:
             for entry in self.zoo.values():
@@ -286,6 +280,9 @@ class Search:
         """The features of one network of the zoo."""
         key, images = self._images_key(), lambda: self.images_for(entry.name)
         return extract_features(entry, self.chains, images, key, self.store, self.placement.dtype)
+
+    def _has_features(self, name: str) -> bool:
+        return self.store.holds("features", feature_inputs(self.zoo[name], self._images_key()))
 
     def _images_key(self) -> str:
         return content_key(*self._data_key(), self.settings.similarity.num_probe_images, *self.placement.key)

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 
-from reassembly.assembly import ScoredCandidate
+from reassembly.assembly import Candidate, ScoredCandidate
 from reassembly.candidates import MAX_LISTED
 from reassembly.latency import LatencyCheck, LatencyTable
 from reassembly.partition import Partition
@@ -50,6 +50,23 @@ def tell_pick(scored: Sequence[ScoredCandidate], judge: str) -> None:
         if kind != pick.candidate.kind and (best := next(others, None)):
             told = best.candidate.composition
             log.info("  the best %s that fits: %s, %s %.4g", words, told, name, best.scores[judge])
+
+
+def tell_whole(scored: Sequence[ScoredCandidate], judge: str) -> None:
+    """Says how whole networks rank."""
+    ranked = (f"{entry.candidate.blocks[0].network} {entry.scores[judge]:.4g}" for entry in scored)
+    log.info("whole networks by %s: %s", judge.replace("_", " "), ", ".join(ranked))
+
+
+def tell_over_budget(whole: Candidate, budget: Budget) -> None:
+    """Says that a whole network does not fit a budget, which binds only what is searched for."""
+    if not budget.admits(*whole.costs[:2]):
+        log.info(
+            "%s has %s parameters and %s MACs: a whole network is under no budget, and does not fit %s",
+            whole.composition,
+            *(f"{cost:,}" for cost in whole.costs[:2]),
+            budget,
+        )
 
 
 def tell_latency(check: LatencyCheck, table: LatencyTable) -> None:

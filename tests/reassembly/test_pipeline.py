@@ -122,6 +122,15 @@ def test_a_zoo_goes_on_without_what_is_no_chain_where_told_to(zoo, data, root, t
     assert rows == [["network", "reason"], ["short", found.left_out["short"]]]
 
 
+def test_all_networks_that_cannot_be_used_are_told_together_before_an_image_runs(zoo, data, root) -> None:
+    fields = {"source": "tests.zoo.checkpoint_stand_ins:small", "input": zoo["vit_digits"].input}
+    entries = [*zoo.values(), *(ZooEntry(name=name, **fields) for name in ("short", "brief"))]
+    searched = search(Zoo("five", entries), data, root)
+    with pytest.raises(UserError, match=r"^2 networks cannot be used: short is no chain.*; brief is no chain"):
+        searched.run()
+    assert not searched.store.misses
+
+
 def test_networks_too_short_for_the_blocks_are_left_out_where_told_to(zoo, data, root) -> None:
     settings = replace(SETTINGS, partition=replace(SETTINGS.partition, num_blocks=7))
     shortest = min(zoo, key=lambda name: len(load_chain(zoo[name])))
