@@ -79,6 +79,9 @@ def decide(
 ) -> list[ScoredCandidate]:
     """Successive halving: tunes all shortly, keeps the better half, tunes these for longer, and so on.
 
+    The best network of one piece stays to the last rung of several, in the place of the half's last if need be: what is
+    composed has to be better than it after the longest tuning, not after the first epoch.
+
     Differs from resumed halving: each rung tunes anew with a schedule of its own length, so that a rung's accuracy is
     that of a finished short run. (Measured: what a long schedule shows after its first epoch decides worse.)
 
@@ -97,8 +100,8 @@ def decide(
         if number and len(rung) == 1:
             break
         if number:
-            half = -(-len(rung) // 2)
-            rung, out = rung[:half], [*rung[half:], *out]
+            kept = _better_half(rung)
+            rung, out = kept, [*(entry for entry in rung if entry not in kept), *out]
         for entry in rung:
             accuracies[entry.candidate] = tune(entry, epochs)
         rung = sorted(rung, key=lambda entry: -accuracies[entry.candidate])
@@ -107,6 +110,14 @@ def decide(
     return [
         replace(entry, scores={**entry.scores, "short_tuning": accuracies[entry.candidate]}) for entry in [*rung, *out]
     ]
+
+
+def _better_half(rung: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
+    kept = list(rung[: -(-len(rung) // 2)])
+    best_whole = next((entry for entry in rung if entry.candidate.kind != "assembly"), None)
+    if best_whole is not None and best_whole not in kept and len(kept) > 1:
+        kept[-1] = best_whole
+    return kept
 
 
 def decided(

@@ -260,7 +260,8 @@ class SelectionSettings:
             finalists than seats, the search's proxy fills the rest. A seat of a kind of which nothing fits goes to the
             first score that has a seat, or to the search's proxy.
         min_difference: Any two finalists take blocks of different networks in so many stages at least.
-        num_epochs: Of every rung; the better half of each goes on to the next.
+        num_epochs: Of every rung; the better half of each goes on to the next, the best whole or truncated network
+            with it.
 
     Raises:
         UserError: A value that is not allowed.
@@ -271,16 +272,16 @@ class SelectionSettings:
         *("ridge_cuts", "ridge", "ridge_cuts", "ridge", "ridge_cuts"),
     )
     min_difference: Annotated[int, at_least(0)] = 1
-    num_epochs: tuple[int, ...] = (1, 2)
+    num_epochs: tuple[int, ...] = (1, 2, 4)
 
     def __post_init__(self) -> None:
         check(self, "selection")
         for seat in self.seats:
             require("selection.seats", seat, one_of(*KINDS, *PROXIES), default="[ridge_cuts,ridge,truncated,network]")
         if not self.num_epochs:
-            raise UserError("selection.num_epochs=[] holds no number of epochs; type selection.num_epochs=[1,2]")
+            raise UserError("selection.num_epochs=[] holds no number of epochs; type selection.num_epochs=[1,2,4]")
         for number in self.num_epochs:
-            require("selection.num_epochs", number, at_least(1), default="[1,2]")
+            require("selection.num_epochs", number, at_least(1), default="[1,2,4]")
 
     def proxies(self, num_finalists: int) -> tuple[str, ...]:
         """The proxies that so many finalists are chosen by, beside the search's own."""

@@ -120,6 +120,22 @@ def test_every_rung_is_tuned_anew_and_its_better_half_goes_on():
     assert named(decide(finalists[:1], (1, 2), tune)) == named(finalists[:1])
 
 
+def test_the_best_network_of_one_piece_stays_to_the_last_rung():
+    finalists = [entry(networks, 0.9, -0.1) for networks in ("ab", "ba", "bc", "cb", "aa", "bb")]
+    first = dict(zip(named(finalists), (0.6, 0.5, 0.4, 0.3, 0.2, 0.1), strict=True))
+    runs: list[tuple[str, int]] = []
+
+    def tune(candidate, num_epochs):
+        runs.append((candidate.candidate.composition, num_epochs))
+        is_whole = candidate.candidate.kind != "assembly"
+        return first[candidate.candidate.composition] + (is_whole and num_epochs == 4)
+
+    found = decide(finalists, (1, 2, 4), tune)
+    assert [name for name, epochs in runs if epochs == 2] == [named(finalists)[i] for i in (0, 1, 4)]
+    assert [name for name, epochs in runs if epochs == 4] == [named(finalists)[i] for i in (0, 4)]
+    assert named(found) == [named(finalists)[i] for i in (4, 0, 1, 2, 3, 5)]
+
+
 def test_the_others_stay_as_they_were_behind_the_finalists():
     rule = SelectionSettings(seats=("params",))
     found = decided(SCORED, 2, rule, lambda candidate, _: candidate.scores["ridge_cuts"])
