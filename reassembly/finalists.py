@@ -80,7 +80,8 @@ def decide(
     """Successive halving: tunes all shortly, keeps the better half, tunes these for longer, and so on.
 
     The best network of one piece stays to the last rung of several, in the place of the half's last if need be: what is
-    composed has to be better than it after the longest tuning, not after the first epoch.
+    composed has to be better than it after the longest tuning, not after the first epoch. Of two nobody falls out: the
+    last rung decides between them.
 
     Differs from resumed halving: each rung tunes anew with a schedule of its own length, so that a rung's accuracy is
     that of a finished short run. (Measured: what a long schedule shows after its first epoch decides worse.)
@@ -96,12 +97,12 @@ def decide(
     """
     rung, out = list(finalists), []
     accuracies: dict[Candidate, float] = {}
-    for number, epochs in enumerate(num_epochs):
-        if number and len(rung) == 1:
-            break
-        if number:
+    for number, epochs in enumerate(num_epochs, start=1):
+        if number > 1 and len(rung) > 2:
             kept = _better_half(rung)
             rung, out = kept, [*(entry for entry in rung if entry not in kept), *out]
+        if len(rung) <= 2 and number < len(num_epochs):
+            continue  # nobody would fall out, and the longest tuning decides best
         for entry in rung:
             accuracies[entry.candidate] = tune(entry, epochs)
         rung = sorted(rung, key=lambda entry: -accuracies[entry.candidate])
@@ -115,7 +116,7 @@ def decide(
 def _better_half(rung: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
     kept = list(rung[: -(-len(rung) // 2)])
     best_whole = next((entry for entry in rung if entry.candidate.kind != "assembly"), None)
-    if best_whole is not None and best_whole not in kept and len(kept) > 1:
+    if best_whole is not None and best_whole not in kept:
         kept[-1] = best_whole
     return kept
 

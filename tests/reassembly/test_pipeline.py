@@ -192,7 +192,7 @@ def test_finalists_are_decided_by_short_tuning(zoo, data, root) -> None:
         return 0.5 if blueprint.blocks == plain[2].candidate.pieces else 0.1
 
     found = search(zoo, data, root, settings).run(tune)
-    assert [num_epochs for _, num_epochs in epochs] == [1, 1, 1, 1, 2, 2]
+    assert [num_epochs for _, num_epochs in epochs] == [1, 1, 1, 1, 4, 4]
     assert found.candidates[0].candidate == plain[2].candidate
     assert found.candidates[0].scores["short_tuning"] == 0.5
     assert "short_tuning" not in found.candidates[4].scores
