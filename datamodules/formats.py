@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.files import ImagesInFiles
 from datamodules.images import ImagesInMemory, LabelledImages
-from datamodules.listing import Listing, class_folders, labelled_files
+from datamodules.listing import Listing, class_folders, differing, labelled_files
 from zoo.class_lists import readable
 from zoo.errors import UserError
 
@@ -90,8 +90,7 @@ def _listed(
     class_names = {split: tuple(part.classes) for split, part in parts.items()}
     for split, theirs in class_names.items():
         if theirs != class_names["train"]:
-            differing = sorted(set(theirs) ^ set(class_names["train"]))
-            raise UserError(f"dataset.root={root}: {split} has other classes than train: {', '.join(differing[:5])}")
+            raise UserError(f"dataset.root={root}: {split} {differing(theirs, class_names['train'])}")
     sizes = {}
     for split, part in parts.items():
         paths, their_labels = files(part)

@@ -127,14 +127,11 @@ def labelled_files(root: Path, folder: str, class_names: Sequence[str], listing:
     """Adds the images in the class folders of `root/folder`, at any depth, to a listing; returns their number.
 
     Raises:
-        UserError: Other class folders than these, one without images, a link to nothing or to a folder around it.
+        UserError: Class folders that are not these, one without images, a link to nothing or to a folder around it.
     """
     given = class_folders(root / folder, ignored)
     if given != tuple(class_names):
-        raise UserError(
-            f"{printable(str(root / folder))} has other classes than the training images: "
-            f"{_differing(given, class_names)}"
-        )
+        raise UserError(f"{printable(str(root / folder))} {differing(given, class_names)}")
     count = len(listing.names)
     for entry in entries(root / folder):
         place = f"{folder}/{entry.name}".lstrip("/")
@@ -254,15 +251,12 @@ def plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold().strip()
 
 
-def _differing(given: Sequence[str], expected: Sequence[str]) -> str:
-    only = sorted(set(given) ^ set(expected))
-    told = examples(only, 5)
-    pairs: dict[str, set[str]] = {}
-    for name in only:
-        pairs.setdefault(plain(name), set()).add(name)
-    alike = next((sorted(names) for names in pairs.values() if len(names) > 1), None)
-    return (
-        f"{told} (but for capitals or Unicode forms {printable(alike[0])!r} is {printable(alike[1])!r})"
-        if alike
-        else told
-    )
+def differing(given: Sequence[str], expected: Sequence[str]) -> str:
+    """What a split's classes are beside those of the training images, and what to do."""
+    more, fewer = (sorted({*mine} - {*theirs}) for mine, theirs in ((given, expected), (expected, given)))
+    by_plain = {plain(name): name for name in fewer}
+    alike = next(((name, by_plain[plain(name)]) for name in more if plain(name) in by_plain), None)
+    told = [f"has classes that the training images lack: {examples(more, 5)}"] if more else []
+    told += [f"lacks classes of the training images: {examples(fewer, 5)}"] if fewer else []
+    hint = f" (but for capitals or Unicode forms {printable(alike[0])!r} is {printable(alike[1])!r})" if alike else ""
+    return f"{' and '.join(told)}{hint}; give every split the same classes"

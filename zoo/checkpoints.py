@@ -182,6 +182,7 @@ def _may_hold_tensors(value: Any) -> bool:
 
 
 def _unwrap(content: Any, path: Path, key: str) -> dict[str, Tensor]:
+    at = key
     if key:
         content = _inside(content, key, path)
     while isinstance(content, Mapping) and not key:
@@ -189,15 +190,15 @@ def _unwrap(content: Any, path: Path, key: str) -> dict[str, Tensor]:
         if wrapper is None:
             break
         _log.info("%s: reading the weights under %r", path.name, wrapper)
-        content = content[wrapper]
+        content, at = content[wrapper], ".".join(filter(None, (at, wrapper)))
     if not isinstance(content, Mapping):
         raise UserError(f"weights file {path} holds no state dict but a {type(content).__name__}")
     others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
     if others or not content:
         found, wrappers = shorten(others) or "nothing", ", ".join(WRAPPERS)
-        inside = [".".join(filter(None, (key, str(n)))) for n, value in content.items() if _may_hold_tensors(value)]
+        inside = [".".join(filter(None, (at, str(n)))) for n, value in content.items() if _may_hold_tensors(value)]
         advice = f"; set weights.key={' or '.join(inside[:4])}" if inside else ""
-        where = f"under {key}" if key else f"nor one under {wrappers}"
+        where = f"under {at}" if at else f"nor one under {wrappers}"
         raise UserError(f"weights file {path} holds no state dict, {where}; it holds {found}{advice}")
     return {str(name): value for name, value in content.items()}
 

@@ -11,8 +11,16 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.limits import above, at_least, declared, require
+from zoo.limits import above, at_least, declared, require, shown
 from zoo.weights import Weights
+
+_WEIGHTS_AS_KWARGS = {
+    "pretrained": "weights: {hub: true}",
+    "weights": "weights: {hub: true}, or weights: {hub: TAG}",
+    "checkpoint_path": "weights: {file: PATH}",
+    "pretrained_cfg": "weights: {hub: true}, or weights: {hub: TAG}",
+}
+"""Arguments by which timm and torchvision load weights, and how an entry says the same."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,7 @@ class ZooEntry:
         if self.source in ("timm", "torchvision"):
             if not self.model:
                 raise UserError(f"{self.name}: source {self.source} needs `model`, the name of the architecture")
+            self._require_no_weights()
         else:
             module, _, factory = self.source.partition(":")
             if not (module and factory):
@@ -134,6 +143,18 @@ class ZooEntry:
         repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})
         if repeated:
             raise UserError(f"{self.name}: classes given twice: {', '.join(repeated)}")
+
+    def _require_no_weights(self) -> None:
+        for key, advice in _WEIGHTS_AS_KWARGS.items():
+            if self.kwargs.get(key):
+                raise UserError(
+                    f"{self.name}: kwargs.{key}={shown(self.kwargs[key])}: weights are given apart; type {advice}"
+                )
+        num_classes = self.kwargs.get("num_classes")
+        if isinstance(num_classes, int) and num_classes < 0:
+            raise UserError(
+                f"{self.name}: kwargs.num_classes={num_classes}: expected 1 or more, or 0 for no classifier"
+            )
 
     @property
     def hub(self) -> str | bool | None:

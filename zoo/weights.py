@@ -121,7 +121,7 @@ def load_file(network: nn.Module, weights: Weights, name: str) -> None:
 
 
 def require_finite(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Refuses (`UserError`) NaN in any tensor, and infinity in any but buffers that may mask with -inf.
+    """Refuses (`UserError`) NaN in any tensor, infinity in any but buffers that may mask with -inf, negative variances.
 
     Args:
         network: Its precision counts: float64 may be too large for it.
@@ -139,6 +139,11 @@ def require_finite(network: nn.Module, state: Mapping[str, Tensor], where: str) 
             raise UserError(
                 f"{key} of {where} holds {int(bad.sum())} NaN or infinite numbers among {tensor.numel()}; take another "
                 "checkpoint, or leave the network out"
+            )
+        if key.rpartition(".")[2] == "running_var" and (tensor < 0).any():
+            raise UserError(
+                f"{key} of {where} holds {int((tensor < 0).sum())} negative variances among {tensor.numel()}; take "
+                "another checkpoint, or leave the network out"
             )
 
 
@@ -188,9 +193,9 @@ def match_state(
 ) -> dict[str, Tensor]:
     """The state that fits the network, keys renamed where the match is by order.
 
-    A first convolution for another number of channels is converted: three channels as timm does it, others by their
-    mean, so that a grey image gives what it gave. Counters of BatchNorm (`num_batches_tracked`) that the file lacks, or
-    that a match by order passes over, keep the network's own value: not every framework has them.
+    Convolutions of the image for another number of channels are converted: three channels as timm does it, others by
+    their mean, so that a grey image gives what it gave. Counters of BatchNorm (`num_batches_tracked`) that the file
+    lacks, or that a match by order passes over, keep the network's own value: not every framework has them.
 
     Args:
         network: Not changed.
@@ -206,14 +211,14 @@ def match_state(
         if not any(key.startswith(beginning) for key in (*own, *state)):
             raise UserError(f"weights.skip: no key starts with {beginning!r}; the network's are {shorten(list(own))}")
     wanted, given = ({k: t for k, t in tensors.items() if not k.startswith(tuple(skip))} for tensors in (own, state))
-    matched = _by_order(wanted, given) if match == "order" else _by_name(network, wanted, given)
+    matched = _by_order(network, wanted, given) if match == "order" else _by_name(network, wanted, given)
     return {**own, **matched}
 
 
-def _by_order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _by_order(network: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     own_keys, keys = ([key for key in names if not key.endswith("num_batches_tracked")] for names in (own, state))
     renamed = dict(zip(own_keys, (state[key] for key in keys), strict=False))
-    fitted = _with_channels(own, renamed)
+    fitted = _with_channels(network, own, renamed)
     for own_key, key in zip(own_keys, keys, strict=False):
         if misfit := _misfit(fitted[own_key], own[own_key]):
             told = f"{key} {misfit[0]} meets {own_key} {misfit[1]}"
@@ -224,10 +229,10 @@ def _by_order(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[st
 
 
 def _by_name(network: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    state = _with_channels(own, _without_prefix(own, state))
+    state = _with_channels(network, own, _without_prefix(own, state))
     misfits = _misfits(own, state)
     if misfits:
-        converted = _with_channels(own, _converted(network, state))
+        converted = _with_channels(network, own, _converted(network, state))
         if not _misfits(own, converted):
             _log.info("keys or sizes of the file were converted by timm for %s", type(network).__name__)
             return converted
@@ -290,22 +295,32 @@ def _wrapped(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str
     return {prefix + key: tensor for key, tensor in state.items()} if any(prefix + key in own for key in state) else {}
 
 
-def _with_channels(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state with its first convolution brought to the network's number of input channels."""
-    first = next((key for key, tensor in own.items() if tensor.dim() == 4), None)
-    if first is None or first not in state or state[first].dim() != 4:
-        return state
-    given, wanted = state[first], own[first]
-    channels, own_channels = given.shape[1], wanted.shape[1]
-    sides_alike = given.shape[0] == wanted.shape[0] and given.shape[2:] == wanted.shape[2:]
-    if channels == own_channels or not sides_alike or not given.is_floating_point():
-        return state
-    _log.info("%s: weights for %d channels converted to %d", first, channels, own_channels)
-    if channels == 3:
-        import timm.models  # heavy
+def _with_channels(network: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with the convolutions that read the image brought to the network's number of input channels."""
+    found = dict(state)
+    for key in (f"{name}.weight" for name in _first_convolutions(network)):
+        given, wanted = state.get(key), own.get(key)
+        if given is None or wanted is None or given.dim() != wanted.dim() or not given.is_floating_point():
+            continue
+        channels, own_channels = given.shape[1], wanted.shape[1]
+        if channels == own_channels or (given.shape[0], given.shape[2:]) != (wanted.shape[0], wanted.shape[2:]):
+            continue
+        _log.info("%s: weights for %d channels converted to %d", key, channels, own_channels)
+        if channels == 3:
+            import timm.models  # heavy
 
-        return {**state, first: timm.models.adapt_input_conv(own_channels, given)}
-    return {**state, first: given.mean(1, keepdim=True).repeat(1, own_channels, 1, 1) * (channels / own_channels)}
+            found[key] = timm.models.adapt_input_conv(own_channels, given)
+        else:
+            found[key] = given.mean(1, keepdim=True).repeat(1, own_channels, 1, 1) * (channels / own_channels)
+    return found
+
+
+def _first_convolutions(network: nn.Module) -> list[str]:
+    """Names of the convolutions that read the image: of parallel ones timm names them all, else it is the first."""
+    first = getattr(network, "pretrained_cfg", {}).get("first_conv") or ()
+    convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    named = [name for name in ((first,) if isinstance(first, str) else first) if name in convolutions]
+    return named or convolutions[:1]
 
 
 def _converted(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -333,7 +348,8 @@ def _advice(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
             return f"set weights: {{skip: [{', '.join(differing)}]}} to leave that at its initialisation"
         kept = f"weights: {{skip: [{head}.]}} to leave {head} at its initialisation"
         weight = state.get(f"{head}.weight")
-        if weight is not None and weight.dim() == own[f"{head}.weight"].dim():
+        own_weight = own.get(f"{head}.weight")
+        if weight is not None and own_weight is not None and weight.shape[1:] == own_weight.shape[1:]:
             return f"set kwargs: {{num_classes: {len(weight)}}}, or {kept}"
         return f"set {kept}"
     return "see weights.key_prefix, weights.match and weights.skip"

@@ -284,17 +284,19 @@ def create_app(server: Server, *, host: str, writable: bool) -> FastAPI:
         return {"change": "removed", "name": name}
 
     @app.post("/clones/{name}/predict")
-    async def predict(name: str, request: Request, top_k: int = 5) -> dict[str, Any]:
-        """Classes and probabilities of the image in the body."""
+    async def predict(name: str, request: Request, top_k: str = "5") -> dict[str, Any]:
+        """Classes and probabilities of the image in the body, of the ``top_k`` most probable classes."""
         started = time.perf_counter()
         clone = server.clone(name)  # before anything is read
         for given in request.query_params.keys() - {"top_k"}:
             raise Refused(422, f"{given[:60]!r} is no parameter of this request; there is top_k")
-        if top_k < 1:
-            raise Refused(422, f"top_k={top_k}: expected 1 or more")
+        if len(given := request.query_params.getlist("top_k")) > 1:
+            raise Refused(422, f"top_k is given {len(given)} times: expected one number")
+        if not (top_k.isdecimal() and len(top_k) < 10 and int(top_k)):
+            raise Refused(422, f"top_k={top_k[:60]!r}: expected a whole number, 1 or more")
         try:
             async with server.body(request, server.limits.max_image_bytes, ("image/",)) as content:
-                found = await server.predict(clone, content, top_k)
+                found = await server.predict(clone, content, int(top_k))
         except Busy:
             raise Refused(503, "too many requests wait: come again later") from None
         server.metrics.seconds.add(time.perf_counter() - started)

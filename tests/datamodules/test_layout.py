@@ -89,11 +89,11 @@ def test_takes_splits_in_their_usual_spellings(tmp_path: Path, train: str, val: 
         (["train/cat", "train/dog", "test/Cat", "test/dog"], "but for capitals or Unicode forms 'Cat' is 'cat'"),
         (
             ["train/cat", "train/dog", "test/cat", "test/dog", "test/bird"],
-            "other classes than the training images: bird",
+            "test has classes that the training images lack: bird; give every split the same classes",
         ),
         (
             ["train/cat", "train/dog", "train/bird", "test/cat", "test/dog"],
-            "other classes than the training images: bird",
+            "test lacks classes of the training images: bird; give every split the same classes",
         ),
     ],
 )

@@ -197,6 +197,19 @@ def test_hub_weights_that_cannot_be_had_name_network_tag_and_what_to_do(
         load_network(given)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "told"),
+    [
+        ({"pretrained": True}, r"type weights: \{hub: true\}"),
+        ({"checkpoint_path": "x.pth"}, r"type weights: \{file: PATH\}"),
+        ({"num_classes": -1}, r"expected 1 or more, or 0 for no classifier"),
+    ],
+)
+def test_arguments_that_load_weights_or_name_no_number_of_classes_are_refused(kwargs: dict[str, Any], told: str):
+    with pytest.raises(UserError, match=rf"net: kwargs\..*{told}"):
+        ZooEntry("net", "timm", timm_entry("test_resnet").input, model="test_resnet", kwargs=kwargs)
+
+
 @pytest.mark.parametrize("status", [200, 403])
 def test_a_hub_that_answers_is_asked_by_the_library_itself(
     monkeypatch: pytest.MonkeyPatch, no_cache: None, status: int

@@ -153,12 +153,28 @@ def test_the_first_convolution_is_converted_so_that_grey_images_give_the_same(
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_channels_of_a_file_become_what_timm_makes_of_published_weights(file: Path, channels: int):
-    colour = timm.create_model("test_vit")
+@pytest.mark.parametrize("model", ["test_vit", "mobileone_s0"])  # the second reads the image by two convolutions
+def test_channels_of_a_file_become_what_timm_makes_of_published_weights(file: Path, model: str, channels: int):
+    colour = timm.create_model(model)
     torch.save(colour.state_dict(), file)
     overlay = {"state_dict": dict(colour.state_dict())}
-    expected = timm.create_model("test_vit", pretrained=True, in_chans=channels, pretrained_cfg_overlay=overlay)
-    assert same(load(file, timm.create_model("test_vit", in_chans=channels)), expected.state_dict())
+    expected = timm.create_model(model, pretrained=True, in_chans=channels, pretrained_cfg_overlay=overlay)
+    assert same(load(file, timm.create_model(model, in_chans=channels)), expected.state_dict())
+
+
+def test_a_convolution_of_another_width_is_no_matter_of_classes(trained: State, file: Path):
+    trained["stem.weight"] = trained["stem.weight"][:, :, :1, :1]
+    torch.save(trained, file)
+    assert "num_classes" not in refusal(file)
+
+
+def test_negative_variances_are_told_by_the_tensor(file: Path):
+    state = timm.create_model("test_byobnet").state_dict()
+    key = next(key for key in state if key.endswith("running_var"))
+    state[key][:3] = -1.0
+    torch.save(state, file)
+    with pytest.raises(UserError, match=rf"{key} of .* holds 3 negative variances"):
+        load(file, timm.create_model("test_byobnet"))
 
 
 def test_position_embeddings_of_another_size_are_resampled_by_timm(file: Path):
