@@ -40,7 +40,7 @@ def search(job: Job) -> Mapping[str, Any]:
     """Searches, and writes blueprint, table of candidates and figures; ``value`` is the pick's score."""
     _ = job.teacher  # refused before anything is searched
     search = _build_search(job)
-    found = search.run(_short_tuning(job, search))
+    found = search.run(_short_tuning(job, search), job.config.tuning.num_epochs)
     files = _report(job, search, found)
     pick, partition = found.candidates[0], found.partition
     scores = {name: score for name, score in pick.scores.items() if math.isfinite(score)}
@@ -129,7 +129,6 @@ def _short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, in
         return max(result.val_accuracies.values())
 
     def accuracy(blueprint: ReassemblyBlueprint, num_epochs: int) -> float:
-        num_epochs = min(num_epochs, job.config.tuning.num_epochs)
         if job.config.trainer.is_shared:  # whose processes tune together, or none does
             return tuned(blueprint, num_epochs)
         inputs = {
@@ -233,7 +232,7 @@ def _compose(job: Job, search: Search) -> Start:
     if method.name == "baseline":
         recipe = search.whole_network(method.network, method.select)
     else:
-        found = search.run(_short_tuning(job, search))
+        found = search.run(_short_tuning(job, search), job.config.tuning.num_epochs)
         _report(job, search, found)
         recipe = found.blueprint
     network = search.build(recipe)

@@ -170,9 +170,9 @@ class DistributedSearch(Search):
         self._refused: dict[str, UserError] = {}
         self._keys: dict[str, str] = {}
 
-    def run(self, tune: Tune | None = None) -> SearchResult:
+    def run(self, tune: Tune | None = None, max_epochs: int | None = None) -> SearchResult:
         with self.pool:
-            return super().run(tune)
+            return super().run(tune, max_epochs)
 
     def whole_network(self, name: str | None, select: str | None = None) -> ReassemblyBlueprint:
         with self.pool:

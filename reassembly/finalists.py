@@ -107,7 +107,7 @@ def decide(
             accuracies[entry.candidate] = tune(entry, epochs)
         rung = sorted(rung, key=lambda entry: -accuracies[entry.candidate])
         told = [f"{accuracies[entry.candidate]:.3f}" for entry in rung]
-        log.info("finalists after %d epoch%s: %s", epochs, "s" if epochs > 1 else "", ", ".join(told))
+        log.info("finalists after %d epoch%s: %s", epochs, "" if epochs == 1 else "s", ", ".join(told))
     return [
         replace(entry, scores={**entry.scores, "short_tuning": accuracies[entry.candidate]}) for entry in [*rung, *out]
     ]
@@ -126,10 +126,22 @@ def decided(
     num_finalists: int,
     settings: SelectionSettings,
     tune: Callable[[ScoredCandidate, int], float],
+    max_epochs: int | None = None,
 ) -> list[ScoredCandidate]:
-    """All candidates: the finalists as ``decide`` orders them, then the others as they were."""
+    """All candidates: the finalists as ``decide`` orders them, then the others as they were.
+
+    Args:
+        scored: All candidates, best first by the search's proxy.
+        num_finalists: How many are tuned shortly.
+        settings: Of seats and rungs.
+        tune: As of ``decide``.
+        max_epochs: Of the tuning that will follow: no rung is longer, and rungs that would be as long as it are one.
+    """
     finalists = choose_finalists(scored, num_finalists, settings)
-    ordered = decide(finalists, settings.num_epochs, tune)
+    rungs = settings.num_epochs
+    if max_epochs is not None:
+        rungs = tuple(dict.fromkeys(min(epochs, max_epochs) for epochs in rungs))
+    ordered = decide(finalists, rungs, tune)
     taken = {entry.candidate for entry in ordered}
     return [*ordered, *(entry for entry in scored if entry.candidate not in taken)]
 

@@ -91,11 +91,12 @@ class Search:
         self.scorer = lru_cache(maxsize=1)(self._make_scorer)
         self.images, self._stitches = ProbeImages(data, placement.device), Stitches()
 
-    def run(self, tune: Tune | None = None) -> SearchResult:
+    def run(self, tune: Tune | None = None, max_epochs: int | None = None) -> SearchResult:
         """Searches.
 
         Args:
             tune: Short tuning, needed where ``settings.finalists`` is above 1.
+            max_epochs: Of the tuning that will follow; short tuning is no longer.
 
         Raises:
             UserError: Weights that are not there, a network that is no chain or too short, a budget that nothing fits.
@@ -148,6 +149,7 @@ class Search:
                     self.settings.finalists,
                     self.settings.selection,
                     lambda entry, n: tune(self.blueprint(entry, descriptions), n),
+                    max_epochs,
                 )
         pick = scored[0]
         tell_pick(scored, "short_tuning" if self.settings.finalists > 1 else scorer)

@@ -43,7 +43,7 @@ def finalists(task: Task, budget: Budget, mode: str) -> list[Recipe]:
     search.chains = task.chains  # loaded and sliced once
     try:
         found = search.run(
-            lambda blueprint, epochs: tuned(task, Recipe.of(blueprint), mode, min(epochs, longest)).val_accuracy
+            lambda blueprint, epochs: tuned(task, Recipe.of(blueprint), mode, epochs).val_accuracy, longest
         )
     except UserError as error:
         if "no composition" in str(error):

@@ -139,6 +139,20 @@ def test_the_best_network_of_one_piece_stays_to_the_last_rung():
     assert named(found) == [named(finalists)[i] for i in (4, 0, 1, 2, 3, 5)]
 
 
+@pytest.mark.parametrize(("max_epochs", "rungs"), [(None, [1, 2, 4]), (3, [1, 2, 3]), (2, [1, 2]), (1, [1]), (0, [0])])
+def test_no_rung_is_longer_than_the_tuning_that_follows(max_epochs: int | None, rungs: list[int]):
+    epochs: list[int] = []
+    rule = SelectionSettings(seats=())
+
+    def tune(candidate, num_epochs):
+        epochs.append(num_epochs)
+        return candidate.scores["ridge_cuts"]
+
+    found = decided(SCORED, 5, rule, tune, max_epochs)
+    assert list(dict.fromkeys(epochs)) == rungs
+    assert found[0].scores["short_tuning"] == max(e.scores["short_tuning"] for e in found[:5])
+
+
 def test_the_others_stay_as_they_were_behind_the_finalists():
     rule = SelectionSettings(seats=("params",))
     found = decided(SCORED, 2, rule, lambda candidate, _: candidate.scores["ridge_cuts"])
