@@ -110,7 +110,7 @@ class Worker:
         search = Search(parts, data, settings, store=Store(self.folder / "cache"), seed=0)
         losses: dict[str, float] = {}
 
-        def tuned(blueprint: Any, num_epochs: int) -> tuple[float, float]:
+        def tuned(blueprint: Any, num_epochs: int) -> float:
             network = search.build(blueprint)
             data.use_input(parts.entry(blueprint.blocks[0].network).input)
             result = tune(
@@ -120,7 +120,7 @@ class Worker:
                 test=False,
             )
             losses.update({f"{len(losses)} {key}": loss for key, loss in result.val_losses.items()})
-            return result.val_accuracies[result.choice], result.val_losses[result.choice]
+            return max(result.val_accuracies.values())
 
         found = search.run(tuned)
         return {"losses": losses, "state": {}, "pick": to_text(found.blueprint)}

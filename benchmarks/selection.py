@@ -191,7 +191,7 @@ class Cell:
         for rule, seats in (("seven", SCORES_ALONE), ("nine", SelectionSettings().seats)):
             settings = SelectionSettings(seats=seats)
             finalists = choose_finalists(scored, len(seats), settings)
-            yield rule, decide(finalists, settings.num_epochs, lambda e, n: (self.tuned(e, n).val, 0.0))[0]
+            yield rule, decide(finalists, settings.num_epochs, lambda e, n: self.tuned(e, n).val)[0]
         truncated: list[ScoredCandidate] = []
         for seat in ("truncated", "ridge_cuts", "ridge"):
             pool = [entry for entry in scored if entry.candidate.kind == "truncated" and entry not in truncated]

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from reassembly.assembly import ScoredCandidate
 from reassembly.diagram import composed_diagram
 from reassembly.finalists import best_of_each_kind
 from reassembly.network import home_reference, rebuild, to_bundle, use_rows
-from reassembly.pipeline import Search, Tune
+from reassembly.pipeline import Search
 from reassembly.proxies import PROXIES
 from reassembly.result import SearchResult
 from reassembly.settings import SearchSettings
@@ -109,13 +109,13 @@ def _build_search(job: Job) -> Search:
     return DistributedSearch(job.zoo, job.data, settings, executor=config.executor, **common)
 
 
-def _short_tuning(job: Job, search: Search) -> Tune:
-    """Returns what decides between finalists: accuracy and loss on validation after a few epochs; test is not seen.
+def _short_tuning(job: Job, search: Search) -> Callable[[ReassemblyBlueprint, int], float]:
+    """Returns what decides between finalists: validation accuracy after a few epochs; no test image is seen.
 
     Its checkpoints lie below the run directory, where all processes of the job look for them.
     """
 
-    def tuned(blueprint: ReassemblyBlueprint, num_epochs: int) -> tuple[float, float]:
+    def tuned(blueprint: ReassemblyBlueprint, num_epochs: int) -> float:
         directory = job.run_dir / FINALISTS / f"{content_key(to_text(blueprint))[:12]}-{num_epochs}"
         with _hushed():
             network = search.build(blueprint)
@@ -126,9 +126,9 @@ def _short_tuning(job: Job, search: Search) -> Tune:
             result = _tune(job, search, start, directory, num_epochs=num_epochs, test=False, **changes)
         if job.is_main:  # all have read them: the last figure is measured over all processes
             remove(job.run_dir / FINALISTS)
-        return result.val_accuracies[result.choice], result.val_losses[result.choice]
+        return max(result.val_accuracies.values())
 
-    def stored(blueprint: ReassemblyBlueprint, num_epochs: int) -> tuple[float, float]:
+    def accuracy(blueprint: ReassemblyBlueprint, num_epochs: int) -> float:
         if job.config.trainer.is_shared:  # whose processes tune together, or none does
             return tuned(blueprint, num_epochs)
         inputs = {
@@ -140,12 +140,10 @@ def _short_tuning(job: Job, search: Search) -> Tune:
                 if re.split("[. ]", name)[0] in _OF_TUNING and name != "tuning.num_epochs"
             },
         }
-        accuracy, loss = job.store.fetch(
-            "finalists", inputs, lambda: StageResult(values=tuned(blueprint, num_epochs))
-        ).values
-        return accuracy, loss
+        stored = job.store.fetch("finalists", inputs, lambda: StageResult(values=tuned(blueprint, num_epochs)))
+        return stored.values
 
-    return stored
+    return accuracy
 
 
 @contextmanager

@@ -75,9 +75,7 @@ def _difference(one: Candidate, other: Candidate) -> int:
 
 
 def decide(
-    finalists: Sequence[ScoredCandidate],
-    num_epochs: Sequence[int],
-    tune: Callable[[ScoredCandidate, int], tuple[float, float]],
+    finalists: Sequence[ScoredCandidate], num_epochs: Sequence[int], tune: Callable[[ScoredCandidate, int], float]
 ) -> list[ScoredCandidate]:
     """Successive halving: tunes all shortly, keeps the better half, tunes these for longer, and so on.
 
@@ -89,17 +87,16 @@ def decide(
     that of a finished short run. (Measured: what a long schedule shows after its first epoch decides worse.)
 
     Args:
-        finalists: Those who tie in accuracy and loss stay in their order.
+        finalists: Ties in tuning go to the earlier one.
         num_epochs: Of every rung.
-        tune: Tunes a candidate for some epochs and returns its accuracy on the validation split, and its loss there,
-            which decides between equal accuracies: few images have few of these.
+        tune: Tunes a candidate for some epochs and returns its accuracy on the validation split.
 
     Returns:
         The finalists by their last accuracy, which joins their scores as ``short_tuning``, those that came furthest
         first.
     """
     rung, out = list(finalists), []
-    found: dict[Candidate, tuple[float, float]] = {}
+    accuracies: dict[Candidate, float] = {}
     for number, epochs in enumerate(num_epochs, start=1):
         if number > 1 and len(rung) > 2:
             kept = _better_half(rung)
@@ -107,12 +104,12 @@ def decide(
         if len(rung) <= 2 and number < len(num_epochs):
             continue  # nobody would fall out, and the longest tuning decides best
         for entry in rung:
-            found[entry.candidate] = tune(entry, epochs)
-        rung = sorted(rung, key=lambda entry: (-found[entry.candidate][0], found[entry.candidate][1]))
-        told = [f"{found[entry.candidate][0]:.3f}" for entry in rung]
+            accuracies[entry.candidate] = tune(entry, epochs)
+        rung = sorted(rung, key=lambda entry: -accuracies[entry.candidate])
+        told = [f"{accuracies[entry.candidate]:.3f}" for entry in rung]
         log.info("finalists after %d epoch%s: %s", epochs, "" if epochs == 1 else "s", ", ".join(told))
     return [
-        replace(entry, scores={**entry.scores, "short_tuning": found[entry.candidate][0]}) for entry in [*rung, *out]
+        replace(entry, scores={**entry.scores, "short_tuning": accuracies[entry.candidate]}) for entry in [*rung, *out]
     ]
 
 
@@ -128,7 +125,7 @@ def decided(
     scored: Sequence[ScoredCandidate],
     num_finalists: int,
     settings: SelectionSettings,
-    tune: Callable[[ScoredCandidate, int], tuple[float, float]],
+    tune: Callable[[ScoredCandidate, int], float],
     max_epochs: int | None = None,
 ) -> list[ScoredCandidate]:
     """All candidates: the finalists as ``decide`` orders them, then the others as they were.

@@ -56,8 +56,8 @@ from zoo.storage.store import StageResult, Store, content_key
 
 log = logging.getLogger(__name__)
 
-Tune = Callable[[ReassemblyBlueprint, int], tuple[float, float]]
-"""Tunes the network of a blueprint for some epochs and returns its accuracy and loss on the validation split."""
+Tune = Callable[[ReassemblyBlueprint, int], float]
+"""Tunes the network of a blueprint for some epochs and returns its accuracy on the validation split."""
 
 
 class Search:

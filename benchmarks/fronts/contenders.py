@@ -23,7 +23,7 @@ from reassembly.pipeline import Search
 from reassembly.prefix_tree import ScoringData
 from reassembly.scoring import score_candidates
 from reassembly.settings import Budget, ProxySettings
-from zoo.blueprint import BlockSpec, ReassemblyBlueprint
+from zoo.blueprint import BlockSpec
 from zoo.errors import UserError
 
 Contender = Callable[[Task, Budget, str], list[Recipe]]
@@ -41,13 +41,10 @@ def finalists(task: Task, budget: Budget, mode: str) -> list[Recipe]:
     settings, longest = replace(task.settings, budget=budget, tuning_mode=mode), task.config.tuning.num_epochs
     search = Search(task.zoo, task.data, settings, store=task.store, seed=task.seed)
     search.chains = task.chains  # loaded and sliced once
-
-    def shortly(blueprint: ReassemblyBlueprint, num_epochs: int) -> tuple[float, float]:
-        row = tuned(task, Recipe.of(blueprint), mode, num_epochs)
-        return row.val_accuracy, row.val_loss
-
     try:
-        found = search.run(shortly, longest)
+        found = search.run(
+            lambda blueprint, epochs: tuned(task, Recipe.of(blueprint), mode, epochs).val_accuracy, longest
+        )
     except UserError as error:
         if "no composition" in str(error):
             return task.picks.setdefault((budget, mode), [])

@@ -111,7 +111,7 @@ def test_every_rung_is_tuned_anew_and_its_better_half_goes_on():
 
     def tune(candidate, num_epochs: int) -> float:
         runs.append((candidate.candidate.composition, num_epochs))
-        return worth[candidate.candidate.composition] - (0.5 if num_epochs == 4 and len(runs) == 6 else 0), 0.0
+        return worth[candidate.candidate.composition] - (0.5 if num_epochs == 4 and len(runs) == 6 else 0)
 
     found = decide(finalists, (1, 4), tune)
     assert [epochs for _, epochs in runs] == [1] * 5 + [4] * 3
@@ -131,7 +131,7 @@ def test_the_best_network_of_one_piece_stays_to_the_last_rung():
     def tune(candidate, num_epochs):
         runs.append((candidate.candidate.composition, num_epochs))
         is_whole = candidate.candidate.kind != "assembly"
-        return first[candidate.candidate.composition] + (is_whole and num_epochs == 4), 0.0
+        return first[candidate.candidate.composition] + (is_whole and num_epochs == 4)
 
     found = decide(finalists, (1, 2, 4), tune)
     assert [name for name, epochs in runs if epochs == 2] == [named(finalists)[i] for i in (0, 1, 4)]
@@ -146,22 +146,16 @@ def test_no_rung_is_longer_than_the_tuning_that_follows(max_epochs: int | None, 
 
     def tune(candidate, num_epochs):
         epochs.append(num_epochs)
-        return candidate.scores["ridge_cuts"], 0.0
+        return candidate.scores["ridge_cuts"]
 
     found = decided(SCORED, 5, rule, tune, max_epochs)
     assert list(dict.fromkeys(epochs)) == rungs
     assert found[0].scores["short_tuning"] == max(e.scores["short_tuning"] for e in found[:5])
 
 
-def test_the_loss_decides_between_equal_accuracies():
-    losses = dict(zip(named(SCORED[:4]), (0.4, 0.3, 0.3, 0.1), strict=True))
-    found = decide(SCORED[:4:2], (1,), lambda candidate, _: (0.9, losses[candidate.candidate.composition]))
-    assert [e.candidate for e in found] == [SCORED[2].candidate, SCORED[0].candidate]
-
-
 def test_the_others_stay_as_they_were_behind_the_finalists():
     rule = SelectionSettings(seats=("params",))
-    found = decided(SCORED, 2, rule, lambda candidate, _: (candidate.scores["ridge_cuts"], 0.0))
+    found = decided(SCORED, 2, rule, lambda candidate, _: candidate.scores["ridge_cuts"])
     assert named(found)[0] == "a[0:3] + b[3:9]"
     assert found[2:] == [e for e in SCORED if e.candidate not in {f.candidate for f in found[:2]}]
     best = dict(best_of_each_kind(found))

@@ -187,9 +187,9 @@ def test_finalists_are_decided_by_short_tuning(zoo, data, root) -> None:
     assert plain[1].candidate.kind == "truncated"
     epochs: list[tuple[str, int]] = []
 
-    def tune(blueprint, num_epochs: int) -> tuple[float, float]:
+    def tune(blueprint, num_epochs: int) -> float:
         epochs.append((blueprint.composition, num_epochs))
-        return (0.5 if blueprint.blocks == plain[2].candidate.pieces else 0.1), 1.0
+        return 0.5 if blueprint.blocks == plain[2].candidate.pieces else 0.1
 
     found = search(zoo, data, root, settings).run(tune)
     assert [num_epochs for _, num_epochs in epochs] == [1, 1, 1, 1, 4, 4]
