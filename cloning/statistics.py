@@ -324,8 +324,10 @@ def read_statistics(path: Path) -> Statistics:
         raise UserError(f"{path}: format {metadata.get('format')!r} is not supported; expected {FORMAT}")
     if metadata.get("tensors") != digest(tensors):
         raise UserError(f"{path}: damaged: its sums differ from the digest in its header; have it sent again")
-    found = Statistics()
-    for number, told in enumerate(parse_json(metadata.get("sums", ""), str(path))):
+    found, sums = Statistics(), parse_json(metadata.get("sums", ""), str(path))
+    if not isinstance(sums, list):
+        raise UserError(f"{path}: statistics that cannot be: its sums are no list")
+    for number, told in enumerate(sums):
         found = found.with_sums(_sums(path, told, {k: tensors.get(f"{number}.{k}") for k in _TENSORS}))
     return found
 
@@ -335,8 +337,12 @@ _TENSORS = ("counts", "by_class", "second")
 
 def _sums(path: Path, told: Mapping[str, object], tensors: Mapping[str, Tensor | None]) -> Sums:
     try:
-        classes = tuple(str(name) for name in told["classes"])
-        blocks = tuple((str(name), int(width)) for name, width in told["blocks"])
+        owner, classes, blocks = told["owner"], tuple(told["classes"]), tuple(map(tuple, told["blocks"]))
+        is_text = all(isinstance(name, str) for name in (owner, *classes, *(name for name, _ in blocks)))
+        if not is_text or isinstance(told["classes"], str):
+            raise ValueError("names that are no text")
+        if not all(type(width) is int and width > 0 for _, width in blocks):
+            raise ValueError(f"blocks of {[width for _, width in blocks]} rows")
         width = sum(width for _, width in blocks)
         shapes = {"counts": (len(classes),), "by_class": (len(classes), width), "second": (width * (width + 1) // 2,)}
         fits = all(t is not None and t.dtype == torch.float64 and t.isfinite().all() for t in tensors.values())
@@ -344,7 +350,6 @@ def _sums(path: Path, told: Mapping[str, object], tensors: Mapping[str, Tensor |
             raise ValueError("its sums are of another size or precision, or not finite")
         if len(set(classes)) < len(classes) or not (tensors["counts"] >= 1).all():
             raise ValueError("a class twice or without images")
-        owner = str(told["owner"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: statistics that cannot be: {error}") from error
     second = torch.zeros(width, width, dtype=torch.float64)

@@ -69,6 +69,9 @@ def _in_memory(root: Path, download: bool, *, dataset: str, class_names: Sequenc
     pixels = torch.cat([torch.as_tensor(part.data) for part in parts.values()])
     pixels = pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels[:, None]
     labels = torch.cat([torch.as_tensor(part.targets) for part in parts.values()])
+    for split, part in parts.items():
+        if len(part.data) != len(part.targets):
+            raise UserError(f"{split}: {len(part.data)} images and {len(part.targets)} labels")
     given = _consecutive({split: len(part.targets) for split, part in parts.items()})
     names = class_names or parts["train"].classes
     return Found(ImagesInMemory(pixels.contiguous(), labels), given, tuple(names))
@@ -214,6 +217,7 @@ FORMATS = {
         "t10k-labels-idx1-ubyte",
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         (10, 70_000),
+        remark="of .gz files what gunzip unpacks",
     ),
     "tiny_imagenet": Format(
         "Tiny-ImageNet",

@@ -80,8 +80,15 @@ def complete(
         The splits, each in a stratified order, and how they came about, in words.
 
     Raises:
-        UserError: A share out of range, too few images, or a class without a training image.
+        UserError: A share out of range, too few images, a label without a class, or a class without a training image.
     """
+    for split, indices in given.items():
+        beyond = labels[indices][(labels[indices] < 0) | (labels[indices] >= len(class_names))]
+        if len(beyond):
+            raise UserError(
+                f"dataset.root: {split} has label {int(beyond[0])} ({len(beyond)} images with such); expected 0 to "
+                f"{len(class_names) - 1}: the files are damaged, or another data set's"
+            )
     for key, share in shares.items():
         require_share(key, share)
     splits = {split: indices[stratified_order(labels[indices], seed)] for split, indices in given.items()}

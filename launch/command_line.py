@@ -133,6 +133,9 @@ def _readable(text: str, grammar: OverridesParser, *, is_sweep: bool) -> str:
         raise UserError(f"{shown(text)} has no '=': type key=value or group=option; --help lists groups and keys")
     if _parse(word.with_value("0"), grammar) is None:
         raise UserError(f"{shown(text)}: a key is names with dots between, as in partition.num_blocks=3")
+    if any(word.value.count(opening) != word.value.count(closing) for opening, closing in ("()", "[]", "{}")):
+        quoted = f"'{word.key}=\"a (b\"'"
+        raise UserError(f"cannot read {shown(text)}: a bracket has no partner: type it, or quote text: {quoted}")
     spelling = word.with_value(_spelling(word.value.strip(), grammar))
     if len(spelling) <= _MAX_SPELLING and spelling.isprintable() and _parse(spelling, grammar) is not None:
         raise UserError(f"cannot read {shown(text)}: type {shlex.quote(spelling)}")

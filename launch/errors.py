@@ -57,9 +57,16 @@ def _explain_composition(error: BaseException, keys: list[str]) -> str:
         return (
             f"{key}={shown(given)} are several values: type -m for a job of each, or {key}=[{shown(given)}] for a list"
         )
+    if swept := re.search(r"Sweep parameters '(.*)' requires --multirun", message):
+        return f"{shown(swept.group(1))} is for a sweep: type -m, too"
+    if "does not support sweep type : INTERVAL_SWEEP" in message:
+        return "interval(...) is for hydra/sweeper=optuna: type that, or give values, as in a,b,c or range(1,4)"
     if isinstance(error, MissingMandatoryValue) and (missing := re.search(r"full_key: (\S+)", message)):
         return f"{missing.group(1)} is not given: type {missing.group(1)}=..."
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
+    if "does not support deletion" in str(cause) and (removed := re.search(r"~([\w.@/]+)", message)):
+        key = removed.group(1)
+        return f"~{key}: {key} cannot be taken away: leave that out for its default, or type {key}=..."
     if wrong := re.search(r"Error merging override ([^=]+)=(.*)", message):
         key, given = wrong.groups()
         kind = re.search(r"could not be converted to (\w+)", str(cause))

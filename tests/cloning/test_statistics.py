@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from cloning_stand_ins import clone, cloned, network, small_data
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from cloning.fitting import network_features
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
 from cloning.statistics import (
+    FORMAT,
     Statistics,
     Sums,
     _moments,
@@ -21,6 +23,7 @@ from cloning.statistics import (
     write_statistics,
 )
 from datamodules.correction import CorrectionData
+from zoo.digests import digest
 from zoo.errors import UserError
 from zoo.ridge import Moments
 
@@ -147,6 +150,26 @@ def test_they_travel_as_one_small_file(tmp_path: Path) -> None:
     content[-20] ^= 1
     (tmp_path / "s.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=r"s.safetensors: damaged: its sums differ"):
+        read_statistics(tmp_path / "s.safetensors")
+
+
+@pytest.mark.parametrize(
+    "sums",
+    [
+        "5",
+        "null",
+        '{"owner": "a"}',
+        '[{"owner": "a", "classes": ["0"], "blocks": [["x", -3], ["y", 4]]}]',
+        '[{"owner": null, "classes": ["0"], "blocks": [["x", 1]]}]',
+        '[{"owner": "a", "classes": "0", "blocks": [["x", 1]]}]',
+        '[{"owner": "a", "classes": ["0"], "blocks": [["x"]]}]',
+    ],
+)
+def test_sums_that_say_what_cannot_be_are_refused_in_one_line(tmp_path: Path, sums: str) -> None:
+    sizes = {"counts": (1,), "by_class": (1, 1), "second": (1,)}
+    tensors = {f"0.{name}": torch.ones(size, dtype=torch.float64) for name, size in sizes.items()}
+    save_file(tensors, tmp_path / "s.safetensors", {"format": FORMAT, "sums": sums, "tensors": digest(tensors)})
+    with pytest.raises(UserError, match=r"s\.safetensors: statistics that cannot be"):
         read_statistics(tmp_path / "s.safetensors")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,19 @@ def test_files_that_are_not_whole_are_refused(
     MAKERS[format](tmp_path, monkeypatch)
     _cut_short(tmp_path / file)
     assert told in refusal(format, tmp_path)
+
+
+def test_labels_that_do_not_fit_the_images_or_the_classes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MAKERS["mnist"](tmp_path, monkeypatch)
+    file = tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    labels = file.read_bytes()[8:]
+    file.write_bytes(struct.pack(">2I", 2049, len(labels) - 1) + labels[1:])
+    assert f"train: {len(labels)} images and {len(labels) - 1} labels" in refusal("mnist", tmp_path)
+    file.write_bytes(struct.pack(">2I", 2049, len(labels)) + labels[:-2] + bytes([10, 77]))
+    told = refusal("mnist", tmp_path)
+    assert "train has label 10 (2 images with such); expected 0 to 9" in told
 
 
 def test_a_listed_image_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
