@@ -78,7 +78,7 @@ def require_chains(chains: Mapping[str, Chain], names: Sequence[str], min_blocks
         UserError: Weights that do not fit, a network that is no chain, or one too short for so many blocks.
     """
     told = []
-    with progress("networks that are new", len(names)) as advance:
+    with progress("new networks", len(names)) as advance:
         for name in names:
             try:
                 chains[name].require_length(min_blocks)
