@@ -207,17 +207,22 @@ def test_damaged_weights_a_missing_device_and_an_unknown_zoo_are_told(bundle: Pa
     assert "has no network 'resnet_digits'" in refusal(lambda: load(bundle, zoo="timm_small"))
 
 
-def test_the_configuration_of_a_strangers_run_has_no_file_read(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kwargs", "told"),
+    [
+        ({"pretrained_cfg_overlay": {"file": "evil.pth"}}, "is not taken from a file of others"),
+        ({"checkpoint_path": "evil.pth"}, "kwargs.checkpoint_path=evil.pth: weights are given apart"),
+    ],
+)
+def test_the_configuration_of_a_strangers_run_has_no_file_read(
+    bundle: Path, tmp_path: Path, kwargs: dict[str, object], told: str
+) -> None:
     networks = read_blueprint(bundle / BLUEPRINT_FILE).networks
-    entry = {
-        "source": "timm",
-        "model": "vit_tiny_patch16_224",
-        "kwargs": {"checkpoint_path": str(tmp_path / "evil.pth")},
-    }
+    entry = {"source": "timm", "model": "vit_tiny_patch16_224", "kwargs": kwargs}
     config = {"zoo": {"name": "evil", "networks": {name: {**entry, "input": EVIL_INPUT} for name in networks}}}
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     write_blueprint(tmp_path / BLUEPRINT_FILE, read_blueprint(bundle / BLUEPRINT_FILE))
-    assert "kwargs.checkpoint_path is not taken from a file of others" in refusal(lambda: load(tmp_path))
+    assert told in refusal(lambda: load(tmp_path))
 
 
 EVIL_INPUT = {"channels": 3, "height": 64, "width": 64, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
