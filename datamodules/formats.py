@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.files import ImagesInFiles
 from datamodules.images import ImagesInMemory, LabelledImages
-from datamodules.listing import Listing, class_folders, differing, labelled_files
+from datamodules.listing import Listing, class_difference, class_folders, labelled_files
 from zoo.class_lists import readable
 from zoo.errors import UserError
 
@@ -93,7 +93,7 @@ def _listed(
     class_names = {split: tuple(part.classes) for split, part in parts.items()}
     for split, theirs in class_names.items():
         if theirs != class_names["train"]:
-            raise UserError(f"dataset.root={root}: {split} {differing(theirs, class_names['train'])}")
+            raise UserError(f"dataset.root={root}: {split} {class_difference(theirs, class_names['train'])}")
     sizes = {}
     for split, part in parts.items():
         paths, their_labels = files(part)
@@ -217,7 +217,7 @@ FORMATS = {
         "t10k-labels-idx1-ubyte",
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         (10, 70_000),
-        remark="of .gz files what gunzip unpacks",
+        remark="gunzip what ends in .gz",
     ),
     "tiny_imagenet": Format(
         "Tiny-ImageNet",

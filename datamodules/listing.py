@@ -131,7 +131,7 @@ def labelled_files(root: Path, folder: str, class_names: Sequence[str], listing:
     """
     given = class_folders(root / folder, ignored)
     if given != tuple(class_names):
-        raise UserError(f"{printable(str(root / folder))} {differing(given, class_names)}")
+        raise UserError(f"{printable(str(root / folder))} {class_difference(given, class_names)}")
     count = len(listing.names)
     for entry in entries(root / folder):
         place = f"{folder}/{entry.name}".lstrip("/")
@@ -251,12 +251,13 @@ def plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold().strip()
 
 
-def differing(given: Sequence[str], expected: Sequence[str]) -> str:
-    """What a split's classes are beside those of the training images, and what to do."""
+def class_difference(given: Sequence[str], expected: Sequence[str]) -> str:
+    """How a split's classes differ from those of the training images, as the end of a sentence, and what to do."""
     more, fewer = (sorted({*mine} - {*theirs}) for mine, theirs in ((given, expected), (expected, given)))
     by_plain = {plain(name): name for name in fewer}
     alike = next(((name, by_plain[plain(name)]) for name in more if plain(name) in by_plain), None)
     told = [f"has classes that the training images lack: {examples(more, 5)}"] if more else []
     told += [f"lacks classes of the training images: {examples(fewer, 5)}"] if fewer else []
+    told = told or ["has the classes in another order"]
     hint = f" (but for capitals or Unicode forms {printable(alike[0])!r} is {printable(alike[1])!r})" if alike else ""
     return f"{' and '.join(told)}{hint}; give every split the same classes"

@@ -133,13 +133,12 @@ def _readable(text: str, grammar: OverridesParser, *, is_sweep: bool) -> str:
         raise UserError(f"{shown(text)} has no '=': type key=value or group=option; --help lists groups and keys")
     if _parse(word.with_value("0"), grammar) is None:
         raise UserError(f"{shown(text)}: a key is names with dots between, as in partition.num_blocks=3")
-    if any(word.value.count(opening) != word.value.count(closing) for opening, closing in ("()", "[]", "{}")):
-        quoted = f"'{word.key}=\"a (b\"'"
-        raise UserError(f"cannot read {shown(text)}: a bracket has no partner: type it, or quote text: {quoted}")
+    is_open = any(word.value.count(opening) != word.value.count(closing) for opening, closing in ("()", "[]", "{}"))
+    ending = "; a bracket has no partner" if is_open else ""
     spelling = word.with_value(_spelling(word.value.strip(), grammar))
     if len(spelling) <= _MAX_SPELLING and spelling.isprintable() and _parse(spelling, grammar) is not None:
-        raise UserError(f"cannot read {shown(text)}: type {shlex.quote(spelling)}")
-    raise UserError(f"cannot read {shown(text)}: text is quoted within the word, as in '{word.key}=\"a (b)\"'")
+        raise UserError(f"cannot read {shown(text)}: type {shlex.quote(spelling)}{ending}")
+    raise UserError(f"cannot read {shown(text)}: text is quoted within the word, as in '{word.key}=\"a (b)\"'{ending}")
 
 
 def _refuse_as_option(word: _Word) -> None:

@@ -38,7 +38,14 @@ from reassembly.settings import ProxySettings, SearchSettings
 from reassembly.shortlist import seam_shortlist
 from reassembly.similarity import similarity_matrix
 from reassembly.stitch import Stitches
-from reassembly.telling import tell_latency, tell_over_budget, tell_partition, tell_pick, tell_scored, tell_whole
+from reassembly.telling import (
+    tell_latency,
+    tell_over_budget,
+    tell_partition,
+    tell_pick,
+    tell_scored,
+    tell_whole_networks,
+)
 from zoo.blueprint import AdapterSpec, HeadSpec, Provenance, ReassemblyBlueprint
 from zoo.chain.batches import Rows
 from zoo.chain_cache import ChainCache
@@ -250,7 +257,7 @@ class Search:
             with self.timed("scores"):
                 scored = self._score(candidates, networks, judge)
             best = scored[0]
-            tell_whole(scored, judge)
+            tell_whole_networks(scored, judge)
         tell_over_budget(best.candidate, self.settings.budget)
         return self.blueprint(best, descriptions, judge)
 

@@ -52,7 +52,7 @@ def tell_pick(scored: Sequence[ScoredCandidate], judge: str) -> None:
             log.info("  the best %s that fits: %s, %s %.4g", words, told, name, best.scores[judge])
 
 
-def tell_whole(scored: Sequence[ScoredCandidate], judge: str) -> None:
+def tell_whole_networks(scored: Sequence[ScoredCandidate], judge: str) -> None:
     """Says how whole networks rank."""
     ranked = (f"{entry.candidate.blocks[0].network} {entry.scores[judge]:.4g}" for entry in scored)
     log.info("whole networks by %s: %s", judge.replace("_", " "), ", ".join(ranked))

@@ -18,7 +18,6 @@ _WEIGHTS_AS_KWARGS = {
     "pretrained": "weights: {hub: true}",
     "weights": "weights: {hub: true}, or weights: {hub: TAG}",
     "checkpoint_path": "weights: {file: PATH}",
-    "pretrained_cfg": "weights: {hub: true}, or weights: {hub: TAG}",
 }
 """Arguments by which timm and torchvision load weights, and how an entry says the same."""
 
@@ -129,7 +128,7 @@ class ZooEntry:
         if self.source in ("timm", "torchvision"):
             if not self.model:
                 raise UserError(f"{self.name}: source {self.source} needs `model`, the name of the architecture")
-            self._require_no_weights()
+            self._check_kwargs()
         else:
             module, _, factory = self.source.partition(":")
             if not (module and factory):
@@ -144,7 +143,7 @@ class ZooEntry:
         if repeated:
             raise UserError(f"{self.name}: classes given twice: {', '.join(repeated)}")
 
-    def _require_no_weights(self) -> None:
+    def _check_kwargs(self) -> None:
         for key, advice in _WEIGHTS_AS_KWARGS.items():
             if self.kwargs.get(key):
                 raise UserError(

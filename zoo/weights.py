@@ -317,9 +317,10 @@ def _with_channels(network: nn.Module, own: Mapping[str, Tensor], state: dict[st
 
 def _first_convolutions(network: nn.Module) -> list[str]:
     """Names of the convolutions that read the image: of parallel ones timm names them all, else it is the first."""
-    first = getattr(network, "pretrained_cfg", {}).get("first_conv") or ()
     convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
-    named = [name for name in ((first,) if isinstance(first, str) else first) if name in convolutions]
+    about = getattr(network, "pretrained_cfg", None)  # a mapping in networks of timm
+    first = about.get("first_conv") if isinstance(about, Mapping) else None
+    named = [name for name in ([first] if isinstance(first, str) else first or ()) if name in convolutions]
     return named or convolutions[:1]
 
 
