@@ -305,9 +305,7 @@ class Search:
         def compute() -> StageResult:
             device = self.placement.float64_device
             features = [tensor.to(device) for network in networks for tensor in network.features]
-            nodes = [
-                (network.description.name, node) for network in networks for node in network.description.nodes[:-1]
-            ]
+            nodes = [(each.description.name, node) for each in networks for node in each.description.nodes[:-1]]
             names = [f"node {node.index} ({node.name}) of {network!r}" for network, node in nodes]
             labels = {"labels": self.data.labels("train", len(features[0]))} if measure == "probe_kl" else {}
             return StageResult({"similarity": similarity_matrix(features, measure, names=names, **options, **labels)})
@@ -379,7 +377,6 @@ class Search:
         self, candidates: Sequence[Candidate], networks: Sequence[NetworkFeatures], judge: str | None = None
     ) -> list[ScoredCandidate]:
         settings, spec = self._scoring(judge), self.settings.adapter.spec()
-
         of = {
             "networks": {network.description.name: network.key for network in networks},
             "data": self._data_key(),
