@@ -43,7 +43,7 @@ from zoo.chain.modes import float32_products
 from zoo.conversion import convert
 from zoo.description import identity
 from zoo.devices import CPU, Placement
-from zoo.errors import UserError
+from zoo.errors import UserError, require_each
 from zoo.registry import Zoo
 from zoo.storage.records import from_plain, to_plain
 from zoo.storage.sources import module_digest
@@ -209,12 +209,14 @@ class CloningSearch:
         task = self.settings.task
         allowed = {task.target, *task.sources} if task.target and task.sources else set(self.zoo)
         wanted = {*task.classes, *task.cloned}
+        able = [name for name, entry in self.zoo.items() if name in allowed and wanted & set(entry.classes)]
+        require_each(able, self._num_params, "networks cannot be used")
         candidates = [
             NetworkProfile(
                 name,
                 entry.classes,
                 entry.accuracy.given if entry.accuracy else 0.0,
-                self._num_params(name) if name in allowed and wanted & set(entry.classes) else 0,
+                self._num_params(name) if name in able else 0,
             )
             for name, entry in self.zoo.items()
         ]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from datamodules.listing_cache import ListingCache
 from datamodules.manifest import printable
-from zoo.errors import UserError
+from zoo.errors import UserError, require_each
 
 log = logging.getLogger(__name__)
 
@@ -141,8 +141,9 @@ def labelled_files(root: Path, folder: str, class_names: Sequence[str], listing:
             listing.files.append(place)
         else:
             listing.folders.append(place)
-    cache = ListingCache(root)
-    for label, name in enumerate(class_names):
+    cache, labels = ListingCache(root), {name: label for label, name in enumerate(class_names)}
+
+    def add(name: str) -> None:
         before, left_out = len(listing.names), len(listing.files)
         _class_files(root, f"{folder}/{name}".lstrip("/"), listing, cache)
         if len(listing.names) == before:
@@ -152,7 +153,9 @@ def labelled_files(root: Path, folder: str, class_names: Sequence[str], listing:
                 f"{printable(str(root / folder / name))} holds no image that Pillow reads{told}; "
                 "put images into the folder, convert them, or remove it"
             )
-        listing.labels += [label] * (len(listing.names) - before)
+        listing.labels += [labels[name]] * (len(listing.names) - before)
+
+    require_each(class_names, add, "class folders cannot be used")
     cache.save()
     return len(listing.names) - count
 

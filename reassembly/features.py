@@ -14,7 +14,7 @@ from zoo.chain.batches import Rows, Taps, require_finite, run_in_batches
 from zoo.chain.signals import pool
 from zoo.description import ChainDescription, describe, identity
 from zoo.entries import ZooEntry
-from zoo.errors import UserError
+from zoo.errors import require_each
 from zoo.progress import progress
 from zoo.storage.records import from_plain, to_plain
 from zoo.storage.store import StageResult, Store
@@ -77,16 +77,13 @@ def require_chains(chains: Mapping[str, Chain], names: Sequence[str], min_blocks
     Raises:
         UserError: Weights that do not fit, a network that is no chain, or one too short for so many blocks.
     """
-    told = []
     with progress("new networks", len(names)) as advance:
-        for name in names:
-            try:
-                chains[name].require_length(min_blocks)
-            except UserError as error:
-                told.append(str(error))
+
+        def require(name: str) -> None:
             advance()
-    if told:
-        raise UserError(told[0] if len(told) == 1 else f"{len(told)} networks cannot be used: {'; '.join(told)}")
+            chains[name].require_length(min_blocks)
+
+        require_each(names, require, "networks cannot be used")
 
 
 def feature_inputs(entry: ZooEntry, data_key: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Code of others (a factory, a forward, a reader of files) may raise anything, or 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 
 FOREIGN_FAULTS = (Exception, SystemExit)
 
@@ -20,6 +21,27 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message if len(message) <= 8000 else message[:8000] + "...")
+
+
+def require_each(names: Iterable[str], require: Callable[[str], object], problem: str) -> None:
+    """Asks for all of them, so that one error tells everything that is refused and not the first alone.
+
+    Args:
+        names: What is asked for.
+        require: Raises a `UserError` of one.
+        problem: What several have in common: `networks cannot be used`.
+
+    Raises:
+        UserError: The one that was raised, or how many there are and each of them.
+    """
+    told = []
+    for name in names:
+        try:
+            require(name)
+        except UserError as error:
+            told.append(str(error))
+    if told:
+        raise UserError(told[0] if len(told) == 1 else f"{len(told)} {problem}: {'; '.join(told)}")
 
 
 def tell(error: UserError | OSError) -> int:

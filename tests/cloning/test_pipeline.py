@@ -237,6 +237,15 @@ def test_bad_tasks_are_one_line_before_anything_is_computed(tmp_path: Path, chan
     assert not {"localisation", "insertion"} & set(job.store.misses)
 
 
+def test_all_networks_that_cannot_be_used_are_told_together(tmp_path: Path) -> None:
+    broken = {name: replace(ZOO[name], kwargs={**ZOO[name].kwargs, "famly": name}) for name in ("low", "high")}
+    job = search(tmp_path, task=TaskSettings(tuple("abcde"), target="low", sources=("high",)))
+    job.zoo = small_zoo(**broken)
+    job.networks = FrozenNetworks(job.zoo)
+    with pytest.raises(UserError, match=r"^2 networks cannot be used: low.*famly.*; high.*famly"):
+        job.run()
+
+
 def test_a_class_without_validation_images_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     job = search(tmp_path, exemplars=0)
     job.data._splits["val"] = job.data._splits["val"][job.data.labels("val") != 3]

@@ -111,7 +111,10 @@ def test_refuses_folders_in_one_line_that_names_them(tmp_path: Path):
     (tmp_path / "root" / "blue").mkdir(parents=True)
     assert "the folder blue alone" in refusal()
     (tmp_path / "root" / "red").mkdir()
-    assert "blue holds no image" in refusal()
+    both = refusal()
+    assert both.startswith("2 class folders cannot be used: ")
+    assert "blue holds no image" in both
+    assert "red holds no image" in both
     for name in ("blue", "red"):
         Image.new("RGB", (4, 4)).save(tmp_path / "root" / name / "0.png")
     assert "too few" in refusal()
