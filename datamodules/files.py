@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.decoding import Decoded, Decoding, UnreadableImage, decode
+from datamodules.decoding import BeyondWhite, Decoded, Decoding, UnreadableImage, decode
 from datamodules.images import ChooseBox, LabelledImages, as_float
 from datamodules.listing import examples
 from datamodules.manifest import printable
@@ -129,35 +129,57 @@ def check_readable(source: ImagesInFiles, splits: Mapping[str, Tensor]) -> None:
     Raises:
         UnreadableImage: All of these that cannot be read, by name.
     """
-    broken: dict[str, UnreadableImage] = {}
+    broken: dict[str, dict[str, UnreadableImage]] = {}
+    sorts = set()
     for indices in splits.values():
         within = np.cumsum(source.sizes_bytes(indices)) <= _CHECKED_BYTES
         for index in indices[within][:_MOST_CHECKED].tolist():
             try:
-                source.image(index)
+                sorts.add(source.decoded(index).sort)
             except UnreadableImage as error:
-                broken[source.name(index)] = error
+                sorts.add(sort := error.sort if isinstance(error, BeyondWhite) else "")
+                broken.setdefault(sort, {})[source.name(index)] = error
     if broken:
-        names, first = list(broken), next(iter(broken.values()))
-        more = f"; so are {len(names) - 1} more ({examples(names[1:])})" if names[1:] else ""
-        raise UnreadableImage(f"{first}{more}") from first
+        is_mixed = {"16 bits", "floating-point numbers"} <= sorts
+        told = [_told_together(broken[sort], is_mixed=is_mixed) for sort in sorted(broken)]  # the broken ones first
+        raise UnreadableImage("; ".join(told))
+
+
+def _told_together(errors: Mapping[str, UnreadableImage], *, is_mixed: bool) -> str:
+    """What is wrong with images that have the same fault, by name, and what to do."""
+    names, first = list(errors), next(iter(errors.values()))
+    more = f"; so {'are' if names[2:] else 'is'} {len(names) - 1} more ({examples(names[1:])})" if names[1:] else ""
+    if not isinstance(first, BeyondWhite):
+        return f"{first}{more}"
+    levels = [error.level for error in errors.values() if isinstance(error, BeyondWhite)]
+    known = [level for level in levels if level is not None]
+    way = "rescale them" if names[1:] else "rescale it"
+    if is_mixed:
+        way += " (dataset.white_level is one for images of 16 bits and of floating-point numbers, which are mixed here)"
+    elif len(known) == len(levels):
+        way += f", or set dataset.white_level={max(known):g}"
+    return f"{first.told}{more.replace('so are', 'so do').replace('so is', 'so does')}; {way}"
 
 
 def tell_range(source: ImagesInFiles, indices: Tensor) -> None:
     """Looks at the first of some images, and says where they use less than half of the values between black and white.
 
+    Images of 8 bits, of 16 and of floating-point numbers each by themselves: few that are all black hide behind others.
+
     Raises:
         UnreadableImage: One of them is broken.
     """
-    low, high, white, bits = math.inf, -math.inf, 255.0, 8
+    ranges: dict[tuple[str, float], tuple[float, float]] = {}
     for index in indices[:_SURVEYED].tolist():
         found = source.decoded(index)
         values = as_float(found.pixels)
-        low, high = min(low, float(values.min())), max(high, float(values.max()))
-        if found.pixels.is_floating_point():
-            white, bits = found.white, 16
-    if told := _little_used(low, high, white, bits):
-        log.warning("the first %d training images hold %s", len(indices[:_SURVEYED]), told)
+        low, high = ranges.get((found.sort, found.white), (math.inf, -math.inf))
+        ranges[found.sort, found.white] = min(low, float(values.min())), max(high, float(values.max()))
+    may_set_level = len({sort for sort, _ in ranges} - {"8 bits"}) == 1
+    for (sort, white), (low, high) in ranges.items():
+        if told := _little_used(low, high, white, 16 if sort != "8 bits" and may_set_level else 8):
+            which = f"those of {sort} among the first" if len(ranges) > 1 else "the first"
+            log.warning("%s %d training images hold %s", which, len(indices[:_SURVEYED]), told)
 
 
 def _little_used(low: float, high: float, white: float, bits: int) -> str | None:

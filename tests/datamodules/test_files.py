@@ -186,7 +186,32 @@ def test_broken_images_of_any_split_are_named_at_once(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:50])
     told = refusal(str(tmp_path))
     assert "val/a/1.png cannot be read as an image" in told
-    assert "so are 1 more (test/b/2.png)" in told
+    assert "so is 1 more (test/b/2.png)" in told
+
+
+def test_faults_of_each_kind_are_told_by_themselves_and_no_level_is_advised_that_would_blacken_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, {"a": 6, "b": 6})
+    random = np.random.default_rng(0)
+    for i, dtype, high in ((6, np.float32, 200), (7, np.float32, 255), (8, np.uint16, 65535), (9, np.uint16, 60000)):
+        pixels = (random.random((9, 9)) * high).astype(dtype)
+        pixels[0, :2] = 0, high
+        Image.fromarray(pixels).save(tmp_path / "b" / f"{i}.tif")
+    told = refusal(str(tmp_path))
+    assert "6.tif holds values from 0 to 200, expected 0 to 1; so does 1 more (b/7.tif); rescale them (dataset." in told
+    assert "set dataset.white_level" not in told
+    (tmp_path / "a" / "1.png").write_bytes((tmp_path / "a" / "1.png").read_bytes()[:50])
+    told = refusal(str(tmp_path), white_level=255)
+    broken, sixteen = told.split("; ", 1)[0], told.split("repair or remove it; ")[1]
+    assert "a/1.png cannot be read as an image" in broken
+    assert "8.tif holds values from 0 to 65535, expected 0 to 255; so does 1 more (b/9.tif)" in sixteen
+    (tmp_path / "a" / "1.png").unlink()
+    ImageFolder(str(tmp_path), white_level=65535, validation_share=0.1, test_share=0.1)
+    assert any("those of floating-point numbers among the first" in line for line in caplog.messages)
+    for name in ("8.tif", "9.tif"):
+        (tmp_path / "b" / name).unlink()
+    assert "so does 1 more (b/7.tif); rescale them, or set dataset.white_level=255" in refusal(str(tmp_path))
 
 
 def test_copies_between_splits_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
