@@ -128,10 +128,13 @@ def _locate_directory(path: Path) -> Found:
         return Found("recipe", path / BLUEPRINT_FILE, path if (path / CONFIG).is_file() else None)
     jobs = sorted(child.name for child in path.iterdir() if (child / CONFIG).is_file() or (child / BUNDLE).is_dir())
     if (path / CONFIG).is_file():
-        status = _status(path)
-        raise UserError(
-            f"{path} is a run that is not completed{status}: let it end (train.py resume={path}), or {GIVE}"
-        )
+        if (status := _status(path)) == "completed":
+            raise UserError(
+                f"{path} is a completed run without {BUNDLE}/{WEIGHTS_FILE} and {BLUEPRINT_FILE}: put the files back, "
+                f"run its command again (output_dir={path}), or {GIVE}"
+            )
+        told = f" ({status})" if status else ""
+        raise UserError(f"{path} is a run that is not completed{told}: let it end (train.py resume={path}), or {GIVE}")
     if jobs:
         told = ", ".join(jobs[:5]) + (", ..." if len(jobs) > 5 else "")
         raise UserError(f"{path} holds {len(jobs)} runs ({told}): give one of them, e.g. {path / jobs[0]}")
@@ -164,12 +167,12 @@ def _run_of(bundle: Path) -> Path | None:
     return bundle.parent if bundle.name == BUNDLE and (parent / CONFIG).is_file() else None
 
 
-def _status(path: Path) -> str:
+def _status(path: Path) -> str | None:
     try:
         result = read_json(path / RESULT)
     except UserError:
-        return ""
-    return f" ({result.get('status')})" if isinstance(result, dict) else ""
+        return None
+    return result.get("status") if isinstance(result, dict) else None
 
 
 def known_zoo(blueprint: Any, interface: Interface | None, found: Found, *, complete: bool) -> Zoo:

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 
 from cloning.settings import TaskSettings
 from datamodules import ImageDataModule
-from launch.run_directory import BUNDLE, IDENTITY
+from launch.run_directory import BUNDLE, IDENTITY, describe_loss
 from launch.schema import Config
 from launch.teacher import teacher_digest
 from launch.zoos import configured_zoo
@@ -175,11 +175,13 @@ def _blueprint(config: Config) -> GivenBlueprint | None:
             return GivenBlueprint(directory, is_bundle=True)
     if (path / "sweep.csv").exists():
         raise UserError(f"{told} is the directory of a sweep: give that of one of its jobs, e.g. blueprint={path}/0")
+    recipe = next((p for p in (path / BLUEPRINT_FILE, path / BUNDLE / BLUEPRINT_FILE) if p.is_file()), None)
+    composed = f", or type blueprint={recipe} for what was composed, without what was learnt" if recipe else ""
+    if lost := describe_loss(path):
+        anew = f"train anew (the same command, output_dir={path})"
+        raise UserError(f"{told} was completed, but {lost}: put the file back, or {anew}{composed}")
     if _command_of(path) == "train":
-        raise UserError(
-            f"{told} is a training that has not come to its end: type resume={path} first, or "
-            f"blueprint={path / BLUEPRINT_FILE} for what was composed, without what was learnt"
-        )
+        raise UserError(f"{told} is a training that has not come to its end: type resume={path} first{composed}")
     if not (path / BLUEPRINT_FILE).exists():
         raise UserError(f"{told} holds no {BLUEPRINT_FILE}: give a file, or the directory of a bundle or of a run")
     return GivenBlueprint(path / BLUEPRINT_FILE, is_bundle=False)

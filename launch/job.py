@@ -38,6 +38,7 @@ from launch.run_directory import (
     RESULT,
     clear,
     describe_damage,
+    describe_loss,
     new_run,
     owned,
     publish,
@@ -284,6 +285,11 @@ def _completed(config: Config, directory: Path, run_dir: Path, inputs: Inputs) -
                 f"resume={directory} goes on only with what it was started with: {told}; undo that, or start a new "
                 "run without resume"
             )
+        if lost := describe_loss(run_dir):
+            raise UserError(
+                f"resume={directory} was completed, but {lost}: put the file back, or train anew by the same command "
+                f"with output_dir={directory} in the place of resume"
+            )
         result = read_result(run_dir)
         return result["metrics"] if result else None
     if not config.skip_completed:
@@ -294,6 +300,9 @@ def _completed(config: Config, directory: Path, run_dir: Path, inputs: Inputs) -
         return None
     if told := _described_difference(directory, inputs):
         log.info("%s holds another result (%s): the job is done anew", directory, told)
+        return None
+    if lost := describe_loss(directory):
+        log.warning("%s was completed, but %s: the job is done anew", directory, lost)
         return None
     return result["metrics"]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from signal import Signals
 
 from launch import interruption
 from zoo.errors import UserError
@@ -33,6 +35,9 @@ def losses_told(*, is_shared: bool) -> Iterator[None]:
     Raises:
         UserError: From what torch said; the job's log keeps that.
     """
+    logger = logging.getLogger(_OBSERVER)
+    if is_shared:
+        logger.addFilter(_with_advice)
     try:
         yield
     except RuntimeError as error:
@@ -43,3 +48,20 @@ def losses_told(*, is_shared: bool) -> Iterator[None]:
             "a process that trained along ended (killed?) or could not be reached: its own message stands above, "
             f"torch's in job.log; {interruption.advice()}"
         ) from error
+    finally:
+        logger.removeFilter(_with_advice)
+
+
+_OBSERVER = "lightning_fabric.strategies.launchers.subprocess_script"
+"""Of Lightning, which ends this process by SIGKILL when another one has ended: its line is the last."""
+
+_ENDED = re.compile(r"Child process with PID \d+ terminated with code (-?\d+)")
+
+
+def _with_advice(record: logging.LogRecord) -> bool:
+    """Puts in the place of Lightning's line what was lost and how to go on."""
+    if ended := _ENDED.search(record.getMessage()):
+        code = int(ended[1])
+        how = f"was ended by {Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+        record.msg, record.args = f"error: a process that trained along {how}; {interruption.advice()}", ()
+    return True

@@ -26,8 +26,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from zoo.blueprint import WEIGHTS_FILE
 from zoo.errors import UserError
-from zoo.storage.files import read_json
+from zoo.storage.files import read_json, require_whole_safetensors
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,19 @@ def read_result(directory: Path) -> Mapping[str, Any] | None:
     if not isinstance(metrics, dict) or type(metrics.get("value")) not in (int, float):
         return None
     return result
+
+
+def describe_loss(directory: Path) -> str | None:
+    """Says that the weights which a completed run wrote are missing or damaged; ``None`` where it wrote none."""
+    result = read_result(directory)
+    if result is None or "bundle_digest" not in result:
+        return None
+    path = directory / BUNDLE / WEIGHTS_FILE
+    try:
+        require_whole_safetensors(path)
+    except UserError as error:
+        return str(error) if path.is_file() else f"{path} is not there"
+    return None
 
 
 def new_run(directory: Path) -> Path:

@@ -180,6 +180,7 @@ def test_names_of_other_classes_are_refused(bundle: Path, tmp_path: Path) -> Non
         ("nowhere", "does not exist: give a directory of train.py"),
         ("sweep", "holds 2 runs (0, 1): give one of them"),
         ("broken", "is a run that is not completed (interrupted)"),
+        ("partial", "is a completed run without bundle/weights.safetensors and blueprint.yaml: put the files back"),
         ("empty", "holds no result (it holds nothing)"),
         ("model.onnx", "is an ONNX file, which onnxruntime opens"),
         ("last.ckpt", "is a checkpoint of training"),
@@ -187,10 +188,11 @@ def test_names_of_other_classes_are_refused(bundle: Path, tmp_path: Path) -> Non
     ],
 )
 def test_what_is_no_result_is_told_in_one_line(tmp_path: Path, name: str, told: str) -> None:
-    for folder in ("sweep/0", "sweep/1", "broken"):
+    for folder in ("sweep/0", "sweep/1", "broken", "partial"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "config.yaml").write_text("seed: 0\n")
-    (tmp_path / "broken/result.json").write_text('{"status": "interrupted"}')
+    for folder, status in {"broken": "interrupted", "partial": "completed"}.items():
+        (tmp_path / folder / "result.json").write_text(json.dumps({"status": status}))
     (tmp_path / "empty").mkdir()
     for file in ("model.onnx", "last.ckpt", "notes.txt"):
         (tmp_path / file).write_bytes(b"something")

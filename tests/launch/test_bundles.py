@@ -116,10 +116,16 @@ def test_a_directory_that_leads_to_no_bundle_is_told(tuned: dict, place: Path) -
     (place / "sweep/0").mkdir(parents=True)
     (place / "sweep/sweep.csv").write_text("job\n")
     (place / "empty").mkdir()
-    shutil.copytree("tuned", "stopped", ignore=lambda *_: ["bundle"])
+    shutil.copytree("tuned", "stopped", ignore=lambda *_: ["bundle", "result.json"])
+    shutil.copytree("tuned", "partial", ignore=lambda *_: ["weights.safetensors"])
+    shutil.copytree("tuned", "cut")
+    weights = place / "cut/bundle/weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
     for place, told in {
         "sweep": "is the directory of a sweep: give that of one of its jobs",
         "stopped": "has not come to its end: type resume=stopped",
+        "partial": r"was completed, but partial/bundle/weights\.safetensors is not there: put the file back",
+        "cut": "damaged or truncated",
         "empty": "holds no blueprint.yaml",
         "nowhere": "does not exist: give a blueprint.yaml, or the directory of a bundle or of a run",
     }.items():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.errors import InstantiationException
+from safetensors.torch import save_file
 
 import deploy
 from launch import parent
@@ -40,10 +43,10 @@ class Training:
             self.configs.append(config)
             for name in ("checkpoints/last.ckpt", *([] if self.stops else ["bundle/weights.safetensors"])):
                 (job.run_dir / name).parent.mkdir(exist_ok=True)
-                (job.run_dir / name).write_text("x")
+                save_file({"x": torch.zeros(9)}, job.run_dir / name)
             if self.stops:
                 raise RuntimeError("power")
-            return job.finish({"value": 0.5}, files=[])
+            return job.finish({"value": 0.5}, files=[], bundle_digest="x")
 
 
 def test_the_parent_is_the_job_on_its_own_data_with_what_differs_there(folder: Path) -> None:
@@ -67,6 +70,21 @@ def test_the_parent_is_trained_once_goes_on_where_it_was_stopped_and_is_what_the
     assert Path(first, "bundle/weights.safetensors").exists()
     assert with_parent(checked("train", *TRANSFER, "seed=1"), whole).blueprint != first
     assert with_parent(checked("train", "dataset=digits"), whole).blueprint is None
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut"])
+def test_a_parent_whose_weights_are_gone_is_trained_anew(
+    folder: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, training = checked("train", *TRANSFER), Training()
+    weights = Path(with_parent(config, training).blueprint, "bundle/weights.safetensors")
+    whole = weights.read_bytes()
+    os.environ[parent._DONE] = ""
+    weights.unlink() if harm == "removed" else weights.write_bytes(whole[:20])
+    with_parent(config, training)
+    assert len(training.configs) == 2
+    assert weights.read_bytes() == whole
+    assert "was completed, but" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+
 import pytest
+from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch.distributed import DistBackendError
 
 from launch import interruption
@@ -30,3 +34,19 @@ def test_any_other_error_stays_what_it_is(text: str, is_shared: bool) -> None:
     with pytest.raises(RuntimeError) as caught, losses_told(is_shared=is_shared):
         raise error
     assert caught.value is error
+
+
+def test_the_line_before_lightning_ends_everything_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(interruption, "_advice", "`python train.py resume=DIR` goes on")
+    killed, sent = [subprocess.Popen(["sleep", "60"])], []
+    killed[0].kill()
+    killed[0].wait()
+    monkeypatch.setattr("os.kill", lambda *signal: sent.append(signal))
+    with caplog.at_level(logging.INFO), losses_told(is_shared=True):
+        assert _ChildProcessObserver(main_pid=1, child_processes=killed)._run()
+    assert sent
+    assert caplog.messages == [
+        "error: a process that trained along was ended by SIGKILL; `python train.py resume=DIR` goes on"
+    ]

@@ -163,12 +163,24 @@ def read_json(path: str | Path) -> Any:
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read all tensors (on the CPU) and the metadata; ``UserError`` if the file is missing, truncated or damaged."""
+    with _opened_safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def require_whole_safetensors(path: str | Path) -> None:
+    """Read the header alone; ``UserError`` if the file is missing, or shorter or longer than its header says."""
+    with _opened_safetensors(path):
+        return
+
+
+@contextlib.contextmanager
+def _opened_safetensors(path: str | Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     _require_file(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
     except SafetensorError as error:
