@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     packing = commands.add_parser("pack", help="a run's cloned network into one file")
     packing.add_argument("run_dir", type=Path, help="a directory of train.py, or a bundle")
     packing.add_argument("file", type=Path)
-    packing.add_argument("--dtype", default="float32", help="float32 (bit-equal) or float16 (half the size)")
+    packing.add_argument(
+        "--dtype", choices=TOLERANCES, default="float32", help="float32 (bit-equal) or float16 (half the size)"
+    )
     unpacking = commands.add_parser("unpack", help="rebuild the network of a file out of the receiver's zoo")
     unpacking.add_argument("file", type=Path)
     unpacking.add_argument("--output", type=Path, help="write it as a bundle, for train.py blueprint=PATH")

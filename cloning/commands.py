@@ -129,4 +129,4 @@ def _report(found: Unpacked) -> str:
     equal = "bit-equal" if found.difference == 0 else f"up to {found.difference:.2g} apart"
     if math.isnan(found.difference):
         equal = "not compared, as what the sender found is damaged"
-    return f"{network.target.name} with {grafts}; logits of sender and receiver are {equal}"
+    return f"{network.target.name} with {grafts or 'no clone'}; logits of sender and receiver are {equal}"

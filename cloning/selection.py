@@ -83,15 +83,18 @@ def select(
     if cloned:
         receivers = [c for c in ([by_name[target]] if target else candidates) if set(classes) <= set(c.classes)]
         if not receivers:
-            raise UserError(
-                f"task.classes={_list(classes)} with task.cloned: no "
-                f"{'single network' if target is None else repr(target)} knows them all; leave task.cloned out"
-            )
+            able = next((c.name for c in candidates if set(classes) <= set(c.classes)), None)
+            other = f"type task.target={able}" if able else "leave task.cloned out"
+            who = "no single network knows" if target is None else f"the target {target} does not know"
+            raise UserError(f"task.classes={_list(classes)} are to be kept beside task.cloned: {who} them all; {other}")
     else:
         overlap = {c.name: len(set(classes) & set(c.classes)) for c in candidates if target in (None, c.name)}
         most = max(overlap.values())
         if most == 0:
-            raise UserError(f"task.target={target} knows none of task.classes={_list(classes)}; leave task.target out")
+            raise UserError(
+                f"the target {target} knows none of task.classes={_list(classes)}: type task.target=null, which takes "
+                "the network that knows the most of them, or add classes that it is to keep"
+            )
         receivers = [by_name[name] for name, size in overlap.items() if size == most]
 
     found, refusals = [], []
@@ -100,7 +103,8 @@ def select(
         if not missing:
             refusals.append(
                 f"task.classes={_list(classes)}: {receiver.name!r} knows them all and nothing is to be cloned; "
-                "fix another task.target, or take it as it is with method=baseline"
+                f"take it as it is (train.py method=baseline method.network={receiver.name}), or name in task.classes "
+                "what a task.target=... keeps and in task.cloned what it is to get"
             )
             continue
         others = [giver for giver in givers if giver.name != receiver.name]

@@ -14,7 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def tell_missing(data: CorrectionData) -> None:
-    """Warns of classes that the validation split lacks."""
+    """Warns of training images that the correction lacks, and of classes that the validation split lacks."""
+    if data.lacking:
+        more = f"; so with {len(data.lacking) - 1} more classes" if data.lacking[1:] else ""
+        log.warning("%s: %s: what there is, at least one, is taken%s", data.name, data.lacking[0], more)
     if missing := data.missing("val"):
         log.warning(
             "%s: the validation split has no image of the classes %s: they play no part in what is chosen, and in the "

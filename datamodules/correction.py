@@ -26,6 +26,9 @@ class CorrectionData(ImageDataModule):
         fraction: In (0, 1].
         exemplars: Number of images per class; 0 takes none.
 
+    Attributes:
+        lacking: What was asked for and is not there, in words, one for each class.
+
     Raises:
         UserError: A class that the data does not have, or of which it has no training image.
     """
@@ -44,6 +47,7 @@ class CorrectionData(ImageDataModule):
                 raise UserError(
                     f"{parent.name} has no images of class {name!r}: {neighbours(name, parent.class_names)}"
                 )
+        lacking: list[str] = []
         source = Relabelled(parent._source, [parent.class_names.index(name) for name in classes])
         train, generator = [torch.empty(0).long()] * len(classes), derived_generator(parent.seed, "correction")
         images = parent._splits["train"]
@@ -53,6 +57,10 @@ class CorrectionData(ImageDataModule):
             if name not in classes:
                 continue
             count = max(1, round(fraction * len(members))) if name in cloned else exemplars
+            if len(members) and count > len(members):
+                lacking.append(f"{name} has {len(members)} training images, {exemplars} exemplars were asked for")
+            if name in cloned and fraction * len(members) < 1:
+                lacking.append(f"{fraction:g} of the {len(members)} training images of {name} is less than one")
             if count and not len(members):
                 raise UserError(
                     f"{parent.name} has no training image of class {name!r}; add some, or leave the class out"
@@ -71,7 +79,7 @@ class CorrectionData(ImageDataModule):
             split_rule=parent._split_rule,
             **parent.options,
         )
-        self.input = parent.input
+        self.input, self.lacking = parent.input, tuple(lacking)
 
     def missing(self, split: str) -> tuple[str, ...]:
         """The classes of which a split has no image."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cloning.blueprint import CloningBlueprint
 from cloning.measures import measure_costs
 from cloning.network import ClonedNetwork
 from datamodules.listing import image_files
@@ -159,9 +160,11 @@ class Model(nn.Module):
     def require_weights(self) -> None:
         """Refuses a recipe: its head was never learnt, and what it says of an image would be chance."""
         if self.origin.kind == "recipe":
+            method = " method=cloning" if isinstance(self.origin.blueprint, CloningBlueprint) else ""
             raise UserError(
-                f"{self.origin.files} is a recipe, without learnt weights: train it (python train.py "
-                f"blueprint={self.origin.files}), and give the directory of that run"
+                f"{self.origin.files} is a recipe, without learnt weights: train it (python train.py{method} "
+                f"blueprint={self.origin.files}, with the zoo=... and dataset=... that it is of), and give the "
+                "directory of that run"
             )
 
     def describe(self) -> str:

@@ -161,6 +161,12 @@ def _check_optimizer(config: Config) -> None:
         )
 
 
+_OF_SEARCHES = frozenset(
+    {"budget", "composition", "finalists", "insertion", "localisation", "partition", "proxy", "selection", "task"}
+)
+"""Groups that say what is to be found: a blueprint is found already."""
+
+
 def _tell_unread(config: Config, overrides: Sequence[str]) -> None:
     """Warns of settings that the chosen one of its group does not read; a sweep over the group may well give them."""
     groups = {"localisation": config.localisation, "insertion": config.insertion, "correction": config.correction}
@@ -168,6 +174,9 @@ def _tell_unread(config: Config, overrides: Sequence[str]) -> None:
         group, _, key = override.lstrip("+~").partition("=")[0].partition(".")
         if group in groups and key in groups[group].unread:
             log.warning("%s has no effect with %s=%s", shown(override), group, groups[group].name)
+        if config.blueprint is not None and group in _OF_SEARCHES and f"{group}.{key}" != "task.classes":
+            given = shown(config.blueprint, 200)
+            log.warning("%s has no effect beside blueprint=%s, for which nothing is searched", shown(override), given)
 
 
 def check_dataset(dataset: Mapping[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from cloning.result import CloningSearchResult
 from cloning.settings import AddedBudget, CloningSettings
 from cloning.statistics import write_statistics
 from launch.components import Start, finish_training, inherited_rows, log_blueprint, tuning_options
-from launch.job import Job
+from launch.job import Job, is_typed
 from zoo.blueprint import Bundle, read_blueprint, read_bundle
 from zoo.chain import Costs
 from zoo.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def search(job: Job) -> Mapping[str, Any]:
@@ -109,9 +112,18 @@ def _compose(job: Job, search: CloningSearch) -> Start:
     given = job.blueprint
     if given and given.is_bundle:
         bundle = read_bundle(given.path, CloningBlueprint)
-        _require_classes(bundle.blueprint, job)
-        return _inherit(bundle, search)
-    if given:
+        recipe = bundle.blueprint
+        _require_classes(recipe, job)
+        if job.config.correction.exemplars:
+            return _inherit(bundle, search)
+        log.info(
+            "correction=%s without exemplars: what %s has learnt from images of the target's classes does not go on, "
+            "its adapters and head are made anew",
+            *(job.config.correction.name, given.path),
+        )
+        recipe = replace(recipe, provenance=tuple(step for step in recipe.provenance if step.step == "composed"))
+        network = search.build(recipe)
+    elif given:
         recipe = read_blueprint(given.path, CloningBlueprint)
         _require_classes(recipe, job)
         network = search.build(recipe)
@@ -131,6 +143,12 @@ def _inherit(bundle: Bundle, search: CloningSearch) -> Start:
 
 def _require_classes(blueprint: CloningBlueprint, job: Job) -> None:
     """Refuses data that lacks classes of a cloned network, whose outputs are classes of its networks and no others."""
+    asked = [*job.config.task.classes, *job.config.task.cloned]
+    if is_typed("task.classes") and set(asked) != set(blueprint.classes):
+        raise UserError(
+            f"task.classes of {', '.join(asked)}: blueprint={job.blueprint.path} is a cloned network of the classes "
+            f"{', '.join(blueprint.classes)}: leave task.classes out, or leave blueprint out to clone anew"
+        )
     missing = [name for name in blueprint.classes if name not in job.data.class_names]
     if missing:
         raise UserError(

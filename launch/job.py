@@ -173,6 +173,12 @@ def run_directory(config: Config, command: str) -> tuple[Path, str]:
     return Path(config.runs_dir) / command / name, "runs_dir"
 
 
+def is_typed(key: str) -> bool:
+    """Whether the command line, or a sweep's job, gives the key itself."""
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    return any(word.lstrip("+").partition("=")[0] == key for word in words)
+
+
 @contextmanager
 def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[Job]:
     """Opens the job of a configuration in its directory, see ``launch.run_directory``.

@@ -103,7 +103,11 @@ def test_fixed_target_restricted_sources_and_explicit_cloned_classes() -> None:
         ({"classes": ["0", "6"], "target": "low", "sources": ["low"]}, "cannot give to itself"),
         ({"classes": ["0", "7"], "target": "low", "sources": ["even"]}, r"\[7\] are known to no source"),
         ({"classes": ["0", "1"]}, "nothing is to be cloned"),
-        ({"classes": ["7"], "target": "low"}, "knows none of"),
+        ({"classes": ["7"], "target": "low"}, r"target low knows none of task\.classes=\[7\]: type task\.target=null"),
+        (
+            {"classes": ["5", "7"], "cloned": ["6"], "target": "low"},
+            "target low does not know them all; type task.target=",
+        ),
         ({"classes": ["0", "7"], "cloned": ["8"]}, "no single network knows them all"),
     ],
 )

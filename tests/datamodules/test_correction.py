@@ -43,6 +43,15 @@ def test_shares_and_exemplars_of_relabelled_classes() -> None:
     assert data.digest != CorrectionData(whole, classes=["d", "a", "b"], cloned=["a"], fraction=1.0, exemplars=2).digest
 
 
+def test_what_there_is_too_little_of_is_told() -> None:
+    given = {"classes": ["d", "a", "b"], "cloned": ["a"]}
+    assert CorrectionData(parent(), **given, fraction=0.5, exemplars=3).lacking == ()
+    assert CorrectionData(parent(), **given, fraction=0.01, exemplars=4).lacking == (
+        "0.01 of the 12 training images of a is less than one",
+        "d has 3 training images, 4 exemplars were asked for",
+    )
+
+
 def test_a_class_has_the_same_images_in_whatever_company() -> None:
     whole = parent()
 

@@ -373,7 +373,11 @@ def test_a_search_that_trains_nothing_needs_no_device_to_train_on(words: list[st
         run("train", words)
 
 
-def test_settings_that_the_chosen_component_does_not_read_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_settings_that_the_chosen_component_does_not_read_are_told(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").touch()
     run("search", ["method=cloning", "localisation=taylor", "localisation.num_steps=5", "localisation.keep=0.6"])
     assert "localisation.num_steps=5 has no effect with localisation=taylor" in caplog.text
     assert "localisation.keep" not in caplog.text
@@ -384,3 +388,9 @@ def test_settings_that_the_chosen_component_does_not_read_are_told(caplog: pytes
     caplog.clear()
     run("search", ["method=cloning", "localisation.num_steps=5", "insertion.inner_tolerance=0.5"])
     assert "no effect" not in caplog.text
+    run("train", ["blueprint=recipe.yaml", "partition=k2", "dataset=digits", "seed=3", "tuning=freeze"])
+    assert "partition=k2 has no effect beside blueprint=recipe.yaml" in caplog.text
+    assert caplog.text.count("no effect") == 1
+    run("train", ["method=cloning", "blueprint=recipe.yaml", "task.target=vit_digits", "insertion.num_head_cuts=0"])
+    assert "task.target=vit_digits has no effect beside blueprint=recipe.yaml" in caplog.text
+    assert "insertion.num_head_cuts=0 has no effect beside blueprint" in caplog.text

@@ -164,3 +164,23 @@ def test_a_cloned_network_goes_on_on_data_of_its_classes_and_is_refused_on_other
     assert other["provenance"][1]["parent"] == text_digest(recipe)
     with pytest.raises(UserError, match=r"mnist5k has no '6' \(1 of 3 are missing\)"):
         train("none", *words, "dataset=mnist5k", "dataset.classes=['0','1']", "blueprint=cloned", jobs=cloning_jobs)
+    for name, asked in {"strict": ("correction.exemplars=0",), "sums": ("correction=statistics",)}.items():
+        anew = train(name, *words, "dataset=mnist5k", *asked, "blueprint=cloned", jobs=cloning_jobs)
+        train(
+            f"{name}_at_once", *words, "dataset=mnist5k", *asked, "blueprint=cloned/blueprint.yaml", jobs=cloning_jobs
+        )
+        assert tensors(name)["head.weight"].equal(tensors(f"{name}_at_once")["head.weight"])
+        assert not tensors(name)["head.weight"].equal(tensors("cloned")["head.weight"])
+        assert [step["step"] for step in anew["provenance"]] == ["composed", "tuned"]
+
+
+def test_another_task_than_that_of_a_cloned_network_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ("method=cloning", "task.classes=['0','1','6']", "dataset=mnist5k", "localisation=none", START)
+    train("kept", *words, "insertion=fixed", "insertion.position=0", jobs=cloning_jobs)
+    monkeypatch.setattr(cloning_jobs, "is_typed", lambda key: key == "task.classes")
+    with pytest.raises(
+        UserError, match=r"task\.classes of 0, 1, 7: .* of the classes 0, 1, 6: leave task\.classes out"
+    ):
+        train("other", *words, "task.classes=['0','1','7']", "blueprint=kept", jobs=cloning_jobs)

@@ -265,7 +265,7 @@ def _from_yaml(plain: Any, where: str, kinds: Sequence[type[Blueprint]]) -> Blue
     if not isinstance(method, str) or method not in by_method:
         raise UserError(
             f"{where}: made by method={_word(method)}, expected method={' or '.join(by_method)}: "
-            "give another blueprint, or type the method that made it"
+            f"give another blueprint, or type method={_word(method)}"
         )
     if isinstance(plain.get("provenance"), dict):
         plain["provenance"] = [plain["provenance"]]  # of earlier versions: one step, the composition

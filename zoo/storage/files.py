@@ -141,7 +141,13 @@ def safetensors_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
     from safetensors.torch import save  # with torch, which a command that only reads text does without
 
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    return save(copies, metadata=dict(metadata))
+    content = save(copies, metadata=dict(metadata))
+    size = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:size])
+    header["__metadata__"] = dict(sorted(metadata.items()))  # whose order is another one in every process
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    size = -len(text) % 8 + len(text)
+    return size.to_bytes(8, "little") + text.ljust(size) + content[8 + int.from_bytes(content[:8], "little") :]
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

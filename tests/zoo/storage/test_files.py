@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from zoo.errors import UserError
 from zoo.storage import files
@@ -52,6 +53,15 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         files.write_text(path, "half \ud800")
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_same_tensors_and_metadata_are_the_same_bytes() -> None:
+    metadata, tensors = {f"key {n}": "wörd" * n for n in range(9, 0, -1)}, {"b": torch.ones(3), "a": torch.zeros(2, 5)}
+    content = files.safetensors_bytes(tensors, metadata)
+    assert len({files.safetensors_bytes(tensors, metadata) for _ in range(5)}) == 1
+    assert content.index(b"key 1") < content.index(b"key 2") < content.index(b"key 9")
+    read = load(content)
+    assert all(read[name].equal(tensor) for name, tensor in tensors.items())
 
 
 def test_safetensors_keep_bits_shared_storage_and_metadata(tmp_path):
