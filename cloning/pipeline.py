@@ -34,7 +34,7 @@ from cloning.settings import (
     Share,
 )
 from cloning.statistics import Statistics, owner_sums, solve_from_statistics
-from cloning.telling import tell_added, tell_insertion, tell_missing
+from cloning.telling import tell_added, tell_insertion, tell_lacking
 from cloning.together import Together
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
@@ -98,7 +98,7 @@ class CloningSearch:
             check_position(target, self.settings.insertion)
             log.info("the target %s keeps %s", selection.target, ", ".join(selection.kept))
             data = self._correction([*selection.kept, *selection.cloned], selection.cloned, target)
-            tell_missing(data)
+            tell_lacking(data)
         modules, tables = [], []
         for source in selection.sources:
             with self.timed("localisation"):

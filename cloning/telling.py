@@ -13,7 +13,7 @@ from datamodules.correction import CorrectionData
 log = logging.getLogger(__name__)
 
 
-def tell_missing(data: CorrectionData) -> None:
+def tell_lacking(data: CorrectionData) -> None:
     """Warns of training images that the correction lacks, and of classes that the validation split lacks."""
     if data.lacking:
         more = f"; so with {len(data.lacking) - 1} more classes" if data.lacking[1:] else ""

@@ -112,14 +112,15 @@ def _compose(job: Job, search: CloningSearch) -> Start:
     given = job.blueprint
     if given and given.is_bundle:
         bundle = read_bundle(given.path, CloningBlueprint)
-        recipe = bundle.blueprint
+        recipe, correction = bundle.blueprint, job.config.correction
         _require_classes(recipe, job)
-        if job.config.correction.exemplars:
+        cloned = {name for clone in recipe.clones for name in clone.classes}
+        if correction.exemplars or (correction.name == "exemplars" and set(recipe.classes) <= cloned):
             return _inherit(bundle, search)
         log.info(
             "correction=%s without exemplars: what %s has learnt from images of the target's classes does not go on, "
             "its adapters and head are made anew",
-            *(job.config.correction.name, given.path),
+            *(correction.name, given.path),
         )
         recipe = replace(recipe, provenance=tuple(step for step in recipe.provenance if step.step == "composed"))
         network = search.build(recipe)

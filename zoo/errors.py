@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 FOREIGN_FAULTS = (Exception, SystemExit)
+_MOST_TOLD = 8
 
 
 class UserError(ValueError):
@@ -41,7 +42,8 @@ def require_each(names: Iterable[str], require: Callable[[str], object], problem
         except UserError as error:
             told.append(str(error))
     if told:
-        raise UserError(told[0] if len(told) == 1 else f"{len(told)} {problem}: {'; '.join(told)}")
+        more = f"; and {len(told) - _MOST_TOLD} more" if told[_MOST_TOLD:] else ""
+        raise UserError(told[0] if len(told) == 1 else f"{len(told)} {problem}: {'; '.join(told[:_MOST_TOLD])}{more}")
 
 
 def tell(error: UserError | OSError) -> int:
