@@ -77,6 +77,11 @@ class CloningBlueprint:
         check_networks({self.target, *(clone.network for clone in self.clones)}, self.networks)
 
     @property
+    def cloned_classes(self) -> tuple[str, ...]:
+        """Names of the classes that come from the sources, in the order of the clones."""
+        return tuple(name for clone in self.clones for name in clone.classes)
+
+    @property
     def composition(self) -> str:
         """For the reader, ``low + even{6,8}@3``: the target, and what is cloned into it at which position."""
         clones = (f"{clone.network}{{{','.join(clone.classes)}}}@{clone.position}" for clone in self.clones)

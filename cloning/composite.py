@@ -89,7 +89,7 @@ class Composite:
     @property
     def kept(self) -> tuple[str, ...]:
         """Names of the target's own classes, in the order of the outputs."""
-        given = {name for part in self.blueprints for clone in part.clones for name in clone.classes}
+        given = {name for part in self.blueprints for name in part.cloned_classes}
         return tuple(name for name in self.classes if name not in given)
 
     @cached_property
@@ -145,7 +145,7 @@ class Composite:
         for name in other.sources:
             if name in self.sources:
                 raise UserError(f"{where}: a clone of {name!r} is there already: take it off first (remove)")
-        gained = [name for part in other.blueprints for clone in part.clones for name in clone.classes]
+        gained = [name for part in other.blueprints for name in part.cloned_classes]
         for name in gained:
             if name in self.classes:
                 raise UserError(f"{where} gives class {name!r}, which is there already; give each class to one network")
@@ -228,7 +228,7 @@ def read_composite(path: str | Path | Packed) -> Composite:
         raise UserError(f"{file}: {len(payload) - start} bytes too many: have it sent again")
     alone = Composite(header.target, header.digest, header.classes, ())
     clones = [Composite(b.target, b.networks[b.target], b.classes, (p,)) for p, b in _described(parts)]
-    kept = set(header.classes) - {name for _, b in _described(parts) for clone in b.clones for name in clone.classes}
+    kept = set(header.classes) - {name for _, b in _described(parts) for name in b.cloned_classes}
     found = replace(alone, classes=tuple(name for name in header.classes if name in kept))
     for clone in clones:
         found = found.with_clone(clone)

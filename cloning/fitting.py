@@ -120,6 +120,5 @@ def network_features(network: ClonedNetwork, images: Tensor, precision: torch.dt
 
 def is_without_originals(network: ClonedNetwork, samples: Samples) -> bool:
     """Whether none of the samples is of a class that the target keeps, while it keeps some."""
-    cloned = {name for clone in network.clones for name in clone.classes}
-    kept = [label for label, name in enumerate(network.classes) if name not in cloned]
+    kept = [network.classes.index(name) for name in network.kept_classes]
     return bool(kept) and not any(bool((samples.labels == label).any()) for label in kept)

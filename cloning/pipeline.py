@@ -134,8 +134,7 @@ class CloningSearch:
 
     def correction(self, blueprint: CloningBlueprint) -> CorrectionData:
         """The weak data of a blueprint's classes, its labels numbered as the network's outputs."""
-        cloned = [name for clone in blueprint.clones for name in clone.classes]
-        return self._correction(blueprint.classes, cloned, self.networks(blueprint.target))
+        return self._correction(blueprint.classes, blueprint.cloned_classes, self.networks(blueprint.target))
 
     def build(self, blueprint: CloningBlueprint) -> ClonedNetwork:
         """The network of a blueprint in closed form: fitted adapters, block-initialised head.
@@ -209,14 +208,14 @@ class CloningSearch:
         task = self.settings.task
         allowed = {task.target, *task.sources} if task.target and task.sources else set(self.zoo)
         wanted = {*task.classes, *task.cloned}
-        able = [name for name, entry in self.zoo.items() if name in allowed and wanted & set(entry.classes)]
-        require_each(able, self._num_params, "networks cannot be used")
+        knowing = [name for name, entry in self.zoo.items() if name in allowed and wanted & set(entry.classes)]
+        require_each(knowing, self._num_params, "networks cannot be used")
         candidates = [
             NetworkProfile(
                 name,
                 entry.classes,
                 entry.accuracy.given if entry.accuracy else 0.0,
-                self._num_params(name) if name in able else 0,
+                self._num_params(name) if name in knowing else 0,
             )
             for name, entry in self.zoo.items()
         ]

@@ -40,14 +40,14 @@ class BeyondWhite(UnreadableImage):
 
     Attributes:
         told: What was found, without what to do.
-        sort: Of ``Decoded``.
+        depth: Of ``Decoded``.
         level: The white level that would do for it alone; None where none does.
     """
 
-    def __init__(self, told: str, sort: str = "", level: float | None = None) -> None:
-        remedy = f"; rescale it{f', or set dataset.white_level={level:g}' if level else ''}" if sort else ""
+    def __init__(self, told: str, depth: str = "", level: float | None = None) -> None:
+        remedy = f"; rescale it{f', or set dataset.white_level={level:g}' if level else ''}" if depth else ""
         super().__init__(told + remedy)
-        self.told, self.sort, self.level = told, sort, level
+        self.told, self.depth, self.level = told, depth, level
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,13 @@ class Decoded(NamedTuple):
         pixels: (3, H, W), upright: uint8, or float32 in [0, 1] where the file holds more than 8 bits a channel.
         white: The value in the file that became 1, or 255.
         remarks: By kind, in words.
-        sort: ``8 bits``, ``16 bits`` or ``floating-point numbers``.
+        depth: Of a channel in the file: ``8 bits``, ``16 bits`` or ``floating-point numbers``.
     """
 
     pixels: Tensor
     white: float
     remarks: Mapping[str, str]
-    sort: str = "8 bits"
+    depth: str = "8 bits"
 
 
 def decode(path: Path, decoding: Decoding, choose: ChooseBox | None = None) -> Decoded:
@@ -238,12 +238,12 @@ def _composed(image: Image.Image, decoding: Decoding, remarks: dict[str, str]) -
 def _deep(
     pixels: np.ndarray, transparent: int | None, decoding: Decoding, where: str, remarks: dict[str, str]
 ) -> Decoded:
-    sort = "floating-point numbers" if pixels.dtype.kind == "f" else "16 bits"
+    depth = "floating-point numbers" if pixels.dtype.kind == "f" else "16 bits"
     white = decoding.white_level or (1.0 if pixels.dtype.kind == "f" else 65535)
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= white):
         level = float(high) if low >= 0 and np.isfinite(high) else None
-        raise BeyondWhite(f"{where} holds values from {low:g} to {high:g}, expected 0 to {white:g}", sort, level)
+        raise BeyondWhite(f"{where} holds values from {low:g} to {high:g}, expected 0 to {white:g}", depth, level)
     grey = torch.from_numpy(pixels.astype(np.float32) / white)
     colour = grey.expand(3, -1, -1)
     if transparent is not None and (pixels == transparent).any():
@@ -252,4 +252,4 @@ def _deep(
         )
         behind = torch.tensor(decoding.colour).view(3, 1, 1) / 255
         colour = torch.where(torch.from_numpy(pixels == transparent), behind, colour)
-    return Decoded(colour, white, remarks, sort)
+    return Decoded(colour, white, remarks, depth)

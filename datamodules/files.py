@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,7 @@ def read_image(path: Path, decoding: Decoding | None = None) -> Tensor:
     for remark in found.remarks.values():
         log.warning("%s has %s", printable(str(path)), remark)
     if found.pixels.is_floating_point():
-        told = _little_used(float(found.pixels.min()), float(found.pixels.max()), found.white, 16)
+        told = _little_used(float(found.pixels.min()), float(found.pixels.max()), found.white, has_level=True)
         if told:
             log.warning("%s holds %s", printable(str(path)), told)
     return found.pixels
@@ -130,64 +130,68 @@ def check_readable(source: ImagesInFiles, splits: Mapping[str, Tensor]) -> None:
         UnreadableImage: All of these that cannot be read, by name.
     """
     broken: dict[str, dict[str, UnreadableImage]] = {}
-    sorts = set()
+    depths = set()
     for indices in splits.values():
         within = np.cumsum(source.sizes_bytes(indices)) <= _CHECKED_BYTES
         for index in indices[within][:_MOST_CHECKED].tolist():
             try:
-                sorts.add(source.decoded(index).sort)
+                depths.add(source.decoded(index).depth)
             except UnreadableImage as error:
-                sorts.add(sort := error.sort if isinstance(error, BeyondWhite) else "")
-                broken.setdefault(sort, {})[source.name(index)] = error
+                depths.add(depth := error.depth if isinstance(error, BeyondWhite) else "")
+                broken.setdefault(depth, {})[source.name(index)] = error
     if broken:
-        is_mixed = {"16 bits", "floating-point numbers"} <= sorts
-        told = [_told_together(broken[sort], is_mixed=is_mixed) for sort in sorted(broken)]  # the broken ones first
+        told = [_told_together(broken[depth], depths) for depth in sorted(broken)]  # what is no image first
         raise UnreadableImage("; ".join(told))
 
 
-def _told_together(errors: Mapping[str, UnreadableImage], *, is_mixed: bool) -> str:
-    """What is wrong with images that have the same fault, by name, and what to do."""
-    names, first = list(errors), next(iter(errors.values()))
-    more = f"; so {'are' if names[2:] else 'is'} {len(names) - 1} more ({examples(names[1:])})" if names[1:] else ""
+def _told_together(errors: Mapping[str, UnreadableImage], depths: Set[str]) -> str:
+    """What is wrong with images that have the same fault, by name, and what to do; the depths are those of all."""
+    (_, first), *others = errors.items()
+    levels = [error.level for error in errors.values() if isinstance(error, BeyondWhite)]
+    verbs = ("does", "do") if levels else ("is", "are")
+    names = examples([name for name, _ in others])
+    more = f"; so {verbs[len(others) > 1]} {len(others)} more ({names})" if others else ""
     if not isinstance(first, BeyondWhite):
         return f"{first}{more}"
-    levels = [error.level for error in errors.values() if isinstance(error, BeyondWhite)]
-    known = [level for level in levels if level is not None]
-    way = "rescale them" if names[1:] else "rescale it"
-    if is_mixed:
+    way = "rescale them" if others else "rescale it"
+    if depths >= {"16 bits", "floating-point numbers"}:
         way += " (dataset.white_level is one for images of 16 bits and of floating-point numbers, which are mixed here)"
-    elif len(known) == len(levels):
-        way += f", or set dataset.white_level={max(known):g}"
-    return f"{first.told}{more.replace('so are', 'so do').replace('so is', 'so does')}; {way}"
+    elif None not in levels:
+        way += f", or set dataset.white_level={max(filter(None, levels)):g}"
+    return f"{first.told}{more}; {way}"
 
 
 def tell_range(source: ImagesInFiles, indices: Tensor) -> None:
     """Looks at the first of some images, and says where they use less than half of the values between black and white.
 
-    Images of 8 bits, of 16 and of floating-point numbers each by themselves: few that are all black hide behind others.
+    Images of each depth by themselves: few that are all black hide behind others.
 
     Raises:
         UnreadableImage: One of them is broken.
     """
-    ranges: dict[tuple[str, float], tuple[float, float]] = {}
+    ranges: dict[str, tuple[float, float, float]] = {}
     for index in indices[:_SURVEYED].tolist():
         found = source.decoded(index)
         values = as_float(found.pixels)
-        low, high = ranges.get((found.sort, found.white), (math.inf, -math.inf))
-        ranges[found.sort, found.white] = min(low, float(values.min())), max(high, float(values.max()))
-    may_set_level = len({sort for sort, _ in ranges} - {"8 bits"}) == 1
-    for (sort, white), (low, high) in ranges.items():
-        if told := _little_used(low, high, white, 16 if sort != "8 bits" and may_set_level else 8):
-            which = f"those of {sort} among the first" if len(ranges) > 1 else "the first"
+        low, high, _ = ranges.get(found.depth, (math.inf, -math.inf, found.white))
+        ranges[found.depth] = min(low, float(values.min())), max(high, float(values.max())), found.white
+    has_one_level = len(ranges.keys() - {"8 bits"}) == 1
+    for depth, extent in ranges.items():
+        if told := _little_used(*extent, has_level=has_one_level and depth != "8 bits"):
+            which = f"those of {depth} among the first" if len(ranges) > 1 else "the first"
             log.warning("%s %d training images hold %s", which, len(indices[:_SURVEYED]), told)
 
 
-def _little_used(low: float, high: float, white: float, bits: int) -> str | None:
-    """What to say of values between `low` and `high`, shares of `white`, where they use less than half of its range."""
+def _little_used(low: float, high: float, white: float, *, has_level: bool) -> str | None:
+    """What to say of values between `low` and `high`, shares of `white`, where they use less than half of its range.
+
+    Args:
+        has_level: Another `dataset.white_level` may be advised.
+    """
     if high - low >= 0.5:
         return None
     way = "rescale the files if that is not meant"
-    if bits > 8 and high > 0:
+    if has_level and high > 0:
         level = 2 ** round(high * white).bit_length() - 1 if white > 1 else high
         way = f"set dataset.white_level={level:g} if that is white"
     return f"values from {low * white:.6g} to {high * white:.6g} where white is {white:g}: nearly one shade; {way}"

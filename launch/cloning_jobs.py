@@ -15,7 +15,7 @@ from cloning.measures import Locality, added_costs, measure_costs, measure_laten
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch
 from cloning.result import CloningSearchResult
-from cloning.settings import AddedBudget, CloningSettings
+from cloning.settings import AddedBudget, CloningSettings, CorrectionSettings
 from cloning.statistics import write_statistics
 from launch.components import Start, finish_training, inherited_rows, log_blueprint, tuning_options
 from launch.job import Job, is_typed
@@ -110,29 +110,31 @@ def _build_search(job: Job) -> CloningSearch:
 def _compose(job: Job, search: CloningSearch) -> Start:
     """Returns what to tune: of a blueprint or bundle, or what the search finds."""
     given = job.blueprint
-    if given and given.is_bundle:
-        bundle = read_bundle(given.path, CloningBlueprint)
-        recipe, correction = bundle.blueprint, job.config.correction
-        _require_classes(recipe, job)
-        cloned = {name for clone in recipe.clones for name in clone.classes}
-        if correction.exemplars or (correction.name == "exemplars" and set(recipe.classes) <= cloned):
-            return _inherit(bundle, search)
-        log.info(
-            "correction=%s without exemplars: what %s has learnt from images of the target's classes does not go on, "
-            "its adapters and head are made anew",
-            *(correction.name, given.path),
-        )
-        recipe = replace(recipe, provenance=tuple(step for step in recipe.provenance if step.step == "composed"))
-        network = search.build(recipe)
-    elif given:
-        recipe = read_blueprint(given.path, CloningBlueprint)
-        _require_classes(recipe, job)
-        network = search.build(recipe)
-    else:
+    if given is None:
         found = search.run()
         recipe, network = found.blueprint, search.build(found.blueprint)
         _report(job, found, network, search.localities(network, "val") if job.is_main else (), tuple(search.zoo))
+        return Start.composed(network, describe(network, recipe.provenance), recipe)
+    bundle = read_bundle(given.path, CloningBlueprint) if given.is_bundle else None
+    recipe = bundle.blueprint if bundle else read_blueprint(given.path, CloningBlueprint)
+    _require_classes(recipe, job)
+    if bundle and _goes_on(recipe, job.config.correction):
+        return _inherit(bundle, search)
+    if bundle:
+        log.info(
+            "correction=%s without exemplars: what %s has learnt from images of the target's classes does not go on, "
+            "its adapters and head are made anew",
+            *(job.config.correction.name, given.path),
+        )
+        recipe = replace(recipe, provenance=tuple(step for step in recipe.provenance if step.step == "composed"))
+    network = search.build(recipe)
     return Start.composed(network, describe(network, recipe.provenance), recipe)
+
+
+def _goes_on(blueprint: CloningBlueprint, correction: CorrectionSettings) -> bool:
+    """Whether what a network has learnt may be kept: not where no image of the target's classes may play a part."""
+    keeps_none = set(blueprint.classes) <= set(blueprint.cloned_classes)
+    return correction.exemplars > 0 or (correction.name == "exemplars" and keeps_none)
 
 
 def _inherit(bundle: Bundle, search: CloningSearch) -> Start:

@@ -24,6 +24,11 @@ def is_main() -> bool:
 _LOST = re.compile(r"\bgloo\b|\bNCCL\b|connection (was )?(reset|closed)", re.IGNORECASE)
 """What torch says, in the words of its transports, to those that wait for a process that is gone."""
 
+_OBSERVER = "lightning_fabric.strategies.launchers.subprocess_script"
+"""Of Lightning, which ends this process by SIGKILL when another one has ended: its line is the last."""
+
+_ENDED = re.compile(r"Child process with PID \d+ terminated with code (-?\d+)")
+
 
 @contextmanager
 def losses_told(*, is_shared: bool) -> Iterator[None]:
@@ -50,12 +55,6 @@ def losses_told(*, is_shared: bool) -> Iterator[None]:
         ) from error
     finally:
         logger.removeFilter(_with_advice)
-
-
-_OBSERVER = "lightning_fabric.strategies.launchers.subprocess_script"
-"""Of Lightning, which ends this process by SIGKILL when another one has ended: its line is the last."""
-
-_ENDED = re.compile(r"Child process with PID \d+ terminated with code (-?\d+)")
 
 
 def _with_advice(record: logging.LogRecord) -> bool:

@@ -142,12 +142,12 @@ def safetensors_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
 
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     content = save(copies, metadata=dict(metadata))
-    size = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:size])
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
     header["__metadata__"] = dict(sorted(metadata.items()))  # whose order is another one in every process
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    size = -len(text) % 8 + len(text)
-    return size.to_bytes(8, "little") + text.ljust(size) + content[8 + int.from_bytes(content[:8], "little") :]
+    text += b" " * (-len(text) % 8)  # the tensors begin aligned
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
