@@ -263,9 +263,10 @@ def _from_yaml(plain: Any, where: str, kinds: Sequence[type[Blueprint]]) -> Blue
     if method is None:
         raise UserError(f"{where}: field method is missing: write method: {' or method: '.join(by_method)}")
     if not isinstance(method, str) or method not in by_method:
+        own = f", or type method={method}" if method in ("reassembly", "cloning") else ""
         raise UserError(
             f"{where}: made by method={_word(method)}, expected method={' or '.join(by_method)}: "
-            f"give another blueprint, or type method={_word(method)}"
+            f"give another blueprint{own}"
         )
     if isinstance(plain.get("provenance"), dict):
         plain["provenance"] = [plain["provenance"]]  # of earlier versions: one step, the composition
