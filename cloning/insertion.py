@@ -29,12 +29,14 @@ from cloning.choice import LOSS_FLOOR, PositionResult, choose
 from cloning.clone import Clone, num_positions, source_position
 from cloning.fitting import fit_adapter_to
 from cloning.frozen import FrozenNetwork
+from cloning.gates import hard_gates, num_gates
 from cloning.head import balanced_cross_entropy, calibrated_logits, class_weights, solve_head
 from cloning.measures import accuracies_of_logits, added_costs, centred_cosine, mean, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
-from cloning.settings import InsertionSettings, Share
+from cloning.settings import CloningSettings, InsertionSettings, Share
 from cloning.stages import module_features, target_features
+from zoo.chain import Costs
 from zoo.chain.batches import in_precision, require_finite, run_in_batches
 from zoo.conversion import convert
 from zoo.errors import UserError
@@ -282,4 +284,33 @@ def check_position(target: FrozenNetwork, settings: InsertionSettings) -> None:
         raise UserError(
             f"insertion.position={settings.position} is outside of {target.name!r}; "
             f"allowed: 0 (the input image) to {num_positions(target) - 1} (the input of the head)"
+        )
+
+
+def check_budget(
+    target: FrozenNetwork, sources: Sequence[FrozenNetwork], num_classes: int, settings: CloningSettings
+) -> None:
+    """Refuses a budget for clones below the least that any could add: all gates closed that may be, no adapter.
+
+    Args:
+        target: The network that receives.
+        sources: The networks that give.
+        num_classes: Of the cloned network.
+        settings: What the clones may add, how positions are searched and modules localised.
+    """
+    budget, insertion, least = settings.budget, settings.insertion, Costs(0, 0)
+    position = insertion.position if insertion.name == "fixed" else num_positions(target) - 1
+    for source in () if budget.is_open else sources:
+        columns = source.num_features * num_classes
+        none = torch.zeros(num_gates(source.sites))
+        gates = hard_gates(none, source.sites, 0.0, settings.localisation.min_per_layer)
+        if settings.localisation.name == "none":
+            gates = torch.ones_like(none)
+        least += source.slim(gates, source_position(target, source, position)).costs + Costs(columns, columns)
+    if not budget.admits(least.num_params, least.macs):
+        asked = {"max_macs": budget.max_macs, "max_params": budget.max_params}
+        told = " ".join(f"budget.{key}={value}" for key, value in asked.items() if value is not None)
+        raise UserError(
+            f"{told}: no clones add so little; any add at least {least.macs:,} MACs and "
+            f"{least.num_params:,} parameters: type a larger budget, or leave it out"
         )

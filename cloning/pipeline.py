@@ -21,18 +21,14 @@ from cloning.evidence import whole_graft
 from cloning.fitting import calibrate_network_head, fit_adapter, is_without_originals, with_fitted_adapters
 from cloning.frozen import FrozenNetwork, FrozenNetworks
 from cloning.gates import num_gates, pack_gates, unpack_gates
-from cloning.insertion import check_position, search_position
+from cloning.insertion import check_budget, check_position, search_position
 from cloning.localise import localise
 from cloning.measures import Accuracies, Locality, measure_accuracies, measure_locality
 from cloning.network import ClonedNetwork
 from cloning.result import CloningSearchResult
 from cloning.samples import Samples
 from cloning.selection import NetworkProfile, Selection, Source, select
-from cloning.settings import (
-    WHOLE,
-    CloningSettings,
-    Share,
-)
+from cloning.settings import WHOLE, CloningSettings, Share
 from cloning.statistics import Statistics, owner_sums, solve_from_statistics
 from cloning.telling import tell_added, tell_insertion, tell_lacking
 from cloning.together import Together
@@ -96,6 +92,8 @@ class CloningSearch:
             selection = self._select()
             target = self.networks(selection.target)
             check_position(target, self.settings.insertion)
+            given = [self.networks(source.network) for source in selection.sources]
+            check_budget(target, given, len(selection.kept) + len(selection.cloned), self.settings)
             log.info("the target %s keeps %s", selection.target, ", ".join(selection.kept))
             data = self._correction([*selection.kept, *selection.cloned], selection.cloned, target)
             tell_lacking(data)

@@ -23,7 +23,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 
-from launch.errors import options
+from launch.errors import no_option, options
 from zoo.errors import UserError
 from zoo.limits import shown
 
@@ -143,7 +143,7 @@ def _readable(text: str, grammar: OverridesParser, *, is_sweep: bool) -> str:
 
 def _refuse_as_option(word: _Word) -> None:
     if known := options(word.key.partition("@")[0]):
-        raise UserError(f"{word.key}={shown(word.value)} is not an option: type {word.key}= one of {', '.join(known)}")
+        raise UserError(no_option(word.key, word.value or "", known))
 
 
 def _as_path(word: _Word, grammar: OverridesParser, *, is_sweep: bool) -> str:

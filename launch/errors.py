@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
@@ -49,7 +49,7 @@ def _explain_composition(error: BaseException, keys: list[str]) -> str:
         group, given = option.groups()
         if not (known := options(group)):
             return f"{group}={shown(given)} is not installed: leave it out"
-        return f"{group}={shown(given)} is not an option: type {group}= one of {', '.join(known)}"
+        return no_option(group, given, known)
     if unknown := re.search(r"Could not override '([^']+)'", message):
         return no_key(unknown.group(1), keys)
     if several := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", message):
@@ -96,6 +96,18 @@ def options(group: str) -> list[str]:
     folder = CONF / group
     is_name = re.fullmatch(r"\w+(/\w+)*", group) is not None
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")) if is_name else []
+
+
+def no_option(group: str, given: str, known: Sequence[str]) -> str:
+    """The line on an option that a group does not have; a file is told where Hydra looks for it."""
+    line = f"{group}={shown(given)} is not an option: type {group}= one of {', '.join(known)}"
+    if not given.endswith((".yaml", ".yml")):
+        return line
+    name = Path(given).stem
+    return (
+        f"{line}; a file of your own is an option by its name: put it at conf/{group}/{name}.yaml, "
+        f"or at DIR/{group}/{name}.yaml and type --config-dir DIR {group}={name}"
+    )
 
 
 def _whole(given: str) -> str:

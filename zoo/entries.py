@@ -127,33 +127,27 @@ class ZooEntry:
     def __post_init__(self) -> None:
         if self.source in ("timm", "torchvision"):
             if not self.model:
-                raise UserError(f"{self.name}: source {self.source} needs `model`, the name of the architecture")
+                raise UserError(f"source {self.source} needs `model`, the name of the architecture")
             self._check_kwargs()
         else:
             module, _, factory = self.source.partition(":")
             if not (module and factory):
-                raise UserError(f"{self.name}: source {self.source!r}, expected timm, torchvision or module:factory")
+                raise UserError(f"source {self.source!r}, expected timm, torchvision or module:factory")
             if self.model:
-                raise UserError(
-                    f"{self.name}: `model` belongs to timm and torchvision; give {self.source} its `kwargs`"
-                )
+                raise UserError(f"`model` belongs to timm and torchvision; give {self.source} its `kwargs`")
             if self.hub:
-                raise UserError(f"{self.name}: {self.source} has no hub; give weights.file")
+                raise UserError(f"{self.source} has no hub; give weights.file")
         repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})
         if repeated:
-            raise UserError(f"{self.name}: classes given twice: {', '.join(repeated)}")
+            raise UserError(f"classes given twice: {', '.join(repeated)}")
 
     def _check_kwargs(self) -> None:
         for key, advice in _WEIGHTS_AS_KWARGS.items():
             if self.kwargs.get(key):
-                raise UserError(
-                    f"{self.name}: kwargs.{key}={shown(self.kwargs[key])}: weights are given apart; type {advice}"
-                )
+                raise UserError(f"kwargs.{key}={shown(self.kwargs[key])}: weights are given apart; type {advice}")
         num_classes = self.kwargs.get("num_classes")
         if isinstance(num_classes, int) and num_classes < 0:
-            raise UserError(
-                f"{self.name}: kwargs.num_classes={num_classes}: expected 1 or more, or 0 for no classifier"
-            )
+            raise UserError(f"kwargs.num_classes={num_classes}: expected 1 or more, or 0 for no classifier")
 
     @property
     def hub(self) -> str | bool | None:

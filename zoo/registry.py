@@ -279,7 +279,11 @@ def _read_entry(name: str, fields: Any, default_input: Any, where: str) -> ZooEn
     given = _read_input(fields, default_input, where)
     if given is not None:
         plain["input"] = given
-    return replace(from_plain(ZooEntry, plain, where), kwargs=dict(kwargs))
+    entry = from_plain(ZooEntry, plain, where)
+    try:
+        return replace(entry, kwargs=dict(kwargs))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _read_input(fields: Mapping[str, Any], default: Any, where: str) -> Any:

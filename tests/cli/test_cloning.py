@@ -188,6 +188,10 @@ BAD = {
     ),
     "no image of a cloned class": (["dataset.num_train=5"], ["no training image of class"]),
     "class the data lacks": (["dataset.classes=['0','1','2','3','4','5']"], ["no images of class '6'"]),
+    "a budget below any clone's columns": (
+        ["budget.max_macs=1000"],
+        ["budget.max_macs=1000: no clones add so little; any add at least", "type a larger budget"],
+    ),
     "a least size of clones": (["budget.min_macs=5"], ["budget of method=cloning", "max_params and max_macs"]),
 }
 

@@ -108,7 +108,8 @@ def _convert(kind: Any, value: Any, place: str) -> Any:
     if kind is float and type(value) is int and -(2**63) <= value < 2**63:
         return float(value)
     if type(value) is not kind:
-        raise _refusal(place, value, _NAMES.get(kind, str(kind)))
+        is_unquoted = kind is str and isinstance(value, (bool, int, float))
+        raise _refusal(place, value, _NAMES.get(kind, str(kind)) + " (put it in quotes)" * is_unquoted)
     if kind is int and not -(2**63) <= value < 2**63:
         raise _refusal(place, value, "a whole number of at most 64 bits")
     return value

@@ -70,7 +70,7 @@ def test_none_is_left_out_and_defaults_fill_in():
         ({"table": {"x": "1"}}, "table.x: got '1', expected a whole number"),
         ({"table": {3: 1}}, "table: got 3, expected text"),
         ({"extra": 3}, "extra: got 3, expected a mapping of fields"),
-        ({"extra": {"name": 3}}, "extra.name: got 3, expected text"),
+        ({"extra": {"name": 3}}, "extra.name: got 3, expected text (put it in quotes)"),
         ({"either": []}, "either: got [], expected text or a whole number"),
         ({"share": "x" * 500}, "..., expected a number"),
         ({"share": 10**20}, "share: got 100000000000000000000, expected a number"),
