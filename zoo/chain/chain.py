@@ -207,8 +207,8 @@ class Chain(Nodes):
 
     @cached_property
     def _neck_costs_and_dim(self) -> tuple[Costs, int]:
+        neck = Block(self._shadow, self._neck)  # found by passes through the head: outside of the counter
         with meta_pass(), MacCounter() as counter:
-            neck = Block(self._shadow, self._neck)
             features = neck(torch.empty(self.signal(len(self) - 1).shape(1)))
         assert features.dim() == 2, f"the neck of {self.name} gives {tuple(features.shape)}"
         return Costs(num_params(neck), counter.macs), features.shape[1]

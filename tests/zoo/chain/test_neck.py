@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ import torchvision
 from torch import nn
 
 from zoo import Chain
+from zoo.chain.costs import count
 
 SWIN = {"img_size": 64, "window_size": 2, "embed_dim": 24, "depths": (1, 1, 1), "num_heads": (1, 2, 3)}
 VIT = {"img_size": 64, "depth": 2}
@@ -97,3 +100,24 @@ def test_a_flattening_head_keeps_every_position() -> None:
     assert [str(chain.signal(i)) for i in range(len(chain))] == ["NCHW 3 @8x8", "NCHW 4 @8x8", "NCHW 4 @8x8"]
     assert torch.equal(features, layers[-1](last).flatten(1))
     assert chain.neck_dim == 64
+
+
+@pytest.mark.parametrize(
+    "create",
+    [
+        lambda: timm.create_model("resnet18"),
+        lambda: timm.create_model("mobilenetv3_small_050"),
+        lambda: timm.create_model("ghostnet_050"),
+        lambda: timm.create_model("tf_efficientnet_lite0"),
+        lambda: torchvision.models.squeezenet1_1(),
+        lambda: torchvision.models.shufflenet_v2_x0_5(),
+    ],
+    ids=["resnet", "mobilenet", "ghostnet", "efficientnet", "squeezenet", "shufflenet"],
+)
+def test_its_costs_are_its_own_though_nothing_was_asked_before(create: Callable[[], nn.Module]) -> None:
+    """What runs to find the neck, convolutions of the head among it, is no part of what it costs."""
+    chain = Chain.from_network(create(), torch.randn(1, 3, 64, 64))
+    found = chain.neck_costs
+    x = torch.empty(chain.signal(len(chain) - 1).shape(1))
+    assert found == count(chain.neck(), x)
+    assert found.macs <= 4 * x.numel()
