@@ -91,8 +91,9 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
 
 def _job_directory(command: str, config: Config) -> Path:
     from launch.job import run_directory  # heavy
+    from launch.parent import going_on
 
-    return run_directory(config, command)[0]
+    return run_directory(going_on(config), command)[0]
 
 
 def _log_to_stderr() -> None:
@@ -101,5 +102,5 @@ def _log_to_stderr() -> None:
         console = progress.StderrHandler()
         console.setLevel(logging.INFO)
         console.setFormatter(logging.Formatter("%(message)s"))
-        root.setLevel(logging.INFO)
+        root.setLevel(logging.INFO if processes.is_main() else logging.WARNING)  # one of several tells it
         root.addHandler(console)

@@ -194,11 +194,9 @@ def open_job(config: Config, command: str, open_result: OpenResult) -> Iterator[
     find_run = resumable_run if config.resume else new_run
     if not is_main:
         interruption.advise(_advice(command, directory))
-        logging.getLogger().setLevel(logging.WARNING)  # the main process tells it once
-        run_dir = find_run(directory)
-        yield Job(
-            config, directory, run_dir, read_inputs(config, command), Tracker(run_dir), store, is_main, open_result
-        )
+        run_dir, inputs = find_run(directory), read_inputs(config, command)
+        completed = _completed(config, directory, run_dir, inputs)  # as the main process finds it
+        yield Job(config, directory, run_dir, inputs, Tracker(run_dir), store, is_main, open_result, completed)
         return
     interruption.advise(interruption.AGAIN)
     with owned(directory, key) as is_new, JobLog(log) as log_file:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hydra import compose
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
+from launch import processes
 from launch.errors import explain
 from launch.schema import Config, ParentSettings
 from zoo.errors import UserError
@@ -49,31 +50,44 @@ def parent_config(config: Config) -> Config:
     )
 
 
+def going_on(config: Config) -> Config:
+    """The configuration of the job that goes on from its parent: its blueprint is the parent's directory.
+
+    Without a parent, and of what is resumed, it is the configuration itself.
+    """
+    from launch.job import run_directory  # heavy
+
+    if config.parent.dataset is None or config.resume is not None:
+        return config
+    return replace(config, blueprint=str(run_directory(parent_config(config), "train")[0]))
+
+
 def with_parent(config: Config, train: Callable[[Config], Mapping[str, Any]]) -> Config:
     """Trains the parent, unless that is done, and returns the configuration of the job that goes on from it.
 
     The job's own data is read first: what cannot be read is told before anything is trained.
     """
-    if config.parent.dataset is None or config.resume is not None:
+    job = going_on(config)
+    if job is config:
         return config
     from launch.inputs import read_inputs  # heavy
-    from launch.job import run_directory
     from launch.run_directory import CHECKPOINTS, CONFIG, read_result, resumable_run
+    from tuning.distributed import broadcast
 
     read_inputs(config, "train")
-    parent = parent_config(config)
-    directory, _ = run_directory(parent, "train")
-    if os.environ.get(_DONE) != str(directory):  # else this is a further process, started for the job itself
-        with _alone(directory):
+    parent, directory = parent_config(config), Path(job.blueprint or "")
+    if os.environ.get(_DONE) != str(directory):  # else this process was started for the job itself
+        with _alone(directory) if processes.is_main() else nullcontext():  # the others train along with it
             run_dir = resumable_run(directory)
             is_begun = (run_dir / CONFIG).is_file() and any((run_dir / CHECKPOINTS).glob("last.ckpt"))
             if is_begun and read_result(run_dir) is None:
                 parent = replace(parent, resume=str(directory))
             log.info("first, on parent.dataset: %s", directory)
             train(parent)
+            broadcast(None)  # nobody reads the parent's result before the main process has written it
         os.environ[_DONE] = str(directory)
         log.info("then, on %s:", config.dataset.get("name", "dataset"))
-    return replace(config, blueprint=str(directory))
+    return job
 
 
 def check_data_of_all_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:

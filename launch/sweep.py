@@ -36,7 +36,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from launch.checks import check, configured
 from launch.command_line import quoted
 from launch.errors import CONF, explain, is_bad_input
-from launch.parent import check_data_of_all_jobs
+from launch.parent import check_data_of_all_jobs, going_on
 from launch.run_directory import owned, read_result
 from launch.schema import Config, keys
 from launch.sweep_table import (
@@ -266,7 +266,7 @@ def _in_its_own_process(config: Config) -> Mapping[str, Any]:
     from launch.job import run_directory  # heavy
 
     command = HydraConfig.get().job.config_name
-    directory, _ = run_directory(config, command)
+    directory, _ = run_directory(going_on(config), command)
     words = [word for word in HydraConfig.get().overrides.task if not word.startswith("output_dir=")]
     if config.output_dir is not None:
         words.append(f"output_dir={quoted(str(directory))}")

@@ -166,8 +166,11 @@ def test_a_chain_of_trainings_begins_with_one_that_all_its_jobs_and_later_comman
         "tuning.num_epochs=1",
     ]
     sizes = [f"dataset.num_{split}=50" for split in ("train", "validation", "test")]
-    chain = run("train.py", *common, *sizes, "dataset=digits", cwd=tmp_path)
+    together = ["trainer=ddp", "trainer.accelerator=cpu"]  # two processes train the parent, and the job along with it
+    chain = run_process("train.py", *common, *sizes, *together, "dataset=digits", cwd=tmp_path)
     assert chain.code == 0, chain.stderr
+    with next((tmp_path / "runs" / "sweeps").glob("*/sweep.csv")).open(newline="") as file:
+        assert [read_result(tmp_path / row["directory"])["data"]["name"] for row in csv.DictReader(file)] == ["digits"]
     folder = ["dataset=image_folder", "dataset.name=photos", "dataset.root=photos"]
     again = run("train.py", *common, *folder, cwd=tmp_path)
     assert again.code == 0, again.stderr
