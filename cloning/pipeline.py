@@ -9,6 +9,7 @@ import base64
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -207,17 +208,15 @@ class CloningSearch:
         allowed = {task.target, *task.sources} if task.target and task.sources else set(self.zoo)
         wanted = {*task.classes, *task.cloned}
         knowing = [name for name, entry in self.zoo.items() if name in allowed and wanted & set(entry.classes)]
-        require_each(knowing, self._num_params, "networks cannot be used")
         candidates = [
-            NetworkProfile(
-                name,
-                entry.classes,
-                entry.accuracy.given if entry.accuracy else 0.0,
-                self._num_params(name) if name in knowing else 0,
-            )
+            NetworkProfile(name, entry.classes, entry.accuracy.given if entry.accuracy else 0.0)
             for name, entry in self.zoo.items()
         ]
-        return select(candidates, task.classes, cloned=task.cloned, target=task.target, sources=task.sources)
+        choose_from = partial(select, classes=task.classes, cloned=task.cloned, target=task.target)
+        choose_from(candidates, sources=task.sources)  # what cannot be is told before any network is built
+        require_each(knowing, self._num_params, "networks cannot be used")
+        counted = [replace(c, num_params=self._num_params(c.name)) if c.name in knowing else c for c in candidates]
+        return choose_from(counted, sources=task.sources)
 
     def _num_params(self, name: str) -> int:
         def compute() -> StageResult:

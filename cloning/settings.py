@@ -191,7 +191,7 @@ class CorrectionSettings:
     fraction: Annotated[float, above(0, 1)] = 0.3
     exemplars: Annotated[int, at_least(0)] = 10
     projection: Annotated[int, at_least(1, 8192)] = 64
-    ridge: Annotated[float | None, above(0, 1e6)] = None
+    ridge: Annotated[float | None, at_least(1e-9, 1e6)] = None
 
     def __post_init__(self) -> None:
         check(self, "correction")

@@ -35,6 +35,7 @@ from cloning.fitting import network_features
 from cloning.gates import pack_gates
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
+from cloning.settings import CorrectionSettings
 from tuning.ridge import calibrate
 from zoo.digests import digest
 from zoo.errors import UserError
@@ -58,7 +59,8 @@ class Block:
     """The part of f that one network gives.
 
     Attributes:
-        digest: Of what makes it: the network's weights; of a module also gates, position and adapter.
+        digest: Of what makes it: the network's weights, the projection to three digits; of a module also gates,
+            position and adapter.
         columns: Of F_c.
         projection: float64 (width, columns), of orthonormal rows.
     """
@@ -124,10 +126,15 @@ class Statistics:
         """With those of one more owner.
 
         Raises:
-            UserError: That owner's are there already.
+            UserError: That owner's are there already, or the same ones of another owner.
         """
         if sums.owner in self.owners:
             raise UserError(f"statistics of {sums.owner!r} are there already: take them off first")
+        for other in self.sums:
+            if other.blocks == sums.blocks and torch.equal(other.second, sums.second):
+                raise UserError(
+                    f"statistics of {sums.owner!r} are those of {other.owner!r} again: images count once, leave one out"
+                )
         return Statistics(tuple(sorted([*self.sums, sums], key=lambda one: one.owner)))
 
     def without(self, owner: str) -> Statistics:
@@ -177,7 +184,8 @@ def _block(name: str, columns: slice, projection: int) -> Block:
     num_features = columns.stop - columns.start
     generator = torch.Generator().manual_seed(SEED)
     drawn = torch.randn(num_features, min(num_features, projection), dtype=torch.float64, generator=generator)
-    return Block(name, columns, torch.linalg.qr(drawn).Q.T.contiguous())
+    rows = torch.linalg.qr(drawn).Q.T.contiguous()
+    return Block(_named(name, digest({"rows": (rows * 1000).round()})), columns, rows)  # another library's last digits
 
 
 def owner_sums(network: ClonedNetwork, samples: Samples, owner: str, *, projection: int) -> Sums:
@@ -190,10 +198,21 @@ def owner_sums(network: ClonedNetwork, samples: Samples, owner: str, *, projecti
         projection: As in ``blocks_of``.
 
     Raises:
-        UserError: No images, or features that are not finite.
+        UserError: No images, images or labels that are not of this network, or features that are not finite.
     """
     if not len(samples.labels):
         raise UserError(f"{owner!r} has no images to make statistics of; raise correction.fraction")
+    if samples.images.ndim != 4 or samples.images.shape[1] != network.target.input.channels:
+        raise UserError(
+            f"{owner!r} has images of shape {list(samples.images.shape)}: {network.target.name!r} takes "
+            f"(n, {network.target.input.channels}, H, W)"
+        )
+    lowest, highest = int(samples.labels.min()), int(samples.labels.max())
+    if lowest < 0 or highest >= len(network.classes):
+        raise UserError(
+            f"{owner!r} has labels from {lowest} to {highest}: those of the network's {len(network.classes)} classes "
+            f"are 0 to {len(network.classes) - 1}"
+        )
     blocks = blocks_of(network, projection)
     width = sum(len(block.projection) for block in blocks)
     device = to_float64(samples.images[:0]).device
@@ -231,8 +250,9 @@ def solve_from_statistics(
         The ridge.
 
     Raises:
-        UserError: A class without sums, sums over other features.
+        UserError: A class without sums, sums over other features, or such that no head can be solved.
     """
+    CorrectionSettings("statistics", exemplars=0, projection=projection, ridge=ridge)  # refuses what cannot be
     known = {name for sums in statistics.sums for name in sums.classes}
     missing = [name for name in network.classes if name not in known]
     if missing:
@@ -250,8 +270,12 @@ def solve_from_statistics(
     rows = torch.cat(
         [part.T @ block.projection for part, block in zip(_split(weight, blocks), blocks, strict=True)], dim=1
     )
-    network.head.weight.copy_(factor * rows)
-    network.head.bias.copy_(factor * bias)
+    head = [(factor * part).to(network.head.weight) for part in (rows, bias)]
+    if not (head[0].any() and all(part.isfinite().all() for part in head)):
+        told = ", ".join(statistics.owners)
+        raise UserError(f"no head can be solved from the statistics of {told}: too large, or all alike; sum them anew")
+    network.head.weight.copy_(head[0])
+    network.head.bias.copy_(head[1])
     return ridge
 
 
@@ -291,8 +315,7 @@ def _calibration(sums: Sequence[Sums], classes: Sequence[str], weight: Tensor, b
         rows = torch.tensor([list(classes).index(name) for name in one.classes])
         counts.index_add_(0, rows, one.counts)
         by_class.index_add_(0, rows, one.by_class)
-        between = one.by_class / one.counts[:, None] - one.by_class.sum(0) / one.counts.sum()
-        within += one.second - between.T @ (one.counts[:, None] * between)
+        within += _within(one)
     means = by_class / counts[:, None]
     values, vectors = torch.linalg.eigh(weight.T @ (within / counts.sum()) @ weight)
     root = vectors * values.clamp_min(0).sqrt()
@@ -350,10 +373,28 @@ def _sums(path: Path, told: Mapping[str, object], tensors: Mapping[str, Tensor |
             raise ValueError("its sums are of another size or precision, or not finite")
         if len(set(classes)) < len(classes) or not (tensors["counts"] >= 1).all():
             raise ValueError("a class twice or without images")
+        if not owner or not torch.equal(tensors["counts"], tensors["counts"].round()):
+            raise ValueError("an owner without a name, or images that are no whole number")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: statistics that cannot be: {error}") from error
     second = torch.zeros(width, width, dtype=torch.float64)
     rows, columns = torch.triu_indices(width, width)
     second[rows, columns] = tensors["second"]
     second[columns, rows] = tensors["second"]
-    return Sums(owner, classes, blocks, tensors["counts"], tensors["by_class"], second)
+    sums = Sums(owner, classes, blocks, tensors["counts"], tensors["by_class"], second)
+    if not _is_scatter(_within(sums)):
+        raise UserError(f"{path}: statistics that cannot be: G of {owner!r} is less than its classes' means differ by")
+    return sums
+
+
+def _within(sums: Sums) -> Tensor:
+    """Of G what the images of each class vary about their own mean, (width, width)."""
+    between = sums.by_class / sums.counts[:, None] - sums.by_class.sum(0) / sums.counts.sum()
+    return sums.second - between.T @ (sums.counts[:, None] * between)
+
+
+def _is_scatter(within: Tensor) -> bool:
+    """Whether a matrix has no negative eigenvalue but for rounding."""
+    scale = within.diagonal().abs().max().clamp_min(1e-300)
+    _, failed = torch.linalg.cholesky_ex(within / scale + 1e-6 * torch.eye(len(within), dtype=within.dtype))
+    return int(failed) == 0

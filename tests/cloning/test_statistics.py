@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from cloning_stand_ins import clone, cloned, network, small_data
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from cloning import statistics as statistics_module
 from cloning.fitting import network_features
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
@@ -173,6 +177,32 @@ def test_sums_that_say_what_cannot_be_are_refused_in_one_line(tmp_path: Path, su
         read_statistics(tmp_path / "s.safetensors")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        lambda sums: {"second": -sums.second},
+        lambda sums: {"second": torch.zeros_like(sums.second)},
+        lambda sums: {"counts": sums.counts + 0.5},
+        lambda sums: {"owner": ""},
+    ],
+    ids=["negative", "less than the means differ", "half images", "nameless"],
+)
+def test_sums_that_no_images_have_are_refused(changes: Callable[[Sums], dict], tmp_path: Path) -> None:
+    (*others, sums) = shipped(whole()).sums
+    write_statistics(tmp_path / "s.safetensors", Statistics((*others, replace(sums, **changes(sums)))))
+    with pytest.raises(UserError, match=r"s\.safetensors: statistics that cannot be"):
+        read_statistics(tmp_path / "s.safetensors")
+
+
+def test_sums_behind_another_projection_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = whole()
+    monkeypatch.setattr(statistics_module, "SEED", 7)
+    other = shipped(found)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="are not of this network's features"):
+        solve_from_statistics(found, other, **OPTIONS)
+
+
 def test_what_cannot_be_solved_is_refused() -> None:
     found, statistics = whole(), shipped(whole())
     with pytest.raises(UserError, match="no statistics of the classes d, e"):
@@ -188,4 +218,16 @@ def test_what_cannot_be_solved_is_refused() -> None:
     empty = Samples(torch.zeros(0, 1, 32, 32), torch.zeros(0, dtype=torch.long))
     with pytest.raises(UserError, match="'me' has no images"):
         owner_sums(found, empty, "me", projection=4)
-    assert isinstance(statistics.sums[0], Sums)
+    with pytest.raises(UserError, match=r"'me' has images of shape \[4, 3, 32, 32\]: '.*' takes \(n, 1, H, W\)"):
+        owner_sums(found, Samples(torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.long)), "me", projection=4)
+    with pytest.raises(UserError, match="'me' has labels from 0 to 9"):
+        owner_sums(found, Samples(torch.zeros(4, 1, 32, 32), torch.tensor([0, 1, 2, 9])), "me", projection=4)
+    again = replace(statistics.sums[-1], owner="another")
+    with pytest.raises(UserError, match="statistics of 'another' are those of 'resnet' again"):
+        statistics.with_sums(again)
+    for wrong in ({"projection": -3}, {"projection": 64.0}, {"ridge": 0}, {"ridge": -1.0}, {"ridge": math.nan}):
+        with pytest.raises(UserError, match=f"correction.{next(iter(wrong))}="):
+            solve_from_statistics(found, statistics, **{**OPTIONS, **wrong})
+    huge = tuple(replace(sums, second=sums.second * 1e300) for sums in statistics.sums)
+    with pytest.raises(UserError, match="no head can be solved from"):
+        solve_from_statistics(found, Statistics(huge), **OPTIONS)
