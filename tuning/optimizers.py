@@ -50,6 +50,12 @@ def build_optimizer(groups: Sequence[ParameterGroup], settings: OptimizerSetting
             f"optimizer._target_={settings._target_} made a {type(optimizer).__name__}, no torch.optim.Optimizer; type "
             "optimizer._target_=torch.optim.RMSprop, or leave it out for AdamW"
         )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UserError(
+            f"optimizer._target_={settings._target_} evaluates the loss several times in a step (its closure), which "
+            "is not supported: type optimizer._target_=torch.optim.RMSprop, or leave it out for AdamW"
+        )
     if decay and "weight_decay" not in optimizer.defaults:
         raise UserError(
             f"optimizer._target_={settings._target_} has no weight decay: type optimizer.weight_decay=0, not {decay:g}"

@@ -178,10 +178,10 @@ def _check(similarity, features, networks, settings: PartitionSettings) -> None:
     for name, indices in zip(networks, features, strict=True):
         length = len(indices) - 1
         if length < settings.num_blocks:
-            way_out = f"type partition.num_blocks={length} or take it out of the zoo" if length else "take it out"
+            fewer = f"type partition.num_blocks={length}, or " if length else ""
             raise UserError(
                 f"network {name!r} has {length} nodes between stem and head, too few for "
-                f"partition.num_blocks={settings.num_blocks}: {way_out}"
+                f"partition.num_blocks={settings.num_blocks}: {fewer}leave it out of the zoo (~zoo.networks.{name})"
             )
     if not np.isfinite(similarity).all():
         raise UserError("the similarity matrix holds NaN or infinity: take the network it comes from out of the zoo")

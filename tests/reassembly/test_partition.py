@@ -320,7 +320,7 @@ def test_blocks_of_a_set_are_one_per_network():
 
 def test_too_short_a_network_is_named_with_the_override():
     similarity, features, names = instance(12, (5, 3))
-    with pytest.raises(UserError, match=r"network 'net1' has 3 nodes .* type partition\.num_blocks=3 or take it out"):
+    with pytest.raises(UserError, match=r"network 'net1' has 3 nodes .* type partition\.num_blocks=3, or leave it out"):
         find_partition(similarity, features, names, PartitionSettings(num_blocks=4))
 
 

@@ -81,7 +81,7 @@ class Nodes:
             fewer = f"type partition.num_blocks={body}{' or less' if body > 1 else ''}, or " if body else ""
             raise UserError(
                 f"network {self.name!r} has {body} node{'' if body == 1 else 's'} between stem and head, too few for "
-                f"{num_blocks} blocks: {fewer}leave it out of the zoo"
+                f"{num_blocks} blocks: {fewer}leave it out of the zoo (~zoo.networks.{self.name})"
             )
 
 
