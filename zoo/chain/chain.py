@@ -254,9 +254,12 @@ class Chain(Nodes):
         if parameter.device.type == "meta":
             return
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(example_input.shape, generator=generator).to(parameter.device, example_input.dtype)
+        shape = (len(example_input) + 1, *example_input.shape[1:])
+        beside = torch.randn(shape, generator=generator).to(parameter.device, example_input.dtype)
+        x = beside[:-1]
         with torch.no_grad(), eval_mode(self.network):
             expected, y = self.network(x.clone()), x
+            among_more = self.network(beside.clone())[:-1]
             for index in range(len(self)):
                 y = self.block(index, index + 1)(y)
         if not torch.equal(y.nan_to_num(), expected.nan_to_num()):
@@ -264,6 +267,15 @@ class Chain(Nodes):
                 f"{self.name} cannot be sliced: its blocks in a row give another output than it (a hook on a "
                 f"container, autocast around blocks, or a forward that changes from call to call); {ADVICE}"
             )
+        if (among_more - expected).abs().max() > _OF_THE_BATCH * expected.abs().max():
+            raise UserError(
+                f"{self.name} cannot be used: what it says of an image changes with the images beside it (a mean or a "
+                "maximum over the batch in its forward?); mend that, or take another network"
+            )
+
+
+_OF_THE_BATCH = 0.05
+"""Of the largest output: other kernels for another batch round otherwise, by far less even in half precision."""
 
 
 def _source(example_input: torch.Tensor) -> Signal:

@@ -51,6 +51,11 @@ class Brightness(Body):
         return super().forward(x if x.mean() > 0 else -x)
 
 
+class Centred(Body):
+    def forward(self, x):
+        return super().forward(x - x.mean(0, keepdim=True) + x)
+
+
 class Auxiliary(Body):
     def forward(self, x):
         y = super().forward(x)
@@ -75,6 +80,7 @@ class Sized(Body):
         (Reading(), "Reading cannot be sliced: .*meta"),
         (nn.Sequential(Body(), Quantised()), "1 is quantised .Quantised.; give the network in float32"),
         (Brightness(), "Brightness cannot be sliced: .* without data"),
+        (Centred(), "Centred cannot be used: what it says of an image changes with the images beside it"),
         (Auxiliary(), "Auxiliary cannot be sliced: its forward takes another way in training mode"),
         (nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyConv2d(8, 3)), "lazy parameters"),
         (nn.Sequential(nn.ReLU(), nn.Flatten()), "Sequential is no chain"),
