@@ -47,7 +47,7 @@ class ImagesInFiles(LabelledImages):
     """
 
     digest_covers = "file names, file sizes, times of change and labels"
-    sizes_vary = " (the first; others may differ)"
+    sizes_vary = " as read (the first; others may differ)"
 
     def __init__(self, root: Path, names: Sequence[str], labels: Tensor, decoding: Decoding | None = None) -> None:
         self.labels = labels

@@ -74,6 +74,9 @@ def _explain_composition(error: BaseException, keys: list[str]) -> str:
         typed = _whole(given) if kind and kind.group(1) == "Integer" else "..."
         if "is not a ListConfig" in allowed:
             allowed, typed = "allowed is a list", f"[{shown(given)}]"
+        if "NoneType is not a subclass of str" in allowed:
+            allowed = "allowed is text, which null is in quotes alone"
+            typed = re.sub(r"\bnull\b", '"null"', shown(given))
         if "is not Optional" in allowed:
             allowed = "it cannot be null"
         if "is not a valid bool" in allowed:

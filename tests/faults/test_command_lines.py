@@ -202,6 +202,7 @@ CONTRADICTIONS = [
     ("train", ["+trainer.extra.max_epochs=1"], ["trainer.extra.max_epochs=1 is set by other keys"]),
     ("search", ["device=gpu"], ["device=gpu", "auto, cpu, cuda, cuda:N, mps"]),
     ("search", ["executor=threads"], ["executor=threads is not an option", "processes, ray, serial"]),
+    ("search", ["method=cloning", "task.classes=[null,0]"], ["allowed is text", 'type task.classes=["null",0]']),
     ("search", ["zoo=a/mine.yaml"], ["zoo=a/mine.yaml is not", "conf/zoo/mine.yaml", "--config-dir DIR zoo=mine"]),
     ("search", ["executor.num_workers=2"], ["executor.num_workers=2", "type executor=processes"]),
     ("search", ["executor=processes", "executor.num_workers=0"], ["executor.num_workers=0", "at least 1"]),
