@@ -31,7 +31,7 @@ from cloning.samples import Samples
 from cloning.selection import NetworkProfile, Selection, Source, select
 from cloning.settings import WHOLE, CloningSettings, Share
 from cloning.statistics import Statistics, owner_sums, solve_from_statistics
-from cloning.telling import tell_added, tell_insertion, tell_lacking
+from cloning.telling import tell_added, tell_data, tell_insertion
 from cloning.together import Together
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
@@ -97,7 +97,7 @@ class CloningSearch:
             check_budget(target, given, len(selection.kept) + len(selection.cloned), self.settings)
             log.info("the target %s keeps %s", selection.target, ", ".join(selection.kept))
             data = self._correction([*selection.kept, *selection.cloned], selection.cloned, target)
-            tell_lacking(data)
+            tell_data(data)
         modules, tables = [], []
         for source in selection.sources:
             with self.timed("localisation"):

@@ -174,8 +174,9 @@ def _check(
     target: str | None,
     sources: Sequence[str],
 ) -> None:
+    known = dict.fromkeys(name for candidate in by_name.values() for name in candidate.classes)
     if not classes:
-        raise UserError("task.classes=[] is empty; name the wanted ones: task.classes=[cat,dog]")
+        raise UserError(f"task.classes=[] is empty: name the wanted ones; the zoo knows {_list(known)}")
     for key, names in (("classes", classes), ("cloned", cloned), ("sources", sources)):
         repeated = sorted({name for name in names if list(names).count(name) > 1})
         if repeated:
@@ -189,7 +190,6 @@ def _check(
                 raise UserError(f"task.{key}: the zoo has no network {name!r}: {neighbours(name, by_name)}")
     if target in sources:
         raise UserError(f"task.sources={_list(sources)} holds the target {target}; a network cannot give to itself")
-    known = dict.fromkeys(name for candidate in by_name.values() for name in candidate.classes)
     for key, names in (("classes", classes), ("cloned", cloned)):
         if unknown := [name for name in names if name not in known]:
             raise UserError(

@@ -13,8 +13,11 @@ from datamodules.correction import CorrectionData
 log = logging.getLogger(__name__)
 
 
-def tell_lacking(data: CorrectionData) -> None:
-    """Warns of training images that the correction lacks, and of classes that the validation split lacks."""
+def tell_data(data: CorrectionData) -> None:
+    """Says which images play no part, and warns of those that the correction or the validation split lacks."""
+    if data.left_out:
+        names = ", ".join(data.left_out)
+        log.info("%s: images of %s are left out: the network has no output for them", data.name, names)
     if data.lacking:
         more = f"; so with {len(data.lacking) - 1} more classes" if data.lacking[1:] else ""
         log.warning("%s: %s: what there is, at least one, is taken%s", data.name, data.lacking[0], more)

@@ -28,6 +28,7 @@ class CorrectionData(ImageDataModule):
 
     Attributes:
         lacking: What was asked for and is not there, in words, one for each class.
+        left_out: The classes of the parent that are not wanted.
 
     Raises:
         UserError: A class that the data does not have, or of which it has no training image.
@@ -80,6 +81,7 @@ class CorrectionData(ImageDataModule):
             **parent.options,
         )
         self.input, self.lacking = parent.input, tuple(lacking)
+        self.left_out = tuple(name for name in parent.class_names if name not in classes)
 
     def missing(self, split: str) -> tuple[str, ...]:
         """The classes of which a split has no image."""

@@ -17,6 +17,7 @@ from cloning.pipeline import CloningSearch
 from cloning.result import CloningSearchResult
 from cloning.settings import AddedBudget, CloningSettings, CorrectionSettings
 from cloning.statistics import write_statistics
+from cloning.telling import tell_data
 from launch.components import Start, finish_training, inherited_rows, log_blueprint, tuning_options
 from launch.job import Job, is_typed
 from zoo.blueprint import Bundle, read_blueprint, read_bundle
@@ -118,6 +119,7 @@ def _compose(job: Job, search: CloningSearch) -> Start:
     bundle = read_bundle(given.path, CloningBlueprint) if given.is_bundle else None
     recipe = bundle.blueprint if bundle else read_blueprint(given.path, CloningBlueprint)
     _require_classes(recipe, job)
+    tell_data(search.correction(recipe))
     if bundle and _goes_on(recipe, job.config.correction):
         return _inherit(bundle, search)
     if bundle:
@@ -181,7 +183,7 @@ def _measures(
     """Returns what is reported of search and training alike: locality, sizes, and that the zoo is as it was."""
     num_bytes, share = size_share(network)
     costs = measure_costs(network)
-    added = sum(added_costs(network), Costs())
+    added, data = sum(added_costs(network), Costs()), search.correction(describe(network))
     whole = sum((clone.source.chain.costs for clone in network.clones), Costs())
     return {
         "similarity": [asdict(locality) for locality in localities],
@@ -193,7 +195,7 @@ def _measures(
         "added_macs": added.macs,
         "added_macs_share": added.macs / max(1, whole.macs),
         "latency_ms": asdict(measure_latency(network)),
-        "data": search.data.record,
+        "data": {**data.record, "digest": search.data.digest, "digest_covers": search.data.record["digest_covers"]},
         "digests": {"data": search.data.digest, **digests},
         "restored": require_restored(network.networks(), digests),
     }

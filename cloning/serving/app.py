@@ -293,7 +293,7 @@ def create_app(server: Server, *, host: str, writable: bool) -> FastAPI:
         if len(given := request.query_params.getlist("top_k")) > 1:
             raise Refused(422, f"top_k is given {len(given)} times: expected one number")
         if not (top_k.isdecimal() and len(top_k) < 10 and int(top_k)):
-            raise Refused(422, f"top_k={top_k[:60]!r}: expected a whole number, 1 or more")
+            raise Refused(422, f"top_k={top_k[:60]!r}: expected a whole number from 1 to 999999999")
         try:
             async with server.body(request, server.limits.max_image_bytes, ("image/",)) as content:
                 found = await server.predict(clone, content, int(top_k))

@@ -106,6 +106,8 @@ def test_train_reports_accuracies_sizes_and_that_the_zoo_is_untouched(tuned: Pat
     )
     assert metrics["mean_group_accuracy"] > 0.7
     assert list(result["accuracies"]["classes"]) == list("01234568")
+    assert (result["data"]["num_classes"], result["data"]["splits"]["test"]) == (8, 128)
+    assert "images of 7, 9 are left out: the network has no output for them" in (tuned / "job.log").read_text()
     assert result["restored"] == zoo_digests()
     assert result["num_bytes"] > 0
     assert result["size_share"] < 0.03

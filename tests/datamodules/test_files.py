@@ -104,8 +104,8 @@ def test_the_log_says_how_images_are_brought_to_the_network(tmp_path: Path, capl
         data.use_input(SPEC)
         data.use_input(SPEC)  # told once
     assert [record.message for record in caplog.records] == [
-        "images of mine: 3x8x9 colour as read (the first; others may differ) -> 3x6x6 colour, bicubic, mean 0.5 0.5 0.5, "
-        "std 0.5 0.5 0.5; augmentation: random_resized crop, flip, trivial"
+        "images of mine: 3x8x9 colour as read (the first; others may differ) -> 3x6x6 colour, bicubic, "
+        "mean 0.5 0.5 0.5, std 0.5 0.5 0.5; augmentation: random_resized crop, flip, trivial"
     ]
 
 
