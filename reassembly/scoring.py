@@ -161,7 +161,7 @@ def _check_labels(data: ScoringData, proxies: Iterable[Proxy]) -> None:
         return
     counts = torch.bincount(data.labels, minlength=data.num_classes)
     told = f"{len(data.labels)} images score the candidates"
-    advice = "raise proxy.num_images, add training images where there are no more, or type proxy=naswot"
+    advice = "give more images (dataset.num_train, if it has that), raise proxy.num_images, or type proxy=naswot"
     if len(counts) and counts.max() < 2:
         raise UserError(f"{told}, no two of one class: a score by leave-one-out says nothing; {advice}")
     if few := int((counts < 2).sum()):
