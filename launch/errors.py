@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -40,7 +41,10 @@ def explain(error: BaseException, keys: Iterable[str]) -> str:
         return _shorten(_join(str(root)))
     if isinstance(root, (HydraException, OmegaConfBaseException)):
         return _shorten(_join(_explain_composition(root, list(keys))))
-    return f"{type(root).__name__}: {_shorten(_join(str(root)))} (HYDRA_FULL_ERROR=1 shows where)"
+    told = f"{type(root).__name__}: {root}"
+    if isinstance(root, OSError) and isinstance(root.filename, (str, bytes)) and root.strerror:
+        told = f"{os.fsdecode(root.filename)}: {root.strerror}"
+    return f"{_shorten(_join(told))} (HYDRA_FULL_ERROR=1 shows where)"
 
 
 def _explain_composition(error: BaseException, keys: list[str]) -> str:

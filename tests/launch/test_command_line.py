@@ -9,6 +9,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from launch.command_line import readable
+from launch.errors import explain
 from zoo.errors import UserError
 
 NAMES = [
@@ -89,3 +90,8 @@ def test_a_key_that_is_given_twice_is_told(caplog: pytest.LogCaptureFixture) -> 
     caplog.clear()
     readable(["seed=1", "seed=1"])
     assert caplog.text == ""
+
+
+def test_a_file_that_cannot_be_written_is_told_by_its_name() -> None:
+    assert explain(OSError(27, "File too large", "out/drawing.png"), []).startswith("out/drawing.png: File too large (")
+    assert explain(OSError("no disk"), []).startswith("OSError: no disk (")
