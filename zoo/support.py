@@ -41,7 +41,7 @@ class Support:
         equal_in_training: Likewise with dropout and batch statistics, which change alike.
         other_size: ``exact`` at another image size too, ``differs``, or ``fixed`` where the network itself refuses one.
         adapters_fit: Every cut can be reached from, and leads to, signals of every layout with odd grids.
-        costs_exact: Nodes and adapters add up to what is counted on the whole.
+        costs_exact: Nodes add up to what is counted on the whole, and the neck costs what it does by itself.
         seconds: Processor time of slicing.
         refusal: Why it is no chain, else empty.
     """
@@ -82,7 +82,7 @@ def examine(architecture: Architecture) -> Support:
         equal_in_training=_trains_alike(chain, images),
         other_size=_at_another_size(chain, size),
         adapters_fit=all(_adapters_fit(chain, index, images) for index in range(1, len(chain) - 1)),
-        costs_exact=chain.costs == count(network, images[:1]),
+        costs_exact=chain.costs == count(network, images[:1]) and _counts_its_neck(chain),
         seconds=seconds,
     )
 
@@ -105,6 +105,11 @@ def _run(chain: Chain, x: Tensor) -> Tensor:
     for index in range(len(chain)):
         x = chain.block(index, index + 1)(x)
     return x
+
+
+def _counts_its_neck(chain: Chain) -> bool:
+    found = chain.neck_costs  # asked for first, as a search does
+    return found == count(chain.neck(), torch.empty(chain.signal(len(chain) - 1).shape(1)))
 
 
 @torch.no_grad()
