@@ -184,12 +184,13 @@ def _fitting(tables: list[list[PositionResult]], budget: AddedBudget) -> list[Co
     nearest = min(
         found, key=lambda one: max(_share(one.added_macs, budget.max_macs), _share(one.added_params, budget.max_params))
     )
-    limits = {"max_macs": nearest.added_macs, "max_params": nearest.added_params}
-    asked = {key: getattr(budget, key) for key in limits if getattr(budget, key) is not None}
-    told = " ".join(f"budget.{key}={value}" for key, value in asked.items())
+    needed = AddedBudget(
+        None if budget.max_params is None else nearest.added_params,
+        None if budget.max_macs is None else nearest.added_macs,
+    )
     raise UserError(
-        f"{told}: no clones add so little; the nearest add {nearest.added_macs:,} MACs and "
-        f"{nearest.added_params:,} parameters: type " + " ".join(f"budget.{key}={limits[key]}" for key in asked)
+        f"{budget.typed}: no clones add so little; the nearest add {nearest.added_macs:,} MACs and "
+        f"{nearest.added_params:,} parameters: type {needed.typed}"
     )
 
 

@@ -308,9 +308,7 @@ def check_budget(
             gates = torch.ones_like(none)
         least += source.slim(gates, source_position(target, source, position)).costs + Costs(columns, columns)
     if not budget.admits(least.num_params, least.macs):
-        asked = {"max_macs": budget.max_macs, "max_params": budget.max_params}
-        told = " ".join(f"budget.{key}={value}" for key, value in asked.items() if value is not None)
         raise UserError(
-            f"{told}: no clones add so little; any add at least {least.macs:,} MACs and "
+            f"{budget.typed}: no clones add so little; any add at least {least.macs:,} MACs and "
             f"{least.num_params:,} parameters: type a larger budget, or leave it out"
         )

@@ -212,11 +212,13 @@ class CloningSearch:
             NetworkProfile(name, entry.classes, entry.accuracy.given if entry.accuracy else 0.0)
             for name, entry in self.zoo.items()
         ]
-        choose_from = partial(select, classes=task.classes, cloned=task.cloned, target=task.target)
-        choose_from(candidates, sources=task.sources)  # what cannot be is told before any network is built
+        choose_from = partial(
+            select, classes=task.classes, cloned=task.cloned, target=task.target, sources=task.sources
+        )
+        choose_from(candidates)  # what cannot be is told before any network is built
         require_each(knowing, self._num_params, "networks cannot be used")
         counted = [replace(c, num_params=self._num_params(c.name)) if c.name in knowing else c for c in candidates]
-        return choose_from(counted, sources=task.sources)
+        return choose_from(counted)
 
     def _num_params(self, name: str) -> int:
         def compute() -> StageResult:

@@ -165,6 +165,12 @@ class AddedBudget:
         """Whether it limits nothing."""
         return self.max_params is None and self.max_macs is None
 
+    @property
+    def typed(self) -> str:
+        """As overrides: ``budget.max_macs=9``."""
+        limits = {"max_macs": self.max_macs, "max_params": self.max_params}
+        return " ".join(f"budget.{key}={value}" for key, value in limits.items() if value is not None)
+
     def admits(self, num_params: int, macs: int) -> bool:
         """Whether so much is within both limits."""
         return (self.max_params is None or num_params <= self.max_params) and (

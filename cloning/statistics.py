@@ -165,8 +165,8 @@ def blocks_of(network: ClonedNetwork, projection: int) -> tuple[Block, ...]:
         network: Whose adapters are final: another adapter makes other features.
         projection: The most rows of a block's projection.
     """
-    columns = network.columns()
-    target = network.target
+    CorrectionSettings("statistics", exemplars=0, projection=projection)  # refuses what cannot be
+    columns, target = network.columns(), network.target
     found = [_block(target.digest(), columns[id(target)], projection)]
     for cut in network.head_cuts:
         found.append(_block(_named(target.digest(), "cut", str(cut)), columns[id(target), cut], projection))
@@ -252,7 +252,7 @@ def solve_from_statistics(
     Raises:
         UserError: A class without sums, sums over other features, or such that no head can be solved.
     """
-    CorrectionSettings("statistics", exemplars=0, projection=projection, ridge=ridge)  # refuses what cannot be
+    CorrectionSettings("statistics", exemplars=0, ridge=ridge)  # refuses what cannot be
     known = {name for sums in statistics.sums for name in sums.classes}
     missing = [name for name in network.classes if name not in known]
     if missing:
