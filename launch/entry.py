@@ -91,9 +91,9 @@ def application(command: str) -> Callable[[Callable[[Config], Mapping[str, Any]]
 
 def _job_directory(command: str, config: Config) -> Path:
     from launch.job import run_directory  # heavy
-    from launch.parent import going_on
+    from launch.parent import after_parent
 
-    return run_directory(going_on(config), command)[0]
+    return run_directory(after_parent(config), command)[0]
 
 
 def _log_to_stderr() -> None:

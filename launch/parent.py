@@ -50,7 +50,7 @@ def parent_config(config: Config) -> Config:
     )
 
 
-def going_on(config: Config) -> Config:
+def after_parent(config: Config) -> Config:
     """The configuration of the job that goes on from its parent: its blueprint is the parent's directory.
 
     Without a parent, and of what is resumed, it is the configuration itself.
@@ -67,7 +67,7 @@ def with_parent(config: Config, train: Callable[[Config], Mapping[str, Any]]) ->
 
     The job's own data is read first: what cannot be read is told before anything is trained.
     """
-    job = going_on(config)
+    job = after_parent(config)
     if job is config:
         return config
     from launch.inputs import read_inputs  # heavy

@@ -36,7 +36,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from launch.checks import check, configured
 from launch.command_line import quoted
 from launch.errors import CONF, explain, is_bad_input
-from launch.parent import check_data_of_all_jobs, going_on
+from launch.parent import check_data_of_all_jobs
 from launch.run_directory import owned, read_result
 from launch.schema import Config, keys
 from launch.sweep_table import (
@@ -226,10 +226,11 @@ def run_job(
         write_json(row_path(directory, number), row)
     try:
         config = make_config()
-        row["directory"] = str(place(config))
-        run = _in_its_own_process if launches_processes(config.trainer) else function
-        metrics = run(config)
-        row |= {"status": "completed", **_figures(place(config)), "metrics": dict(metrics)}
+        job_directory = place(config)
+        row["directory"] = str(job_directory)
+        is_apart = launches_processes(config.trainer)
+        metrics = _in_its_own_process(config, job_directory) if is_apart else function(config)
+        row |= {"status": "completed", **_figures(job_directory), "metrics": dict(metrics)}
         value = float(metrics["value"])
     except Exception as error:  # noqa: BLE001 told in the table and by the exit status; the run's job.log has the traceback
         row |= {"status": "killed" if isinstance(error, Killed) else "failed", "error": describe(error)}
@@ -256,17 +257,14 @@ def launches_processes(trainer: TrainerSettings) -> bool:
     return trainer.strategy != "auto"
 
 
-def _in_its_own_process(config: Config) -> Mapping[str, Any]:
-    """Runs a job as the command by itself; what it says goes on to this process's stderr.
+def _in_its_own_process(config: Config, directory: Path) -> Mapping[str, Any]:
+    """Runs a job as the command by itself, in its directory; what it says goes on to this process's stderr.
 
     Raises:
         UserError: It failed; with its own line.
         Killed: It was ended by a signal.
     """
-    from launch.job import run_directory  # heavy
-
     command = HydraConfig.get().job.config_name
-    directory, _ = run_directory(going_on(config), command)
     words = [word for word in HydraConfig.get().overrides.task if not word.startswith("output_dir=")]
     if config.output_dir is not None:
         words.append(f"output_dir={quoted(str(directory))}")
