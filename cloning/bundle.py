@@ -33,9 +33,10 @@ from cloning.fitting import solve_network_head, with_fitted_adapters
 from cloning.framing import TOLERANCES, Packed, framed, unframed
 from cloning.frozen import FrozenNetwork
 from cloning.network import ClonedNetwork
+from cloning.probe import NUM_PROBES, differences, probe_logits
 from cloning.samples import Samples
 from zoo.blueprint import Bundle, check_tensors, parse_blueprint, to_text
-from zoo.entries import InputSpec, ZooEntry
+from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.interface import Interface, Reading, interface_from_plain
 from zoo.loading import load_chain
@@ -49,7 +50,6 @@ LEARNT = ("adapters", "head")
 _STORED = "networks/"
 SECTIONS = ("blueprint", *LEARNT, "probe")
 READING = "reading"
-NUM_PROBES = 4
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 Load = Callable[[str], FrozenNetwork]
 
@@ -60,14 +60,17 @@ class Unpacked:
 
     Attributes:
         network: The cloned network.
-        difference: Largest difference between its logits on the probe and the sender's; 0 means bit-equal.
+        difference: Largest difference between its logits on the probe and the sender's, as a share of the largest of
+            these; 0 means bit-equal, NaN that the probe was damaged.
         agreement: Share of the probe images that both name alike.
-        repaired: Sections that were damaged and fitted anew.
+        dtype: In which it travelled.
+        repaired: Sections that were damaged and were made anew.
     """
 
     network: ClonedNetwork
     difference: float
     agreement: float
+    dtype: str = "float32"
     repaired: tuple[str, ...] = ()
 
 
@@ -168,7 +171,7 @@ def packed(network: ClonedNetwork, name: str, *, dtype: str = "float32") -> Pack
             if not tensor.isfinite().all():
                 raise UserError(f"{name}: not written: tensor {key!r} is NaN, infinite or too large for {dtype}")
         sections[part] = save(tensors)
-    logits = probe_logits(network)
+    logits = probe_logits(network, network.target.input)
     if not logits.isfinite().all():
         raise UserError(f"{name}: not written: the network's logits are NaN or infinite")
     sections["probe"] = save({"logits": logits})
@@ -219,7 +222,7 @@ def repair(
         seed: Of the folds of the adapters' fit.
 
     Raises:
-        UserError: As ``unpack``, if the damage is elsewhere.
+        UserError: As ``unpack``, if the damage is elsewhere; no sample of a class that a damaged head is of.
     """
     header, sections, damaged = _read(path)
     for part in {"blueprint", READING}.intersection(damaged):
@@ -231,13 +234,15 @@ def repair(
     intact = [part for part in LEARNT if part not in damaged]
     _fill(network, _learnt(path, network, header, sections, intact), str(path), damaged)
     if "head" in damaged:
+        lacking = [name for label, name in enumerate(network.classes) if not (few.labels == label).any()]
+        if lacking:
+            raise UserError(f"{path}: its head is fitted anew, and no sample is of {', '.join(lacking)}: add some")
         solve_network_head(network, few)
-    repaired = tuple(name for name in LEARNT if name in damaged)
     if not damaged:
         return _compared(path, network, header, sections, None)
-    if "probe" in damaged:
-        return Unpacked(network, math.nan, math.nan, repaired)
-    return Unpacked(network, *_differences(_sent_logits(path, network, sections), probe_logits(network)), repaired)
+    sent = None if "probe" in damaged else _sent_logits(path, network, sections)
+    apart = (math.nan, math.nan) if sent is None else differences(sent, probe_logits(network, network.target.input))
+    return Unpacked(network, *apart, header.dtype, tuple(damaged))
 
 
 @dataclass(frozen=True)
@@ -362,15 +367,14 @@ def _compared(
 ) -> Unpacked:
     """The network, unless its logits are further from the sender's than allowed."""
     tolerance = TOLERANCES[header.dtype] if tolerance is None else tolerance
-    found = probe_logits(network)
-    difference, agreement = _differences(_sent_logits(path, network, sections), found)
-    scale = found.abs().max().item()
-    if not difference <= tolerance * scale:  # NaN is not
+    found = probe_logits(network, network.target.input)
+    difference, agreement = differences(_sent_logits(path, network, sections), found)
+    if not difference <= tolerance:  # NaN is not
         raise UserError(
-            f"{path}: logits of sender and receiver are up to {difference:.3g} apart, more than {tolerance:g} of the "
-            f"largest ({scale:.3g}): have it packed anew, or allow more with --tolerance"
+            f"{path}: logits of sender and receiver are up to {difference:.3g} of the largest apart, more than "
+            f"{tolerance:g}: have it packed anew, or allow more with --tolerance"
         )
-    return Unpacked(network, difference, agreement)
+    return Unpacked(network, difference, agreement, header.dtype)
 
 
 def _sent_logits(path: str | Path | Packed, network: ClonedNetwork, sections: Mapping[str, bytes]) -> Tensor:
@@ -382,18 +386,3 @@ def _sent_logits(path: str | Path | Packed, network: ClonedNetwork, sections: Ma
     if not logits.isfinite().all():
         raise UserError(f"{path}: its section probe holds logits that are NaN or infinite: have it packed anew")
     return logits
-
-
-def _differences(sent: Tensor, found: Tensor) -> tuple[float, float]:
-    """Largest difference of logits, and the share of images that both name alike."""
-    agreement = (sent.argmax(1) == found.argmax(1)).double().mean().item()
-    return (sent - found).abs().max().item(), agreement
-
-
-@torch.no_grad()
-def probe_logits(network: Callable[[Tensor], Tensor], spec: InputSpec | None = None) -> Tensor:
-    """The logits (4, C) on fixed noise of a cloned network, or of any network that takes images of ``spec``."""
-    spec = spec or network.target.input
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(NUM_PROBES, spec.channels, spec.height, spec.width, generator=generator)
-    return network(images).float()

@@ -61,9 +61,14 @@ def repair_file(options: argparse.Namespace) -> str:
     _require_free(options.repaired, options.overwrite)
     tensors, _ = read_safetensors(options.samples)
     found = repair(options.file, networks_of(options.zoo), lambda network: _samples(options.samples, tensors, network))
-    size = pack(found.network, options.repaired)
-    fitted = ", ".join(found.repaired) or "nothing, all was intact"
-    return f"{options.repaired}: {size:,} bytes; fitted anew: {fitted}; {_report(found)}"
+    size = pack(found.network, options.repaired, dtype=found.dtype)
+    fitted = ", ".join(part for part in found.repaired if part != "probe") or "nothing"
+    told = "" if found.repaired else " (all was intact)"
+    if "probe" in found.repaired:
+        told = "; the sender's answers, damaged too, are gone: those in their place are of the network as it is now"
+    elif found.repaired:
+        told = "; from now on the file answers for this network, no longer for the sender's"
+    return f"{options.repaired}: {size:,} bytes; fitted anew: {fitted}{told}; {_report(found)}"
 
 
 def _samples(path: Path, tensors: Mapping[str, Tensor], network: ClonedNetwork) -> Samples:
@@ -126,7 +131,9 @@ def list_files(options: argparse.Namespace) -> tuple[str, int]:
 def _report(found: Unpacked) -> str:
     network = found.network
     grafts = "; ".join(f"{c.source.name} gives {','.join(c.classes)} at {c.position}" for c in network.clones)
-    equal = "bit-equal" if found.difference == 0 else f"up to {found.difference:.2g} apart"
+    equal = "bit-equal"
+    if found.difference:
+        equal = f"up to {found.difference:.2g} of the largest apart, and name {found.agreement:.0%} of the images alike"
     if math.isnan(found.difference):
         equal = "not compared, as what the sender found is damaged"
     return f"{network.target.name} with {grafts or 'no clone'}; logits of sender and receiver are {equal}"

@@ -307,7 +307,8 @@ class CloningSearch:
         columns = (together - alone) * clone.source.num_features
         is_first = source == selection.sources[0]  # what is read of the target counts once, as in added_costs
         columns += ((together if is_first else 0) - alone) * num_means(target, head_cuts)
-        return [from_plain(PositionResult, row, "insertion").beside(columns) for row in found]
+        rows = [from_plain(PositionResult, row, "insertion").beside(columns) for row in found]
+        return [replace(row, source=source.network) for row in rows]  # which may have had another name then
 
     def _head_cuts(self, target: FrozenNetwork) -> tuple[int, ...]:
         """Where F_c reads the target, if it is solved; calibrated it would not know what to do with more."""

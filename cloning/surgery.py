@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cloning.blueprint import CloningBlueprint, num_open_gates
-from cloning.bundle import from_bundle, packed, probe_logits
+from cloning.bundle import from_bundle, packed
 from cloning.composite import Composite, bare, read_composite
 from cloning.frozen import FrozenNetworks
 from cloning.measures import require_restored
+from cloning.probe import probe_logits
 from zoo.blueprint import WEIGHTS_FILE, read_bundle
 from zoo.errors import UserError
 from zoo.interface import require_known_builder
@@ -141,7 +143,7 @@ def _written(
     names = {**base.blueprint.networks, **result.blueprint.networks}
     used = [networks(name) for name in names]
     before = {network.name: network.digest() for network in used}
-    logits = probe_logits(result.network(networks))
+    logits = _answers(result, networks)
     if not logits.isfinite().all():
         raise UserError(f"{output}: not written: the network's logits are NaN or infinite")
     told = []
@@ -149,7 +151,7 @@ def _written(
         rest = result
         for source in added:
             rest = rest.without(source, networks)
-        same = [probe_logits(composite.network(networks)) for composite in (rest, base)]
+        same = [_answers(composite, networks) for composite in (rest, base)]
         if rest.to_bytes() != base.to_bytes() or not torch.equal(*same):
             raise UserError(f"{output}: not written: without what was added it is not {options.base} again")
         told.append(f"without {', '.join(added)} it is {options.base} again: the same bytes, the same logits")
@@ -169,6 +171,11 @@ def _written(
     told += [f"{name} {digest} is as it was" for name, digest in digests.items()]
     head = f"{output}: {len(content):,} bytes: {result.blueprint.composition}; classes {', '.join(result.classes)}"
     return "\n".join([head, *told])
+
+
+def _answers(composite: Composite, networks: FrozenNetworks) -> Tensor:
+    network = composite.network(networks)
+    return probe_logits(network, network.target.input)
 
 
 def _lines(file: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ def extract_features(
     description = from_plain(ChainDescription, stored.values, f"features of {entry.name}")
     return NetworkFeatures(
         key=store.key("features", inputs),
-        description=description,
+        description=replace(description, name=entry.name),  # the same network may have had another name then
         features=tuple(stored.tensors[str(cut)] for cut in range(1, len(description))),
     )
 

@@ -136,16 +136,32 @@ def test_a_run_is_packed_with_the_zoo_that_it_was_made_with(run: Path, capsys: p
 def test_damage_is_repaired_from_samples(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     zoo = ("--zoo", run / "zoo.yaml")
     call("pack", run, run / "clone", *zoo)
-    content = bytearray((run / "clone").read_bytes())
+    whole = (run / "clone").read_bytes()
+    content = bytearray(whole)
     content[content.find(b'{"head') + 140] ^= 1
     (run / "clone").write_bytes(content)
     samples = {"images": torch.rand(8, 1, 32, 32), "labels": torch.arange(4).repeat(2)}
     write_safetensors(run / "samples.safetensors", samples, {})
+    write_safetensors(run / "few.safetensors", {**samples, "labels": torch.arange(2).repeat(4)}, {})
     assert call("unpack", run / "clone", "--output", run / "again", *zoo) == 2
     assert not (run / "again").exists()
+    capsys.readouterr()
+    assert call("repair", run / "clone", run / "whole", "--samples", run / "few.safetensors", *zoo) == 2
+    assert "its head is fitted anew, and no sample is of c, d: add some" in capsys.readouterr().err
+    assert not (run / "whole").exists()
     assert call("repair", run / "clone", run / "whole", "--samples", run / "samples.safetensors", *zoo) == 0
-    assert "fitted anew: head" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "fitted anew: head; from now on the file answers for this network, no longer for the sender's" in told
+    assert re.search(r"up to [.0-9e+-]+ of the largest apart, and name \d+% of the images alike", told)
     assert call("unpack", run / "whole", *zoo) == 0
+
+    content = bytearray(whole)
+    content[content.find(b'{"logits') + 75] ^= 1
+    (run / "clone").write_bytes(content)
+    capsys.readouterr()
+    arguments = ("--samples", run / "few.safetensors", "--overwrite", *zoo)  # nothing is fitted to them
+    assert call("repair", run / "clone", run / "whole", *arguments) == 0
+    assert "fitted anew: nothing; the sender's answers, damaged too, are gone" in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line_and_exit_code_2(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,13 +237,13 @@ def test_logits_too_far_apart_are_refused_and_nothing_is_written(run: Path, caps
     zoo = ("--zoo", run / "zoo.yaml")
     call("pack", run, run / "clone", *zoo)
     found = bundle.probe_logits
-    monkeypatch.setattr(bundle, "probe_logits", lambda network: found(network) + 1)
+    monkeypatch.setattr(bundle, "probe_logits", lambda *given: found(*given) + 1)
     capsys.readouterr()
     assert call("unpack", run / "clone", "--output", run / "again", *zoo) == 2
-    assert "logits of sender and receiver are up to 1 apart" in capsys.readouterr().err
+    assert re.search("logits of sender and receiver are up to 0[.0-9]+ of the largest apart", capsys.readouterr().err)
     assert not (run / "again").exists()
     assert call("unpack", run / "clone", "--output", run / "again", "--tolerance", 1000, *zoo) == 0
-    assert "up to 1 apart" in capsys.readouterr().out
+    assert re.search("up to 0[.0-9]+ of the largest apart, and name 100% of the images", capsys.readouterr().out)
     for wrong in ("nan", "inf", "-1"):
         assert call("unpack", run / "clone", f"--tolerance={wrong}", *zoo) == 2
         assert "--tolerance" in capsys.readouterr().err

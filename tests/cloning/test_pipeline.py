@@ -37,7 +37,10 @@ from tuning.settings import HeadSettings, TuningSettings
 from zoo.blueprint import read_blueprint
 from zoo.digests import digest
 from zoo.errors import UserError
+from zoo.registry import Zoo
+from zoo.storage.files import write_safetensors
 from zoo.storage.store import Store
+from zoo.weights import Weights
 
 ZOO = small_zoo()
 NETWORKS = FrozenNetworks(ZOO)
@@ -130,6 +133,28 @@ def test_a_second_search_repeats_nothing_and_a_setting_redoes_what_depends_on_it
     fixed = search(tmp_path, insertion=InsertionSettings("fixed", 2))
     assert fixed.run().blueprint.clones[0].position == 2
     assert set(fixed.store.misses) == {"insertion"}
+
+
+def test_networks_of_other_names_are_found_by_these(tmp_path: Path) -> None:
+    def job(*names: str) -> CloningSearch:
+        entries = []
+        for name, entry in zip(names, ZOO.values(), strict=True):
+            path = tmp_path / f"{entry.name}.safetensors"
+            if not path.exists():
+                write_safetensors(path, dict(NETWORKS(entry.name).chain.network.state_dict()), {})
+            entries.append(replace(entry, name=name, weights=Weights(file=str(path))))
+        made = search(tmp_path)
+        made.zoo, made.networks = Zoo("renamed", entries), FrozenNetworks(Zoo("renamed", entries))
+        return made
+
+    before, job = job("low", "high", "rare").run(), job("base", "low", "rare")
+    found = job.run()
+    assert {"localisation", "insertion"} <= set(found.reused)
+    assert (found.selection.target, found.chosen[0].source) == ("base", "low")
+    assert [row.source for row in found.positions] == ["low"] * len(before.positions)
+    assert found.blueprint.networks == {
+        {"low": "base", "high": "low"}[name]: digest for name, digest in before.blueprint.networks.items()
+    }
 
 
 def test_without_adapters_the_solved_head_is_the_result(tmp_path: Path) -> None:

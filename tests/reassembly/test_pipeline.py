@@ -109,6 +109,33 @@ def test_a_repeated_search_loads_no_network(zoo, data, root, monkeypatch: pytest
         search(zoo, Digits(num_train=60, num_validation=30, num_test=30, seed=1), root).run()
 
 
+def test_networks_of_other_names_are_found_by_these(zoo, data, root) -> None:
+    before = search(zoo, data, root).run()
+    first, second, third = zoo.values()
+    swapped = [replace(second, name=first.name), replace(first, name=second.name), replace(third, name="renamed")]
+    names = dict(zip(zoo, [second.name, first.name, "renamed"], strict=True))
+    found = search(Zoo("three", [swapped[1], swapped[0], swapped[2]]), data, root).run()
+    assert "features" in found.reused
+    assert {name: found.descriptions[names[name]].digest for name in zoo} == {
+        name: description.digest for name, description in before.descriptions.items()
+    }
+
+    def listed(result, names):
+        return {
+            (*((names[block.network], block.nodes) for block in one.blocks), one.is_adapted, one.num_params, one.macs)
+            for one in (entry.candidate for entry in result.candidates)
+        }
+
+    assert listed(found, {name: name for name in names.values()}) == listed(before, names)
+
+
+def test_a_network_that_is_there_twice_is_two_networks(zoo, data, root) -> None:
+    first, second, _ = zoo.values()
+    found = search(Zoo("twice", [first, replace(first, name="again"), second]), data, root).run()
+    assert set(found.descriptions) == {first.name, "again", second.name}
+    assert {block.network for entry in found.candidates for block in entry.candidate.blocks} == set(found.descriptions)
+
+
 def test_a_zoo_goes_on_without_what_is_no_chain_where_told_to(zoo, data, root, tmp_path: Path) -> None:
     fields = {"source": "tests.zoo.checkpoint_stand_ins:small", "input": zoo["vit_digits"].input}
     entries = [*zoo.values(), ZooEntry(name="short", **fields)]
