@@ -5,10 +5,11 @@ Stopped, it goes on where it was: every row is written when it is there, and one
 
 Each scenario (``benchmarks/scenarios``, any YAML file) says which classes a target knows and which are cloned from
 whom; ten exemplars of each of the target's classes, or none, and 30 % of the images of the cloned ones. Every way gets
-the same images and epochs (``--augmentation affine``: with the same distorted copies). Cloning runs with its defaults;
-of the other ways that have strengths three each are tried with every seed, and the one with the best mean of original
-and cloned accuracy on the validation split is kept. Calibrated ensembles fit their scales there. ``joint`` has as many
-epochs over all training images: the upper bound.
+the same images and epochs: with ``--augmentation affine`` the same four distorted copies of each, else none, as with
+``correction.num_copies=0``. Apart from that cloning runs with its defaults; of the other ways that have strengths three
+each are tried with every seed, and the one with the best mean of original and cloned accuracy on the validation split
+is kept. Calibrated ensembles fit their scales there. ``joint`` has as many epochs over all training images: the upper
+bound.
 
 The controls are the clones that were chosen with as many gates open in every layer at random, and with all open.
 
@@ -44,7 +45,7 @@ from cloning.rivals import RIVALS
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import RivalSettings
 from cloning.samples import Samples
-from cloning.settings import CloningSettings, CorrectionSettings, InsertionSettings, TaskSettings
+from cloning.settings import NUM_COPIES, CloningSettings, CorrectionSettings, InsertionSettings, TaskSettings
 from cloning.tuning import correction_samples, tune_cloned
 from datamodules.correction import CorrectionData
 from tuning.settings import TuningSettings
@@ -151,9 +152,10 @@ class Contest:
         everything = CorrectionData(self.data, classes=classes, cloned=classes, fraction=1.0, exemplars=0)
         weak.use_input(target.input)
         everything.use_input(target.input)
-        self.everything, complete = everything, correction_samples(everything, target.input)
         cuts = spread_cuts(target, InsertionSettings().num_head_cuts) if exemplars else ()
         network = ClonedNetwork(target, classes, clones, [None] * len(clones), cuts)
+        copies = NUM_COPIES if augmentation else 0
+        self.everything, complete = everything, Samples.joined(correction_samples(everything, target.input, copies))
         self.problem = CloningProblem(network, weak, complete)
 
     def rows(self, methods: Sequence[str]) -> Iterator[Row]:
@@ -191,7 +193,8 @@ class Contest:
                 tuned = copy.deepcopy(network)
             with tempfile.TemporaryDirectory() as directory:
                 tuning = TuningSettings(num_epochs=NUM_EPOCHS)
-                tuned, _ = tune_cloned(tuned, problem.data, tuning, run_dir=Path(directory), seed=self.seed, test=False)
+                options = {"run_dir": Path(directory), "num_copies": problem.num_copies, "seed": self.seed}
+                tuned, _ = tune_cloned(tuned, problem.data, tuning, test=False, **options)
             shipped = search.statistics(network).num_bytes if is_statistics else 0
             trial = Trial(tuned, searched + time.perf_counter() - started, {})
             yield self._row(method, [trial], blueprint.composition, more_bytes=shipped)

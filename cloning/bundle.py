@@ -237,7 +237,7 @@ def repair(
         lacking = [name for label, name in enumerate(network.classes) if not (few.labels == label).any()]
         if lacking:
             raise UserError(f"{path}: its head is fitted anew, and no sample is of {', '.join(lacking)}: add some")
-        solve_network_head(network, few)
+        solve_network_head(network, [few])
     if not damaged:
         return _compared(path, network, header, sections, None)
     sent = None if "probe" in damaged else _sent_logits(path, network, sections)

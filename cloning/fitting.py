@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal
 
@@ -89,11 +89,17 @@ def with_fitted_adapters(network: ClonedNetwork, images: Rows, *, seed: int) -> 
     return ClonedNetwork(network.target, network.classes, network.clones, adapters, network.head_cuts)
 
 
-def solve_network_head(network: ClonedNetwork, samples: Samples, precision: torch.dtype | None = None) -> None:
-    """Solves F_c on the samples, anchored at its closed-form initialisation (``cloning.head``); in place."""
-    samples = samples.to(network.head.weight.device)
-    features = network_features(network, samples.images, precision)
-    solved = solve_head(features, samples.labels, *network.initial_head())
+def solve_network_head(network: ClonedNetwork, samples: Iterable[Samples]) -> None:
+    """Solves F_c on all samples, anchored at its closed-form initialisation (``cloning.head``); in place.
+
+    They may come part by part: only the features of all are there at once.
+    """
+    features, labels = [], []
+    for part in samples:
+        part = part.to(network.head.weight.device)
+        features.append(network_features(network, part.images))
+        labels.append(part.labels)
+    solved = solve_head(torch.cat(features), torch.cat(labels), *network.initial_head())
     with torch.no_grad():
         network.head.weight.copy_(solved[0])
         network.head.bias.copy_(solved[1])
@@ -118,7 +124,7 @@ def network_features(network: ClonedNetwork, images: Tensor, precision: torch.dt
     return run_in_batches(network.forward_features, images, batch_size=BATCH_SIZE, precision=precision)
 
 
-def is_without_originals(network: ClonedNetwork, samples: Samples) -> bool:
-    """Whether none of the samples is of a class that the target keeps, while it keeps some."""
+def is_without_originals(network: ClonedNetwork, labels: Tensor) -> bool:
+    """Whether none of the labels (n,) is of a class that the target keeps, while it keeps some."""
     kept = [network.classes.index(name) for name in network.kept_classes]
-    return bool(kept) and not any(bool((samples.labels == label).any()) for label in kept)
+    return bool(kept) and not any(bool((labels == label).any()) for label in kept)

@@ -147,7 +147,7 @@ class CloningSearch:
         data, settings = self.correction(blueprint), self.settings.correction
         train = self._samples(data, "train", network.target)
         network = with_fitted_adapters(network, train.images, seed=self.seed).cpu()
-        if settings.name == "exemplars" and is_without_originals(network, train):
+        if settings.name == "exemplars" and is_without_originals(network, train.labels):
             network.to(self.placement.device)
             calibrate_network_head(network, self._samples(data, "val", network.target, limit=MAX_IMAGES))
             network.cpu()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,12 @@ class Samples:
     def to(self, device: torch.device) -> Samples:
         """The same on a device."""
         return Samples(self.images.to(device), self.labels.to(device))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Samples]) -> Samples:
+        """Those of all parts, in one."""
+        held = list(parts)
+        return cls(torch.cat([part.images for part in held]), torch.cat([part.labels for part in held]))
 
     def of(self, labels: Sequence[int]) -> Samples:
         """Only the samples of some labels, renumbered in the order given."""

@@ -178,6 +178,9 @@ class AddedBudget:
         )
 
 
+NUM_COPIES = 4
+
+
 @dataclass(frozen=True)
 class CorrectionSettings:
     """What is known of the classes when F_c is learnt.
@@ -188,6 +191,8 @@ class CorrectionSettings:
         fraction: Share of the training images of each cloned class.
         exemplars: Images of each class that the target keeps; 0 is the strict mode without any of the target's data,
             in which nothing is trained: the closed form, calibrated on validation images, is the result.
+        num_copies: Distorted copies of every image that F_c is solved on: as the data is augmented, or turned, shifted
+            and scaled a little where it is not (``affine``); ten images of a class say little of how features vary.
         projection: For ``statistics``: rows of the random projection of each network's features, at most.
         ridge: For ``statistics``: penalty of the regression, relative to the variances of the features; ``None``
             lets generalised cross-validation choose.
@@ -196,6 +201,7 @@ class CorrectionSettings:
     name: Annotated[str, one_of("exemplars", "statistics")] = "exemplars"
     fraction: Annotated[float, above(0, 1)] = 0.3
     exemplars: Annotated[int, at_least(0)] = 10
+    num_copies: Annotated[int, at_least(0, 100)] = NUM_COPIES
     projection: Annotated[int, at_least(1, 8192)] = 64
     ridge: Annotated[float | None, at_least(1e-9, 1e6)] = None
 
@@ -210,7 +216,7 @@ class CorrectionSettings:
     @property
     def unread(self) -> frozenset[str]:
         """Settings that are of the other kind."""
-        return frozenset(("projection", "ridge") if self.name == "exemplars" else ())
+        return frozenset(("projection", "ridge") if self.name == "exemplars" else ("num_copies",))
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from cloning.fitting import is_without_originals, solve_network_head
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
+from cloning.settings import NUM_COPIES
 from datamodules import ImageDataModule
 from tuning.fit import TuningResult, tune
 from tuning.settings import HeadSettings, TuningSettings
@@ -21,8 +22,6 @@ from zoo.errors import UserError
 
 log = logging.getLogger(__name__)
 
-AUGMENTED_COPIES = 4
-
 
 def tune_cloned(
     network: ClonedNetwork,
@@ -30,12 +29,13 @@ def tune_cloned(
     tuning: TuningSettings,
     *,
     run_dir: Path,
+    num_copies: int = NUM_COPIES,
     learnt: bool = False,
     **options: Any,
 ) -> tuple[ClonedNetwork, TuningResult]:
     """Tunes a cloned network whose adapters are fitted in closed form.
 
-    F_c is first solved on the correction samples (``correction_samples``, ``cloning.head``), then trained together with
+    F_c is first solved on the correction samples (``correction_samples``, ``cloning.head``), and is then trained with
     the adapters by class-balanced cross-entropy; the guard keeps the better on validation. Without adapters (every
     clone at the image) F_c is all there is, and it is solved already. Without samples of the target's classes (strict
     mode) nothing is trained: in every method cross-entropy on new classes alone destroys the old ones.
@@ -45,6 +45,7 @@ def tune_cloned(
         data: Correction samples in class-balanced batches, labelled by ``network.classes``.
         tuning: ``freeze`` (adapters and F_c), ``probe`` (F_c) or ``full`` (PNC-F). Loss and head are those of cloning.
         run_dir: For checkpoints.
+        num_copies: Distorted copies of every correction image that F_c is solved on, see ``CorrectionSettings``.
         learnt: The network is tuned already (of a bundle): the start is the network as it is, unless
             ``tuning.head.initialisation=ridge`` asks for F_c solved anew.
         options: Further arguments of ``tuning.fit.tune``.
@@ -56,8 +57,8 @@ def tune_cloned(
         UserError: A loss or head that is not for cloning (``check_tuning``); as ``tuning.fit.tune``.
     """
     check_tuning(tuning)
-    samples = correction_samples(data, network.target.input)
-    is_strict = is_without_originals(network, samples)
+    samples = correction_samples(data, network.target.input, num_copies)
+    is_strict = is_without_originals(network, data.labels("train"))
     if tuning.mode == "full" and not is_strict:
         network = network.thawed()
     if is_strict:
@@ -68,6 +69,8 @@ def tune_cloned(
             log.info("tuning.head.initialisation=ridge: the learnt head is solved anew")
         if not learnt or tuning.head.initialisation == "ridge":
             solve_network_head(network, samples)
+            copies = f" and {num_copies} distorted copies of each" if num_copies else ""
+            log.info("F_c is solved on %d correction images%s", data.num_images("train"), copies)
         if tuning.mode == "probe" or (tuning.mode == "freeze" and not any(map(has_parameters, network.adapters))):
             tuning = replace(tuning, mode="freeze", num_epochs=0)
     tuning = replace(tuning, loss="cross_entropy", head=HeadSettings(refit="never"))
@@ -88,16 +91,14 @@ def check_tuning(tuning: TuningSettings) -> None:
         )
 
 
-def correction_samples(data: ImageDataModule, spec: InputSpec) -> Samples:
-    """The training images and, where the data is augmented, ``AUGMENTED_COPIES`` distorted copies of each.
+def correction_samples(data: ImageDataModule, spec: InputSpec, num_copies: int) -> Iterator[Samples]:
+    """The training images, and then so many distorted copies of them all, as the data is augmented or ``affine``.
 
-    Ten images of a class, which the network may have been trained on besides, say little of how its features vary. What
-    the copies are worth depends on networks and images: between nothing and one point where it was measured.
+    Ten images of a class, which the network may have been trained on besides, say little of how its features vary.
     """
-    epochs = range(AUGMENTED_COPIES) if data.augmentation else ()
-    parts = [data.images("train", spec), *(data.images("train", spec, augmented_epoch=epoch) for epoch in epochs)]
-    images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Samples(images, labels)
+    yield Samples(*data.images("train", spec))
+    for epoch in range(num_copies):
+        yield Samples(*data.images("train", spec, augmented_epoch=epoch))
 
 
 def has_parameters(module: nn.Module) -> bool:

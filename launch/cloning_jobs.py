@@ -64,7 +64,8 @@ def train(job: Job) -> Mapping[str, Any]:
     search = _build_search(job)
     start = _compose(job, search)
     data = search.correction(start.blueprint)
-    network, tuned = tune_cloned(start.network, data, job.config.tuning, **tuning_options(job, job.run_dir, start))
+    num_copies, options = job.config.correction.num_copies, tuning_options(job, job.run_dir, start)
+    network, tuned = tune_cloned(start.network, data, job.config.tuning, num_copies=num_copies, **options)
     accuracies = search.accuracies(network)
     statistics = _write_statistics(job, search, network)
     return finish_training(

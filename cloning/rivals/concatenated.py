@@ -24,8 +24,8 @@ def concatenated(problem: CloningProblem, settings: RivalSettings, *, seed: int)
     asked = problem.network
     clones = [Clone(c.source, c.classes, torch.ones_like(c.gates), 0) for c in asked.clones]
     network = ClonedNetwork(asked.target, asked.classes, clones, [None] * len(clones), asked.head_cuts)
-    if is_without_originals(network, problem.correction):
+    if is_without_originals(network, problem.correction.labels):
         calibrate_network_head(network, Samples(*problem.data.images("val", problem.target.input)))
     else:
-        solve_network_head(network, problem.correction)
+        solve_network_head(network, [problem.correction])
     return network

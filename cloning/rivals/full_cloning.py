@@ -34,6 +34,7 @@ def full_cloning(problem: CloningProblem, settings: RivalSettings, *, seed: int)
             problem.data,
             tuning,
             run_dir=Path(directory),
+            num_copies=problem.num_copies,
             optimizer=optimizer,
             seed=seed,
             test=False,

@@ -11,6 +11,7 @@ from cloning.frozen import FrozenNetwork
 from cloning.measures import Accuracies, measure_accuracies
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
+from cloning.settings import NUM_COPIES
 from cloning.tuning import correction_samples
 from datamodules.correction import CorrectionData
 from zoo.chain.batches import run_in_batches
@@ -50,7 +51,12 @@ class CloningProblem:
     @cached_property
     def correction(self) -> Samples:
         """The correction samples, preprocessed for the target, with the copies that cloning itself is given."""
-        return correction_samples(self.data, self.target.input)
+        return Samples.joined(correction_samples(self.data, self.target.input, self.num_copies))
+
+    @property
+    def num_copies(self) -> int:
+        """Distorted copies of every image that all ways are given: none where the data is not augmented."""
+        return NUM_COPIES if self.data.augmentation else 0
 
     def target_logits(self, images: Tensor) -> Tensor:
         """The untouched target's logits (n, kept classes)."""

@@ -43,7 +43,7 @@ def test_what_is_compared_is_the_network_that_is_built(held: int, monkeypatch: p
         clone = Clone(SOURCE, ("d",), MODULE.gates, position)
         fit = fit_adapter(TARGET, clone, TRAIN.images, kernel_size=1)
         network = ClonedNetwork(TARGET, list("abcd"), [clone], [fit.adapter])
-        solve_network_head(network, TRAIN)
+        solve_network_head(network, [TRAIN])
         with torch.no_grad():
             logits = network.head(network_features(network, VAL.images))
         loss = balanced_cross_entropy(logits, VAL.labels, class_weights(VAL.labels, 4)).item()

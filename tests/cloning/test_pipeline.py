@@ -307,7 +307,7 @@ def test_several_sources_are_chosen_by_what_they_make_together(tmp_path: Path) -
         assert cuts
         network = ClonedNetwork(job.networks("low"), tuple("abcdef"), clones, adapters, cuts)
         data = job.correction(describe(network))
-        solve_network_head(network, job._samples(data, "train", network.target))
+        solve_network_head(network, [job._samples(data, "train", network.target)])
         accuracies = job.accuracies(network, "val")
         assert accuracies.mean == pytest.approx(one.accuracy)
         assert one.added_macs == sum(costs.macs for costs in added_costs(network))

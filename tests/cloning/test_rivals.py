@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from cloning.rivals.fine_tune import fine_tune, joint
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import ExpandedNetwork, RivalSettings
 from cloning.samples import Samples
-from cloning.tuning import AUGMENTED_COPIES, correction_samples
+from cloning.settings import NUM_COPIES
 from datamodules.augmentation import Augmentation
 from datamodules.correction import CorrectionData
 from zoo.conversion import convert
@@ -90,12 +91,12 @@ def test_the_samples_have_distorted_copies_where_the_data_is_augmented() -> None
     plain = question.correction
     assert len(plain.labels) == question.data.num_images("train")
     question.data.augmentation = Augmentation("affine")
-    copies = correction_samples(question.data, question.target.input)
+    copies = replace(question).correction
     n = len(plain.labels)
-    assert len(copies.labels) == (1 + AUGMENTED_COPIES) * n
+    assert len(copies.labels) == (1 + NUM_COPIES) * n
     assert torch.equal(copies.images[:n], plain.images)
     assert all(torch.equal(part, plain.labels) for part in copies.labels.split(n))
-    assert len({digest({"x": part}) for part in copies.images.split(n)}) == 1 + AUGMENTED_COPIES
+    assert len({digest({"x": part}) for part in copies.images.split(n)}) == 1 + NUM_COPIES
 
 
 def test_the_sources_teach_their_own_classes() -> None:
