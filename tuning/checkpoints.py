@@ -61,10 +61,12 @@ def contents_of(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
 def could_not_write(path: str | Path, error: Exception) -> UserError:
     """The line that says so."""
     reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
-    return UserError(
-        f"{path} could not be written ({reason}); the checkpoint before it is whole: make room on that disk, then go "
-        "on with resume=DIRECTORY of the run"
-    )
+    if "inline_container" in reason:  # the library's writer of archives, which does not pass on what the system said
+        reason = "no more than a part of it"
+    advice = "there is none before it: make room on that disk, then type the command again"
+    if Path(path).with_name(LAST).exists():
+        advice = "the one before it is whole: make room on that disk, then go on with resume=DIRECTORY of the run"
+    return UserError(f"the checkpoint {path} could not be written ({reason}); {advice}")
 
 
 class Checkpoints(pl.callbacks.Checkpoint):

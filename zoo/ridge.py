@@ -131,11 +131,11 @@ class Moments:
         return float(self.yy.sum())
 
     def _scale(self) -> Tensor:
-        """(p,) one over the deviations, 0 where x is constant."""
+        """(p,) one over the scales, see ``scale_of``; 0 where x is constant."""
         deviation = self.deviation()
         # Below, the noise of float32 could outweigh the ridge.
         constant = deviation.square() <= 1e-9 * (self.x.square() + deviation.square())
-        return torch.where(constant, 0.0, 1 / deviation)
+        return torch.where(constant, 0.0, 1 / scale_of(deviation, constant))
 
     def _correlation(self, scale: Tensor) -> Tensor:
         return self.xx / self.count * torch.outer(scale, scale)
@@ -155,6 +155,22 @@ class Moments:
         self.yy += between * step_y.square()
         self.x, self.y = self.x + step_x * (count / total), self.y + step_y * (count / total)
         self.count = total
+
+
+LEAST_SCALE = 1e-3
+
+
+def scale_of(deviation: Tensor, constant: Tensor) -> Tensor:
+    """The scales (p,) by which columns are penalised alike: their deviations, and 1 where they are constant.
+
+    No scale is less than ``LEAST_SCALE`` of the median one. A column that is zero but for a trace in one row would else
+    count as much as any other, with a weight in proportion, and on a row where it is no trace decide alone. Leaving
+    rows out does not tell: without that row nothing is left of the column.
+    """
+    if constant.all():
+        return torch.ones_like(deviation)
+    least = LEAST_SCALE * deviation[~constant].median()
+    return torch.where(constant, 1.0, deviation.clamp_min(least))
 
 
 NO_FLOAT64 = frozenset({"mps"})

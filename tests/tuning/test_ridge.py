@@ -84,6 +84,21 @@ def test_the_grid_takes_the_penalty_of_the_least_loo_error():
     assert fit.loo_mse == errors[fit.ridge]
 
 
+@pytest.mark.parametrize("n", [40, 400])
+def test_a_trace_in_one_row_gets_no_weight_that_decides_alone(n):
+    """A pixel behind a rectifier that hardly ever fires; leaving its row out cannot tell, for nothing is left then."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % 4
+    features = torch.randn(n, 60, generator=generator).double()
+    features[:, :4] += 3 * torch.nn.functional.one_hot(labels, 4)
+    plain = fit_ridge(features, labels, 4)
+    features[:, 50] = 0
+    features[7, 50] = 3e-7
+    fit = fit_ridge(features, labels, 4)
+    assert fit.weight[:, 50].abs().max() < 1
+    assert fit.weight[:, :4].allclose(plain.weight[:, :4], atol=0.05)
+
+
 def test_two_samples_and_missing_classes():
     fit = fit_ridge(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]), 5)
     assert fit.weight.shape == (5, 1)

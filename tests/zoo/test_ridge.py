@@ -118,3 +118,16 @@ def test_many_systems_are_solved_at_once():
     gram = rows.transpose(1, 2) @ rows
     solved = damped_solve(gram, right, 0.5)
     torch.testing.assert_close(gram @ solved + 0.5 * solved, right)
+
+
+def test_a_trace_in_one_row_gets_no_weight_that_decides_alone():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 6, generator=generator).double()
+    y = x[:, :2] + 0.1 * torch.randn(30, 2, generator=generator).double()
+    x[:, 4], x[:, 5] = 0, 2
+    x[3, 4] = 3e-7
+    moments = Moments.zeros(6, 2)
+    moments.add(x, y)
+    ((weight, _),) = moments.solve([1e-3])
+    assert 0 < weight[4].abs().max() < 1
+    assert (weight[5] == 0).all()

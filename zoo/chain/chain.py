@@ -24,7 +24,7 @@ from zoo.chain.program import Block, Program, Step
 from zoo.chain.refusals import ADVICE, failed_forward, no_tensor, require_plain, wrong_precision
 from zoo.chain.signals import Signal
 from zoo.chain.slices import Slicer
-from zoo.chain.trace import trace
+from zoo.chain.trace import OtherWay, trace
 from zoo.errors import FOREIGN_FAULTS, UserError, reason
 
 
@@ -136,7 +136,13 @@ class Chain(Nodes):
             with torch.inference_mode(False):  # whatever the caller is in
                 with fresh_caches():
                     chain = cls._sliced(network, example_input, name, nodes)
+                    chain._require_any_number()
                 chain._verify(example_input)
+        except OtherWay as error:
+            raise UserError(
+                f"{name} cannot be sliced: its forward goes another way for another number of images (a condition on "
+                f"the size of the batch?); {ADVICE}"
+            ) from error
         except UserError:
             raise
         except FOREIGN_FAULTS as error:
@@ -249,13 +255,22 @@ class Chain(Nodes):
     def _signal_at(self, cut: int) -> Signal:
         return self._slicer.signals[self._cuts[cut]]
 
+    def _require_any_number(self) -> None:
+        """Lets many images through the blocks, on the meta device: what was recorded is the way of two."""
+        with meta_pass():
+            y = torch.empty(self._signal_at(0).shape(_MANY), device="meta")
+            for index in range(len(self)):
+                y = self._block(self._shadow, index, index + 1)(y)
+
     def _verify(self, example_input: torch.Tensor) -> None:
         parameter = next(self.network.parameters(), example_input)
         if parameter.device.type == "meta":
             return
         generator = torch.Generator().manual_seed(0)
         shape = (len(example_input) + 1, *example_input.shape[1:])
-        beside = torch.randn(shape, generator=generator).to(parameter.device, example_input.dtype)
+        noise = torch.randn(shape, generator=generator)
+        noise[-1] *= 10  # what it does to the others is seen well
+        beside = noise.to(parameter.device, example_input.dtype)
         x = beside[:-1]
         with torch.no_grad(), eval_mode(self.network):
             expected, y = self.network(x.clone()), x
@@ -267,15 +282,18 @@ class Chain(Nodes):
                 f"{self.name} cannot be sliced: its blocks in a row give another output than it (a hook on a "
                 f"container, autocast around blocks, or a forward that changes from call to call); {ADVICE}"
             )
-        if (among_more - expected).abs().max() > _OF_THE_BATCH * expected.abs().max():
+        tolerance = _OF_THE_BATCH if expected.dtype.itemsize >= 4 else _OF_THE_BATCH_IN_HALF
+        if (among_more - expected).abs().max() > tolerance * expected.abs().max():
             raise UserError(
                 f"{self.name} cannot be used: what it says of an image changes with the images beside it (a mean or a "
                 "maximum over the batch in its forward?); mend that, or take another network"
             )
 
 
-_OF_THE_BATCH = 0.05
-"""Of the largest output: other kernels for another batch round otherwise, by far less even in half precision."""
+_MANY = 64
+_OF_THE_BATCH = 0.005
+_OF_THE_BATCH_IN_HALF = 0.05
+"""Of the largest output: other kernels for another batch round otherwise, by far less."""
 
 
 def _source(example_input: torch.Tensor) -> Signal:

@@ -56,6 +56,21 @@ class Centred(Body):
         return super().forward(x - x.mean(0, keepdim=True) + x)
 
 
+class Sliding(Body):
+    def forward(self, x):
+        return super().forward(x - x.mean(0, keepdim=True))
+
+
+class Alone(Body):
+    def forward(self, x):
+        return super().forward(x) if x.shape[0] > 1 else super().forward(2 * x)
+
+
+class Crowd(Body):
+    def forward(self, x):
+        return super().forward(x) if len(x) > 4 else super().forward(2 * x)
+
+
 class Auxiliary(Body):
     def forward(self, x):
         y = super().forward(x)
@@ -81,6 +96,9 @@ class Sized(Body):
         (nn.Sequential(Body(), Quantised()), "1 is quantised .Quantised.; give the network in float32"),
         (Brightness(), "Brightness cannot be sliced: .* without data"),
         (Centred(), "Centred cannot be used: what it says of an image changes with the images beside it"),
+        (Sliding(), "Sliding cannot be used: what it says of an image changes with the images beside it"),
+        (Alone(), "Alone cannot be sliced: its forward goes another way for another number of images"),
+        (Crowd(), "Crowd cannot be sliced: its forward goes another way for another number of images"),
         (Auxiliary(), "Auxiliary cannot be sliced: its forward takes another way in training mode"),
         (nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyConv2d(8, 3)), "lazy parameters"),
         (nn.Sequential(nn.ReLU(), nn.Flatten()), "Sequential is no chain"),
