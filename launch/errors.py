@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from zoo.errors import UserError
 from zoo.limits import shown
@@ -31,7 +32,7 @@ def report(error: BaseException, keys: Iterable[str]) -> int:
 
 def is_bad_input(error: BaseException) -> bool:
     """Whether the user can mend it: ours, under Hydra's wrappers too, or one of Hydra's own."""
-    return isinstance(_root(error), (UserError, HydraException, OmegaConfBaseException))
+    return isinstance(_root(error), (UserError, HydraException, OmegaConfBaseException, MarkedYAMLError))
 
 
 def explain(error: BaseException, keys: Iterable[str]) -> str:
@@ -41,6 +42,8 @@ def explain(error: BaseException, keys: Iterable[str]) -> str:
         return _shorten(_join(str(root)))
     if isinstance(root, (HydraException, OmegaConfBaseException)):
         return _shorten(_join(_explain_composition(root, list(keys))))
+    if isinstance(root, MarkedYAMLError) and (mark := root.problem_mark):
+        return _shorten(_join(f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {root.problem}"))
     told = f"{type(root).__name__}: {root}"
     if isinstance(root, OSError) and isinstance(root.filename, (str, bytes)) and root.strerror:
         told = f"{os.fsdecode(root.filename)}: {root.strerror}"

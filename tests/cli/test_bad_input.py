@@ -52,6 +52,23 @@ def test_as_a_process(cache: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("networks", "told"),
+    [
+        ("  a: {source: timm, model: resnet18}\n  a: {source: timm, model: resnet34}\n", "line 4, column 3: found dup"),
+        ("  a: {source: timm, model: [resnet18}\n", "line 3, column 37: expected ',' or ']'"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_told_with_the_place(networks: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "zoo" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(f"name: mine\nnetworks:\n{networks}")
+    finished = run("search.py", f"--config-dir={tmp_path}", "zoo=mine", cwd=tmp_path)
+    assert finished.code == 2
+    assert finished.error.startswith(f"error: {file}, {told}")
+    assert len(finished.error.splitlines()) == 1
+
+
 def test_data_that_cannot_be_read_is_told_before_the_first_job_of_a_sweep(tmp_path: Path) -> None:
     finished = run("train.py", "experiment=transfer", "dataset=digits,caltech101", cwd=tmp_path)
     assert finished.code == 2

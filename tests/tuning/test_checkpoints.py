@@ -98,9 +98,7 @@ def test_a_failed_write_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 168192 vs 168088\nmore")
 
     monkeypatch.setattr(torch, "save", fill_the_disk)
-    with pytest.raises(
-        UserError, match=r"last\.ckpt .*\(no more than a part of it\); there is none before it: .*again$"
-    ):
+    with pytest.raises(UserError, match=r"last\.ckpt .*part of it\); there is none before it: .*again$"):
         files.save_checkpoint({}, path)
     assert not any(tmp_path.iterdir())
     monkeypatch.setattr(torch, "save", save)
