@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from cloning_stand_ins import small_data, small_zoo
 from cloning.blueprint import describe
 from cloning.clone import Clone
 from cloning.composite import combine
-from cloning.fitting import fit_adapter, solve_network_head
+from cloning.fitting import fit_adapter, network_features, solve_network_head
 from cloning.frozen import FrozenNetworks
 from cloning.gates import num_gates
-from cloning.head import balanced_cross_entropy, calibrate, class_weights
+from cloning.head import balanced_cross_entropy, calibrate, class_weights, solve_head
 from cloning.insertion import search_position
 from cloning.localise import tries
 from cloning.measures import added_costs
@@ -165,6 +166,25 @@ def test_without_adapters_the_solved_head_is_the_result(tmp_path: Path) -> None:
     _, result = tune_cloned(network, job.correction(found.blueprint), TuningSettings(num_epochs=2), run_dir=tmp_path)
     assert digest(network) != before
     assert (result.choice, result.epochs) == ("start", 0)
+
+
+def test_the_head_is_solved_on_distorted_copies_too(tmp_path: Path) -> None:
+    job = search(tmp_path, insertion=InsertionSettings("fixed", 0))
+    found, start = job.run(), {}
+    network = job.build(found.blueprint)
+    data, spec = job.correction(found.blueprint), network.target.input
+    plain, labels = data.images("train", spec)
+    for num_copies in (0, 2):
+        copies = [data.images("train", spec, augmented_epoch=epoch)[0] for epoch in range(num_copies)]
+        assert all((copy - plain).abs().max() > 0.1 for copy in copies)
+        features = network_features(network, torch.cat([plain, *copies]))
+        expected = solve_head(features, labels.repeat(1 + num_copies), *network.initial_head())
+        options = {"run_dir": tmp_path / str(num_copies), "num_copies": num_copies}
+        tuned, _ = tune_cloned(deepcopy(network), data, TuningSettings(num_epochs=0), **options)
+        torch.testing.assert_close(tuned.head.weight, expected[0])
+        torch.testing.assert_close(tuned.head.bias, expected[1])
+        start[num_copies] = tuned.head.weight
+    assert not torch.allclose(start[0], start[2], atol=1e-3)
 
 
 def test_clones_of_the_strict_mode_add_up(tmp_path: Path) -> None:
