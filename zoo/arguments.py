@@ -28,7 +28,9 @@ class Parser(argparse.ArgumentParser):
         if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
             actions = list(filter(None, map(self._named, missing[1].split(", "))))
             told = f"{missing[1]} is not given"
-            return f"{told}: type {' '.join(map(_typed, actions))}" if actions else told
+            if actions:
+                told = f"{told}: type {' '.join(map(_typed, actions))}"
+            return f"{told} ({actions[0].help})" if len(actions) == 1 and actions[0].help else told
         if unknown := re.fullmatch(r"unrecognized arguments: (.*)", message):
             return self._unknown(unknown[1].split(" ")[0])
         if not (of_one := re.fullmatch(r"argument ([^:]*): (.*)", message)):

@@ -124,6 +124,7 @@ def test_no_command_has_another_parser() -> None:
         ("cloning.__main__", ["pack", "run", "file", "--zzoo", "x"], "there is no option --zzoo: type --zoo"),
         ("deploy.__main__", ["predict"], "RUN, PATH is not given"),
         ("launch.__main__", ["sweep"], "DIR is not given: type DIR"),
+        ("cloning.__main__", ["list"], "PATH is not given: type PATH (packed clones, or folders of them)"),
         ("benchmarks.fronts.__main__", ["embedded", "digits", "--splits", "0"], "--splits: 0 is no whole number"),
         ("benchmarks.partition", ["--trials", "many"], "--trials: many is no whole number from 1 on"),
         ("studies.locality", ["--seed", "-1"], "--seed: -1 is no whole number from 0 to 4,294,967,295"),
