@@ -62,7 +62,10 @@ def tune_cloned(
     if tuning.mode == "full" and not is_strict:
         network = network.thawed()
     if is_strict:
-        log.info("no exemplars of the target's classes (strict mode): nothing is trained, the start is the result")
+        log.info(
+            "no exemplars of the target's classes (strict mode): nothing is trained, or solved on images or copies of "
+            "them, the start is the result"
+        )
         tuning = replace(tuning, mode="freeze", num_epochs=0)
     else:
         if learnt and tuning.head.initialisation == "ridge":
@@ -71,6 +74,11 @@ def tune_cloned(
             solve_network_head(network, samples)
             copies = f" and {num_copies} distorted copies of each" if num_copies else ""
             log.info("F_c is solved on %d correction images%s", data.num_images("train"), copies)
+        else:
+            log.info(
+                "F_c goes on as it was learnt, whatever correction.num_copies says: tuning.head.initialisation=ridge "
+                "solves it anew"
+            )
         if tuning.mode == "probe" or (tuning.mode == "freeze" and not any(map(has_parameters, network.adapters))):
             tuning = replace(tuning, mode="freeze", num_epochs=0)
     tuning = replace(tuning, loss="cross_entropy", head=HeadSettings(refit="never"))

@@ -88,7 +88,8 @@ def test_a_network_in_use_stays_the_same_and_others_are_freed() -> None:
     assert networks("high").digest() == NETWORKS("high").digest()
 
 
-def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path) -> None:
+def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     loose = {"tolerance": 1000, "accuracy_tolerance": 1, "inner_tolerance": 1000}
     job = search(tmp_path, insertion=InsertionSettings("tolerance", num_epochs=1, **loose))
     found = job.run()
@@ -111,7 +112,9 @@ def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path) -> None:
     assert tuned is network
     assert (result.choice, result.loss) == ("tuned", "cross_entropy")
     learnt, data = digest(tuned), job.correction(found.blueprint)
+    caplog.clear()
     _, again = tune_cloned(tuned, data, TuningSettings(num_epochs=0), run_dir=tmp_path / "again", learnt=True)
+    assert "F_c goes on as it was learnt, whatever correction.num_copies says" in caplog.text
     assert digest(tuned) == learnt
     assert again.val_losses["start"] == pytest.approx(result.val_losses["tuned"], rel=1e-5)
     assert result.num_trained_parameters == sum(p.numel() for p in network.parameters())
