@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.cloning_scenarios import Scenario, read_scenario
-from benchmarks.cloning_table import Key, Row, Strengths, line, read_rows, write_rows
+from benchmarks.cloning_table import AUGMENTED, Key, Row, Strengths, line, read_rows, write_rows
 from benchmarks.common import workers
 from cloning.clone import Clone, spread_cuts
 from cloning.fitting import calibrate_network_head, with_fitted_adapters
@@ -298,7 +298,7 @@ def main() -> None:
     arguments = parser.parse_args()
     require_directory("--results", arguments.results)
     require_directory("--cache", arguments.cache, is_read=True)
-    path = arguments.results / ("cloning_augmented" if arguments.augmentation else "cloning")
+    path = arguments.results / f"cloning{AUGMENTED if arguments.augmentation else ''}"
     scenarios = [read_scenario(name) for name in arguments.scenarios]
     rows = read_rows(path)
     known = {key: row for key, row in rows.items() if row.method not in arguments.again}

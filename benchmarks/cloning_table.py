@@ -32,11 +32,12 @@ NAMES = {
     "fine_tune": "fine-tuning",
     "joint": "joint training (upper bound)",
 }
+AUGMENTED = "_augmented"
 HEADING = """# Cloning against its rivals
 
-`python -m benchmarks.cloning`: test accuracy in percent averaged over classes, mean and standard deviation over the
-seeds. All ways have the same images and epochs; cloning runs with its defaults, the strengths of the other ways are the
-best of three on the validation split, for every seed.
+`python -m benchmarks.cloning{option}`: test accuracy in percent averaged over classes, mean and standard deviation over
+the seeds. All ways have the same images and epochs, and {copies}; cloning runs with its other defaults,
+the strengths of the other ways are the best of three on the validation split, for every seed.
 
 - Difference: cloning minus that way over the seeds that both have, with the 95 % interval of paired differences.
 - Added: what runs beside the target's own network. Bytes: what travels to someone who has the zoo. Seconds: wall time
@@ -98,7 +99,10 @@ def read_rows(path: Path) -> dict[Key, Row]:
 def write_rows(path: Path, rows: Mapping[Key, Row], methods: Sequence[str]) -> None:
     """The rows as JSON, and their tables."""
     write_json(path.with_suffix(".json"), {"rows": to_plain(list(rows.values()))})
-    write_text(path.with_suffix(".md"), "\n".join([HEADING, *table(list(rows.values()), methods), ""]))
+    said = {"option": "", "copies": "no distorted copies (`correction.num_copies=0`)"}
+    if path.name.endswith(AUGMENTED):
+        said = {"option": " --augmentation affine", "copies": "the same four distorted copies of each image"}
+    write_text(path.with_suffix(".md"), "\n".join([HEADING.format(**said), *table(list(rows.values()), methods), ""]))
 
 
 def table(rows: Sequence[Row], methods: Sequence[str]) -> Iterator[str]:
