@@ -42,11 +42,11 @@ from cloning.measures import measure_costs, num_bytes, random_like
 from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch
 from cloning.rivals import RIVALS
-from cloning.rivals.problem import CloningProblem
+from cloning.rivals.problem import CloningProblem, given_samples, num_copies
 from cloning.rivals.training import RivalSettings
 from cloning.samples import Samples
-from cloning.settings import NUM_COPIES, CloningSettings, CorrectionSettings, InsertionSettings, TaskSettings
-from cloning.tuning import correction_samples, tune_cloned
+from cloning.settings import CloningSettings, CorrectionSettings, InsertionSettings, TaskSettings
+from cloning.tuning import tune_cloned
 from datamodules.correction import CorrectionData
 from tuning.settings import TuningSettings
 from zoo.arguments import Parser, positive, run, whole
@@ -154,9 +154,8 @@ class Contest:
         everything.use_input(target.input)
         cuts = spread_cuts(target, InsertionSettings().num_head_cuts) if exemplars else ()
         network = ClonedNetwork(target, classes, clones, [None] * len(clones), cuts)
-        copies = NUM_COPIES if augmentation else 0
-        self.everything, complete = everything, Samples.joined(correction_samples(everything, target.input, copies))
-        self.problem = CloningProblem(network, weak, complete)
+        self.everything = everything
+        self.problem = CloningProblem(network, weak, given_samples(everything, target.input))
 
     def rows(self, methods: Sequence[str]) -> Iterator[Row]:
         """Of some ways; those that share a search, of one search."""
@@ -193,7 +192,7 @@ class Contest:
                 tuned = copy.deepcopy(network)
             with tempfile.TemporaryDirectory() as directory:
                 tuning = TuningSettings(num_epochs=NUM_EPOCHS)
-                options = {"run_dir": Path(directory), "num_copies": problem.num_copies, "seed": self.seed}
+                options = {"run_dir": Path(directory), "num_copies": num_copies(problem.data), "seed": self.seed}
                 tuned, _ = tune_cloned(tuned, problem.data, tuning, test=False, **options)
             shipped = search.statistics(network).num_bytes if is_statistics else 0
             trial = Trial(tuned, searched + time.perf_counter() - started, {})

@@ -33,13 +33,14 @@ from cloning.fitting import solve_network_head, with_fitted_adapters
 from cloning.framing import TOLERANCES, Packed, framed, unframed
 from cloning.frozen import FrozenNetwork
 from cloning.network import ClonedNetwork
-from cloning.probe import NUM_PROBES, differences, probe_logits
+from cloning.probe import NUM_PROBES, probe_logits
 from cloning.samples import Samples
 from zoo.blueprint import Bundle, check_tensors, parse_blueprint, to_text
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.interface import Interface, Reading, interface_from_plain
 from zoo.loading import load_chain
+from zoo.parity import parity
 from zoo.registry import Zoo
 from zoo.storage.files import write_bytes
 from zoo.storage.plain import MAX_BYTES, dump_yaml, inflate, one_line, parse_yaml
@@ -63,7 +64,7 @@ class Unpacked:
         difference: Largest difference between its logits on the probe and the sender's, as a share of the largest of
             these; 0 means bit-equal, NaN that the probe was damaged.
         agreement: Share of the probe images that both name alike.
-        dtype: In which it travelled.
+        dtype: In which it travelled; of several parts the least precise.
         repaired: Sections that were damaged and were made anew.
     """
 
@@ -238,11 +239,11 @@ def repair(
         if lacking:
             raise UserError(f"{path}: its head is fitted anew, and no sample is of {', '.join(lacking)}: add some")
         solve_network_head(network, [few])
-    if not damaged:
-        return _compared(path, network, header, sections, None)
-    sent = None if "probe" in damaged else _sent_logits(path, network, sections)
-    apart = (math.nan, math.nan) if sent is None else differences(sent, probe_logits(network, network.target.input))
-    return Unpacked(network, *apart, header.dtype, tuple(damaged))
+    if "probe" in damaged:
+        found = Unpacked(network, math.nan, math.nan, header.dtype)
+    else:
+        found = _compared(path, network, header, sections, math.inf if damaged else None)
+    return replace(found, repaired=tuple(damaged))
 
 
 @dataclass(frozen=True)
@@ -368,7 +369,7 @@ def _compared(
     """The network, unless its logits are further from the sender's than allowed."""
     tolerance = TOLERANCES[header.dtype] if tolerance is None else tolerance
     found = probe_logits(network, network.target.input)
-    difference, agreement = differences(_sent_logits(path, network, sections), found)
+    difference, agreement = parity(_sent_logits(path, network, sections), found)
     if not difference <= tolerance:  # NaN is not
         raise UserError(
             f"{path}: logits of sender and receiver are up to {difference:.3g} of the largest apart, more than "

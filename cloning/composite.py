@@ -198,7 +198,8 @@ class Composite:
         found = [unpack(part, load, tolerance=tolerance) for part in self.parts]
         network = combine(target, self.classes, [part.network for part in found])
         difference = max((part.difference for part in found), default=0.0)
-        return Unpacked(network, difference, min((part.agreement for part in found), default=1.0))
+        agreement = min((part.agreement for part in found), default=1.0)
+        return Unpacked(network, difference, agreement, min((part.dtype for part in found), default="float32"))
 
     def network(self, load: Load) -> ClonedNetwork:
         """The cloned network alone."""

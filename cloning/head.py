@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.errors import UserError
-from zoo.ridge import scale_of, to_float64
+from zoo.ridge import column_scales, to_float64
 
 PENALTY = 0.03
 _MAX_ITERATIONS = 300
@@ -74,7 +74,7 @@ def solve_head(
     labels = labels.to(x.device)
     mean = weights @ x
     scale = (weights @ (x - mean).square()).sqrt()
-    scale = scale_of(scale, scale <= 1e-7 * mean.abs())  # a constant feature keeps its weights
+    scale = column_scales(scale, scale <= 1e-7 * mean.abs())  # a constant feature keeps its weights
     z = (x - mean) / scale
     old_weight, old_bias = (to_float64(part.detach()).to(x) for part in (weight, bias))
     anchor = old_weight * scale

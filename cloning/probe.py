@@ -10,7 +10,6 @@ from torch import Tensor
 from zoo.entries import InputSpec
 
 NUM_PROBES = 4
-_LEAST = 1e-30
 
 
 @torch.no_grad()
@@ -19,10 +18,3 @@ def probe_logits(network: Callable[[Tensor], Tensor], spec: InputSpec) -> Tensor
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(NUM_PROBES, spec.channels, spec.height, spec.width, generator=generator)
     return network(images).float()
-
-
-def differences(sent: Tensor, found: Tensor) -> tuple[float, float]:
-    """Of logits (n, C): their largest difference as a share of the largest, and how many images both name alike."""
-    agreement = (sent.argmax(1) == found.argmax(1)).double().mean().item()
-    largest = torch.maximum(sent.abs(), found.abs()).max().clamp(min=_LEAST)
-    return ((sent - found).abs().max() / largest).item(), agreement

@@ -178,9 +178,6 @@ class AddedBudget:
         )
 
 
-NUM_COPIES = 4
-
-
 @dataclass(frozen=True)
 class CorrectionSettings:
     """What is known of the classes when F_c is learnt.
@@ -201,7 +198,7 @@ class CorrectionSettings:
     name: Annotated[str, one_of("exemplars", "statistics")] = "exemplars"
     fraction: Annotated[float, above(0, 1)] = 0.3
     exemplars: Annotated[int, at_least(0)] = 10
-    num_copies: Annotated[int, at_least(0, 100)] = NUM_COPIES
+    num_copies: Annotated[int, at_least(0, 100)] = 4
     projection: Annotated[int, at_least(1, 8192)] = 64
     ridge: Annotated[float | None, at_least(1e-9, 1e6)] = None
 

@@ -88,8 +88,8 @@ def tell_added(
     reached = next((found for found in together if found.rows == tuple(chosen)), None)
     if reached is not None:
         log.info(
-            "chosen of %d combinations: together validation loss %.4f, accuracy %.1f %% (the mean "
-            "of original and cloned classes)",
+            "chosen of %d combinations: together validation loss %.4f, accuracy %.1f %% (mean of "
+            "original and cloned classes)",
             *(len(together), reached.loss, 100 * reached.accuracy),
         )
     log.info(

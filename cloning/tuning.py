@@ -13,7 +13,7 @@ from torch import nn
 from cloning.fitting import is_without_originals, solve_network_head
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
-from cloning.settings import NUM_COPIES
+from cloning.settings import CorrectionSettings
 from datamodules import ImageDataModule
 from tuning.fit import TuningResult, tune
 from tuning.settings import HeadSettings, TuningSettings
@@ -29,7 +29,7 @@ def tune_cloned(
     tuning: TuningSettings,
     *,
     run_dir: Path,
-    num_copies: int = NUM_COPIES,
+    num_copies: int = CorrectionSettings.num_copies,
     learnt: bool = False,
     **options: Any,
 ) -> tuple[ClonedNetwork, TuningResult]:
@@ -68,17 +68,16 @@ def tune_cloned(
         )
         tuning = replace(tuning, mode="freeze", num_epochs=0)
     else:
-        if learnt and tuning.head.initialisation == "ridge":
-            log.info("tuning.head.initialisation=ridge: the learnt head is solved anew")
-        if not learnt or tuning.head.initialisation == "ridge":
-            solve_network_head(network, samples)
-            copies = f" and {num_copies} distorted copies of each" if num_copies else ""
-            log.info("F_c is solved on %d correction images%s", data.num_images("train"), copies)
-        else:
+        if learnt and tuning.head.initialisation != "ridge":
             log.info(
                 "F_c goes on as it was learnt, whatever correction.num_copies says: tuning.head.initialisation=ridge "
                 "solves it anew"
             )
+        else:
+            solve_network_head(network, samples)
+            anew = " anew" if learnt else ""
+            copies = f" and {num_copies} distorted copies of each" if num_copies else ""
+            log.info("F_c is solved%s on %d correction images%s", anew, data.num_images("train"), copies)
         if tuning.mode == "probe" or (tuning.mode == "freeze" and not any(map(has_parameters, network.adapters))):
             tuning = replace(tuning, mode="freeze", num_epochs=0)
     tuning = replace(tuning, loss="cross_entropy", head=HeadSettings(refit="never"))

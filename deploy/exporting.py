@@ -24,6 +24,7 @@ from deploy.samples import as_input, real_images
 from zoo.blueprint import to_text
 from zoo.digests import digest
 from zoo.errors import FOREIGN_FAULTS, UserError, reason
+from zoo.parity import parity
 from zoo.progress import Advance, progress
 from zoo.storage.files import atomic_path, read_safetensors, write_safetensors
 from zoo.storage.records import to_plain
@@ -167,9 +168,7 @@ def _compare(
         start += size
         advance()
     ours, theirs = torch.cat(expected), torch.cat(found)
-    difference = ((ours - theirs).abs().max() / ours.abs().max().clamp_min(1e-30)).item()
-    agreement = (ours.argmax(1) == theirs.argmax(1)).double().mean().item()
-    return Parity(difference, agreement, len(ours), runtime, source)
+    return Parity(*parity(ours, theirs), len(ours), runtime, source)
 
 
 def _exported(network: nn.Module, inputs: Tensor) -> ExportedProgram:

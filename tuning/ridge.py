@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.chain.batches import Rows, batches_of
 from zoo.errors import UserError
-from zoo.ridge import Moments, scale_of, to_float64
+from zoo.ridge import Moments, column_scales, to_float64
 
 RIDGES = tuple(10.0 ** (exponent / 2) for exponent in range(-2, 9))
 """The default grid of penalties, 0.1 to 10,000; features are standardised, so one grid serves every network."""
@@ -77,8 +77,8 @@ class RidgePath:
     Attributes:
         num_rows: n.
         mean: (d,) of the features.
-        scale: (d,) their standard deviation, see ``scale_of``; 1 for a constant column, which is one whose spread is
-            below what float32 can tell from its mean.
+        scale: (d,) their standard deviation, see ``column_scales``; 1 for a constant column, which is one whose spread
+            is below what float32 can tell from its mean.
         prior: (C,) shares of the classes.
         basis: (d, k) eigenvectors of Z'Z for the standardised features Z; k <= min(n, d).
         eigenvalues: (k,).
@@ -97,7 +97,7 @@ class RidgePath:
     def of(cls, moments: Moments, rows: Tensor | None) -> RidgePath:
         """Out of the moments of features and one-hot labels; of fewer rows than columns out of the rows (n, d)."""
         deviation = moments.deviation()
-        scale = scale_of(deviation, deviation <= 1e-7 * moments.x.abs())
+        scale = column_scales(deviation, deviation <= 1e-7 * moments.x.abs())
         if rows is None:
             eigenvalues, basis = torch.linalg.eigh(moments.xx / torch.outer(scale, scale))
             eigenvalues = eigenvalues.clamp_min(0)

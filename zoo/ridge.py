@@ -131,11 +131,11 @@ class Moments:
         return float(self.yy.sum())
 
     def _scale(self) -> Tensor:
-        """(p,) one over the scales, see ``scale_of``; 0 where x is constant."""
+        """(p,) one over the scales, see ``column_scales``; 0 where x is constant."""
         deviation = self.deviation()
         # Below, the noise of float32 could outweigh the ridge.
         constant = deviation.square() <= 1e-9 * (self.x.square() + deviation.square())
-        return torch.where(constant, 0.0, 1 / scale_of(deviation, constant))
+        return torch.where(constant, 0.0, 1 / column_scales(deviation, constant))
 
     def _correlation(self, scale: Tensor) -> Tensor:
         return self.xx / self.count * torch.outer(scale, scale)
@@ -158,9 +158,10 @@ class Moments:
 
 
 LEAST_SCALE = 1e-3
+"""As a share of the median one."""
 
 
-def scale_of(deviation: Tensor, constant: Tensor) -> Tensor:
+def column_scales(deviation: Tensor, constant: Tensor) -> Tensor:
     """The scales (p,) by which columns are penalised alike: their deviations, and 1 where they are constant.
 
     No scale is less than ``LEAST_SCALE`` of the median one. A column that is zero but for a trace in one row would else

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from cloning.rivals.problem import CloningProblem
+from cloning.rivals.problem import CloningProblem, num_copies
 from cloning.rivals.training import RivalSettings
 from cloning.tuning import tune_cloned
 from tuning.settings import OptimizerSettings, TuningSettings
@@ -34,7 +34,7 @@ def full_cloning(problem: CloningProblem, settings: RivalSettings, *, seed: int)
             problem.data,
             tuning,
             run_dir=Path(directory),
-            num_copies=problem.num_copies,
+            num_copies=num_copies(problem.data),
             optimizer=optimizer,
             seed=seed,
             test=False,

@@ -11,11 +11,23 @@ from cloning.frozen import FrozenNetwork
 from cloning.measures import Accuracies, measure_accuracies
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
-from cloning.settings import NUM_COPIES
+from cloning.settings import CorrectionSettings
 from cloning.tuning import correction_samples
+from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from zoo.chain.batches import run_in_batches
 from zoo.conversion import convert
+from zoo.entries import InputSpec
+
+
+def num_copies(data: ImageDataModule) -> int:
+    """Distorted copies of every image that all ways are given: none where the data is not augmented."""
+    return CorrectionSettings.num_copies if data.augmentation else 0
+
+
+def given_samples(data: ImageDataModule, spec: InputSpec) -> Samples:
+    """The training images and these copies, preprocessed for ``spec``."""
+    return Samples.joined(correction_samples(data, spec, num_copies(data)))
 
 
 @dataclass(frozen=True)
@@ -51,12 +63,7 @@ class CloningProblem:
     @cached_property
     def correction(self) -> Samples:
         """The correction samples, preprocessed for the target, with the copies that cloning itself is given."""
-        return Samples.joined(correction_samples(self.data, self.target.input, self.num_copies))
-
-    @property
-    def num_copies(self) -> int:
-        """Distorted copies of every image that all ways are given: none where the data is not augmented."""
-        return NUM_COPIES if self.data.augmentation else 0
+        return given_samples(self.data, self.target.input)
 
     def target_logits(self, images: Tensor) -> Tensor:
         """The untouched target's logits (n, kept classes)."""

@@ -14,10 +14,9 @@ from cloning.rivals.distillation import distillation
 from cloning.rivals.ensemble import Ensemble
 from cloning.rivals.ewc import ewc, fisher
 from cloning.rivals.fine_tune import fine_tune, joint
-from cloning.rivals.problem import CloningProblem
+from cloning.rivals.problem import CloningProblem, num_copies
 from cloning.rivals.training import ExpandedNetwork, RivalSettings
 from cloning.samples import Samples
-from cloning.settings import NUM_COPIES
 from datamodules.augmentation import Augmentation
 from datamodules.correction import CorrectionData
 from zoo.conversion import convert
@@ -93,10 +92,10 @@ def test_the_samples_have_distorted_copies_where_the_data_is_augmented() -> None
     question.data.augmentation = Augmentation("affine")
     copies = replace(question).correction
     n = len(plain.labels)
-    assert len(copies.labels) == (1 + NUM_COPIES) * n
+    assert len(copies.labels) == (1 + num_copies(question.data)) * n
     assert torch.equal(copies.images[:n], plain.images)
     assert all(torch.equal(part, plain.labels) for part in copies.labels.split(n))
-    assert len({digest({"x": part}) for part in copies.images.split(n)}) == 1 + NUM_COPIES
+    assert len({digest({"x": part}) for part in copies.images.split(n)}) == 1 + num_copies(question.data) == 5
 
 
 def test_the_sources_teach_their_own_classes() -> None:

@@ -42,16 +42,6 @@ def zoo() -> Zoo:
     return Zoo("two", [embedded[name] for name in ("resnet_digits", "vit_digits")])
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture(scope="module")
-def data() -> Digits:
-    return Digits(num_train=60, num_validation=30, num_test=30)
-
-
 def searched(zoo: Zoo, data: Digits, root: Path, **changes):
     run = Search(zoo, data, replace(SETTINGS, **changes), store=Store(root), seed=0)
     return run, run.run()

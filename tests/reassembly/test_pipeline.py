@@ -7,17 +7,16 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from search_stand_ins import SETTINGS, search
 
 from datamodules import Digits
 from reassembly.assembly import joined
 from reassembly.features import node_features
 from reassembly.finalists import choose_finalists
 from reassembly.network import assemble
-from reassembly.pipeline import Search
 from reassembly.proxies import PROXIES, Proxy
 from reassembly.proxies.leep import leep_score
 from reassembly.report import write_report
@@ -26,9 +25,7 @@ from reassembly.settings import (
     AdapterSettings,
     Budget,
     CompositionSettings,
-    PartitionSettings,
     ProxySettings,
-    SearchSettings,
     SelectionSettings,
     SimilaritySettings,
 )
@@ -36,40 +33,11 @@ from zoo import chain_cache
 from zoo.blueprint import BlockSpec, read_blueprint
 from zoo.chain.costs import count
 from zoo.chain.signals import pool
-from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.loading import load_chain
-from zoo.registry import Zoo, read_zoo
+from zoo.registry import Zoo
 from zoo.storage.reports import kept_report
 from zoo.storage.store import Store
-from zoo.weights import PROJECT_ROOT
-
-SETTINGS = SearchSettings(
-    similarity=SimilaritySettings(num_probe_images=40),
-    partition=PartitionSettings(num_blocks=2, num_starts=4, max_bound_steps=200),
-    budget=Budget(max_params=250_000),
-    proxy=ProxySettings(num_draws=1, num_images=40, also=("params",)),
-)
-
-
-@pytest.fixture(scope="module")
-def zoo() -> Zoo:
-    embedded = read_zoo(PROJECT_ROOT / "conf" / "zoo" / "embedded.yaml")
-    return Zoo("three", [embedded[name] for name in ("resnet_digits", "regnety_even", "vit_digits")])
-
-
-@pytest.fixture(scope="module")
-def data() -> Digits:
-    return Digits(num_train=60, num_validation=30, num_test=30)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
-
-
-def search(zoo: Zoo, data: Digits, root: Path, settings: SearchSettings = SETTINGS) -> Search:
-    return Search(zoo, data, settings, store=Store(root), seed=0)
 
 
 def test_the_pick_is_the_best_candidate_within_the_budget_and_costs_what_was_said(zoo, data, root) -> None:
@@ -107,63 +75,6 @@ def test_a_repeated_search_loads_no_network(zoo, data, root, monkeypatch: pytest
     assert set(second.reused) == {"features", "similarity", "partition", "scores"}
     with pytest.raises(AssertionError, match="was loaded"):
         search(zoo, Digits(num_train=60, num_validation=30, num_test=30, seed=1), root).run()
-
-
-def test_networks_of_other_names_are_found_by_these(zoo, data, root) -> None:
-    before = search(zoo, data, root).run()
-    first, second, third = zoo.values()
-    swapped = [replace(second, name=first.name), replace(first, name=second.name), replace(third, name="renamed")]
-    names = dict(zip(zoo, [second.name, first.name, "renamed"], strict=True))
-    found = search(Zoo("three", [swapped[1], swapped[0], swapped[2]]), data, root).run()
-    assert "features" in found.reused
-    assert {name: found.descriptions[names[name]].digest for name in zoo} == {
-        name: description.digest for name, description in before.descriptions.items()
-    }
-
-    def listed(result, names):
-        return {
-            (*((names[block.network], block.nodes) for block in one.blocks), one.is_adapted, one.num_params, one.macs)
-            for one in (entry.candidate for entry in result.candidates)
-        }
-
-    assert listed(found, {name: name for name in names.values()}) == listed(before, names)
-
-
-def test_a_network_that_is_there_twice_is_two_networks(zoo, data, root) -> None:
-    first, second, _ = zoo.values()
-    found = search(Zoo("twice", [first, replace(first, name="again"), second]), data, root).run()
-    assert set(found.descriptions) == {first.name, "again", second.name}
-    assert {block.network for entry in found.candidates for block in entry.candidate.blocks} == set(found.descriptions)
-
-
-def test_a_zoo_goes_on_without_what_is_no_chain_where_told_to(zoo, data, root, tmp_path: Path) -> None:
-    fields = {"source": "tests.zoo.checkpoint_stand_ins:small", "input": zoo["vit_digits"].input}
-    entries = [*zoo.values(), ZooEntry(name="short", **fields)]
-    with pytest.raises(UserError, match="short"):
-        search(Zoo("four", entries), data, root).run()
-    found = search(Zoo("four", entries, leave_out="unfit"), data, root).run()
-    assert found.blueprint.blocks == search(zoo, data, root).run().blueprint.blocks
-    assert list(found.left_out) == ["short"]
-    write_report(found, SETTINGS, tmp_path)
-    rows = list(csv.reader((tmp_path / "left_out.csv").read_text().splitlines()))
-    assert rows == [["network", "reason"], ["short", found.left_out["short"]]]
-
-
-def test_all_networks_that_cannot_be_used_are_told_together_before_an_image_runs(zoo, data, root) -> None:
-    fields = {"source": "tests.zoo.checkpoint_stand_ins:small", "input": zoo["vit_digits"].input}
-    entries = [*zoo.values(), *(ZooEntry(name=name, **fields) for name in ("short", "brief"))]
-    searched = search(Zoo("five", entries), data, root)
-    with pytest.raises(UserError, match=r"^2 networks cannot be used: short is no chain.*; brief is no chain"):
-        searched.run()
-    assert not searched.store.misses
-
-
-def test_networks_too_short_for_the_blocks_are_left_out_where_told_to(zoo, data, root) -> None:
-    settings = replace(SETTINGS, partition=replace(SETTINGS.partition, num_blocks=7))
-    shortest = min(zoo, key=lambda name: len(load_chain(zoo[name])))
-    found = search(Zoo("three", zoo.values(), leave_out="unfit"), data, root, settings).run()
-    assert shortest in found.left_out
-    assert "too few for 7 blocks" in found.left_out[shortest]
 
 
 def test_few_seams_by_the_answers_of_probes_are_scored_and_leave_a_pick(zoo, data, root, monkeypatch) -> None:
@@ -295,12 +206,6 @@ def test_leep_scores_whole_networks_alone_and_none_without_a_classifier_that_was
     assert whole["vit_digits"].scores["leep"] < 0
     assert "resnet_digits has no classifier that was learnt: its weights leave out fc." in caplog.text
     assert len(scored) > len(whole)
-
-
-def test_a_chain_too_short_is_refused_by_name(zoo, data, root) -> None:
-    settings = replace(SETTINGS, partition=replace(SETTINGS.partition, num_blocks=7))
-    with pytest.raises(UserError, match=r"vit_digits.*partition.num_blocks="):
-        search(zoo, data, root, settings).run()
 
 
 def test_joined_blocks_need_no_adapter() -> None:

@@ -24,7 +24,7 @@ from zoo.chain.program import Block, Program, Step
 from zoo.chain.refusals import ADVICE, failed_forward, no_tensor, require_plain, wrong_precision
 from zoo.chain.signals import Signal
 from zoo.chain.slices import Slicer
-from zoo.chain.trace import OtherWay, trace
+from zoo.chain.trace import GuardError, trace
 from zoo.errors import FOREIGN_FAULTS, UserError, reason
 
 
@@ -136,9 +136,9 @@ class Chain(Nodes):
             with torch.inference_mode(False):  # whatever the caller is in
                 with fresh_caches():
                     chain = cls._sliced(network, example_input, name, nodes)
-                    chain._require_any_number()
+                    chain._require_any_batch_size()
                 chain._verify(example_input)
-        except OtherWay as error:
+        except GuardError as error:
             raise UserError(
                 f"{name} cannot be sliced: its forward goes another way for another number of images (a condition on "
                 f"the size of the batch?); {ADVICE}"
@@ -255,10 +255,10 @@ class Chain(Nodes):
     def _signal_at(self, cut: int) -> Signal:
         return self._slicer.signals[self._cuts[cut]]
 
-    def _require_any_number(self) -> None:
+    def _require_any_batch_size(self) -> None:
         """Lets many images through the blocks, on the meta device: what was recorded is the way of two."""
         with meta_pass():
-            y = torch.empty(self._signal_at(0).shape(_MANY), device="meta")
+            y = torch.empty(self._signal_at(0).shape(_LARGE_BATCH), device="meta")
             for index in range(len(self)):
                 y = self._block(self._shadow, index, index + 1)(y)
 
@@ -290,7 +290,7 @@ class Chain(Nodes):
             )
 
 
-_MANY = 64
+_LARGE_BATCH = 64
 _OF_THE_BATCH = 0.005
 _OF_THE_BATCH_IN_HALF = 0.05
 """Of the largest output: other kernels for another batch round otherwise, by far less."""

@@ -33,14 +33,14 @@ RECORDERS = (os.path.dirname(fx.__file__), __file__, program.__file__)
 ONE_AT_A_TIME = threading.RLock()  # recording patches names that all threads see, though only its own is recorded
 
 
-class OtherWay(UserError):
+class GuardError(UserError):
     """A forward would go another way than the one that was recorded."""
 
 
 def require(value: Any, expected: Any) -> None:
     """A guard: what the control flow was decided by when the network was sliced must not change."""
     if value != expected:
-        raise OtherWay(
+        raise GuardError(
             f"this block was sliced for inputs of another size (a size, or a condition on one, is {value}, was "
             f"{expected}): resize the input, or slice the network with an example input of this size"
         )
