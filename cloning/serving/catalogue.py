@@ -69,11 +69,12 @@ class Catalogue:
         """Puts a packed clone on the shelf and into the folder.
 
         Raises:
-            UserError: A name that is none, a file that is refused; nothing has changed then.
+            UserError: A name that is none or a folder's, a file that is refused; nothing has changed then.
             OSError: It cannot be written.
         """
         file = f"{require_name(name)}{SUFFIX}"
         async with self._changing:
+            self._require_no_folder(file)
             try:
                 clone = await self._open(name, Packed(file, content))
             except UserError:
@@ -88,17 +89,23 @@ class Catalogue:
 
         Raises:
             KeyError: There is none of that name.
+            UserError: It is a folder.
             OSError: It cannot be removed.
         """
         async with self._changing:
             file = f"{name}{SUFFIX}"
             if name not in self.clones and file not in self.refused:
                 raise KeyError(name)
+            self._require_no_folder(file)
             (self.folder / file).unlink(missing_ok=True)
             for known in (self._seen, self.refused):
                 known.pop(file, None)
             self.clones.pop(name, None)
             self._tell("removed", file)
+
+    def _require_no_folder(self, file: str) -> None:
+        if (self.folder / file).is_dir():
+            raise UserError(f"{file} is a directory in the folder of clones: take it away there, or give another name")
 
     async def _read(self, file: str) -> None:
         """Opens a file of the folder, or keeps why it is refused."""
@@ -135,14 +142,13 @@ class Catalogue:
 
 
 def _signatures(folder: Path) -> dict[str, Signature]:
-    """Files by name with what changes when they do."""
+    """Files by name with what changes when they do; folders and links to nothing, too, which are refused by name."""
     found = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
                 try:
-                    if entry.is_file():
-                        found[entry.name] = _signature(entry.stat())
+                    found[entry.name] = _signature(entry.stat(follow_symlinks=entry.is_file()))
                 except OSError:  # it went while we looked
                     continue
     return found

@@ -95,6 +95,27 @@ def test_a_file_that_is_refused_takes_nothing_away(server: Served) -> None:
     server.until(lambda told: not told["refused"])
 
 
+def test_folders_and_links_to_nothing_are_refused_by_name(server: Served) -> None:
+    folder, link = server.folder / "folder.hz", server.folder / "link.hz"
+    folder.mkdir()
+    link.symlink_to("gone.hz")
+    try:
+        server.until(lambda told: {"folder.hz", "link.hz"} <= told["refused"].keys())
+        refused = server.ask("GET", "/clones")[1]["refused"]
+        assert refused["folder.hz"].endswith("folder.hz: expected a file, but it is a directory")
+        assert refused["link.hz"].endswith("link.hz: expected a file, but it does not exist")
+        for method, body in (("PUT", packed(server, "one")), ("DELETE", None)):
+            status, told = server.ask(method, "/clones/folder", body, "application/octet-stream")
+            assert status == 422
+            assert told["error"].startswith("folder.hz is a directory in the folder of clones: take it away there")
+        assert server.ask("DELETE", "/clones/link")[0] == 200
+        assert not link.is_symlink()
+    finally:
+        folder.rmdir()
+        link.unlink(missing_ok=True)
+    server.until(lambda told: not told["refused"])
+
+
 def test_damaged_and_foreign_clones_are_refused_by_name(server: Served, tmp_path: Path) -> None:
     content = packed(server, "late")
     status, told = server.put("new", content[:-10])
