@@ -11,7 +11,14 @@ from torch import Tensor
 
 from cloning.clone import Clone, source_position
 from cloning.frozen import FrozenNetwork
-from cloning.head import calibrated_head, solve_head
+from cloning.head import (
+    NEARLY_SOLVED,
+    balanced_cross_entropy,
+    calibrated_head,
+    calibrated_logits,
+    class_weights,
+    solve_head,
+)
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
 from zoo.chain import Chain
@@ -103,6 +110,32 @@ def solve_network_head(network: ClonedNetwork, samples: Iterable[Samples]) -> No
     with torch.no_grad():
         network.head.weight.copy_(solved[0])
         network.head.bias.copy_(solved[1])
+
+
+@torch.no_grad()
+def compared_logits(network: ClonedNetwork, train: Samples, val: Samples) -> tuple[Tensor, float]:
+    """What a network says on validation samples, with F_c solved nearly enough to compare it with others; in place.
+
+    Without training samples of the target's classes F_c stays, and its logits are calibrated on the validation samples.
+
+    Args:
+        network: On the samples' device; its F_c need not be solved.
+        train: What F_c reads (n, d) in the place of images.
+        val: Likewise.
+
+    Returns:
+        Logits (n, C) and their class-balanced cross-entropy.
+    """
+    start = network.initial_head()
+    if is_without_originals(network, train.labels):
+        logits = calibrated_logits(val.images, val.labels, *start, network.owners)
+    else:
+        solved = solve_head(train.images, train.labels, *start, least_gradient=NEARLY_SOLVED)
+        network.head.weight.copy_(solved[0])
+        network.head.bias.copy_(solved[1])
+        logits = network.head(val.images)
+    weights = class_weights(val.labels, len(network.classes))
+    return logits, balanced_cross_entropy(logits, val.labels, weights).item()
 
 
 def calibrate_network_head(network: ClonedNetwork, samples: Samples) -> None:

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from cloning.evidence import Graft, SourceEvidence
 from cloning.gates import gated, hard_gates, num_gates
-from cloning.head import class_weights, solve_head
+from cloning.head import NEARLY_SOLVED, class_weights, solve_head
 from cloning.measures import centred_cosine
 from cloning.neighbourhoods import Neighbourhoods, draw_neighbourhoods, fit_surrogates, surrogate_outputs
 from cloning.samples import BATCH_SIZE
@@ -61,8 +61,6 @@ INSIDE = 0.4
 LEAST_INSIDE = 0.25
 DISTILLATION_TEMPERATURE = 2.0
 HEAD_LEARNING_RATE = 3e-3
-NEARLY_SOLVED = 1e-4
-"""Gradient at which the head with the whole source is good enough to be learnt from."""
 
 
 def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[Tensor]:

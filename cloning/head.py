@@ -18,6 +18,8 @@ _HISTORY_SIZE = 20
 SCALE_PENALTY = 1e-4
 LEAST_GRADIENT = 1e-6
 """Per entry, in the scale of the curvature, at which a head counts as solved."""
+NEARLY_SOLVED = 1e-4
+"""The same where heads are only compared or learnt from: losses are within a hundredth of those of the solved ones."""
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from cloning.choice import LOSS_FLOOR, PositionResult, choose
 from cloning.clone import Clone, num_positions, source_position
-from cloning.fitting import fit_adapter_to
+from cloning.fitting import compared_logits, fit_adapter_to, is_without_originals
 from cloning.frozen import FrozenNetwork
 from cloning.gates import hard_gates, num_gates
-from cloning.head import balanced_cross_entropy, calibrated_logits, class_weights, solve_head
+from cloning.head import balanced_cross_entropy, class_weights
 from cloning.measures import accuracies_of_logits, added_costs, centred_cosine, mean, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
@@ -48,9 +48,6 @@ MAX_HELD_BYTES = 2**29
 
 PROMISING = 1.25
 """Times tolerance (the smaller of both) and least loss: what is worth a short tuning."""
-
-NEARLY_SOLVED = 1e-4
-"""Gradient at which a head is good enough to compare by: losses are within a hundredth of those of the solved one."""
 
 PATIENCE = 3
 """Positions in a row that are not, after which the search for the cheapest near the least ends."""
@@ -162,7 +159,6 @@ class _Tries:
     def __post_init__(self) -> None:
         clone = next(iter(self.modules.values()))
         self.source, self.classes = clone.source, [*self.kept, *clone.classes]
-        self.is_tuned = bool((self.train.labels < len(self.kept)).any())
         self.splits = (self.train, self.val)
         self.walks = [_Walk(self.target, samples.images, self.precision) for samples in self.splits]
         self.images = [convert(samples.images, self.target.input, self.source.input) for samples in self.splits]
@@ -177,10 +173,11 @@ class _Tries:
         adapter = self._adapter(share, clone) if position else None
         network = ClonedNetwork(self.target, self.classes, [clone], [adapter], self.head_cuts)
         network.to(self.train.images.device)
-        logits, loss = self._solved(network)
-        if adapter is not None and self.is_tuned and loss <= promising:
+        logits, loss = self._compared(network)
+        is_strict = is_without_originals(network, self.train.labels)
+        if adapter is not None and not is_strict and loss <= promising:
             train_shortly(network, self.train, self.settings, seed=self.seed, precision=self.precision)
-            tuned = self._solved(network)
+            tuned = self._compared(network)
             logits, loss = min((logits, loss), tuned, key=lambda found: found[1])
         if not math.isfinite(loss):
             raise UserError(
@@ -208,19 +205,13 @@ class _Tries:
         )
 
     @torch.no_grad()
-    def _solved(self, network: ClonedNetwork) -> tuple[Tensor, float]:
-        """Logits and loss on validation images, F_c solved, or calibrated there without samples of the target's."""
-        features, start = torch.cat([self.own[1], self._grafted(network, 1)], dim=1), network.initial_head()
-        if self.is_tuned:
-            known = torch.cat([self.own[0], self._grafted(network, 0)], dim=1)
-            found = solve_head(known, self.train.labels, *start, least_gradient=NEARLY_SOLVED)
-            network.head.weight.copy_(found[0])
-            network.head.bias.copy_(found[1])
-            logits = network.head(features)
-        else:
-            logits = calibrated_logits(features, self.val.labels, *start, network.owners)
-        weights = class_weights(self.val.labels, len(self.classes))
-        return logits, balanced_cross_entropy(logits, self.val.labels, weights).item()
+    def _compared(self, network: ClonedNetwork) -> tuple[Tensor, float]:
+        """Logits and loss on validation images."""
+        return compared_logits(network, *(self._read(network, side) for side in (0, 1)))
+
+    def _read(self, network: ClonedNetwork, side: int) -> Samples:
+        """What the head reads of a split, in the place of its images."""
+        return Samples(torch.cat([self.own[side], self._grafted(network, side)], dim=1), self.splits[side].labels)
 
     def _grafted(self, network: ClonedNetwork, side: int) -> Tensor:
         """What the module gives to the head, (n, d), for the images of a split."""

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from cloning.choice import Combination, PositionResult
 from cloning.clone import Clone
-from cloning.fitting import fit_adapter, network_features
+from cloning.fitting import compared_logits, fit_adapter, network_features
 from cloning.frozen import FrozenNetwork
-from cloning.head import balanced_cross_entropy, calibrated_logits, class_weights, solve_head
-from cloning.insertion import NEARLY_SOLVED
 from cloning.measures import accuracies_of_logits, mean
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
@@ -71,18 +69,13 @@ class Together:
         network = ClonedNetwork(self.target, classes, at_image, [None] * len(clones), self.head_cuts)
         own = network.num_target_features
         train, val = (
-            torch.cat([parts[0][side][:, :own], *(part[side][:, own:] for part in parts)], dim=1) for side in (0, 1)
+            Samples(torch.cat([parts[0][side][:, :own], *(part[side][:, own:] for part in parts)], dim=1), split.labels)
+            for side, split in enumerate((self.train, self.val))
         )
-        start = [part.to(train) for part in network.initial_head()]
-        if (self.train.labels < len(self.kept)).any():
-            weight, bias = solve_head(train, self.train.labels, *start, least_gradient=NEARLY_SOLVED)
-            logits = val @ weight.T + bias
-        else:
-            logits = calibrated_logits(val, self.val.labels, *start, network.owners)
+        logits, loss = compared_logits(network.to(self.train.images.device), train, val)
         accuracies = accuracies_of_logits(logits, self.val.labels, len(classes))
         sides = [mean(part) or 0.0 for part in (accuracies[: len(self.kept)], accuracies[len(self.kept) :])]
-        loss = balanced_cross_entropy(logits, self.val.labels, class_weights(self.val.labels, len(classes)))
-        return loss.item(), *sides
+        return loss, *sides
 
     def _clone(self, place: int, row: PositionResult) -> Clone:
         module = self.modules[place][row.share]
