@@ -35,7 +35,7 @@ from cloning.frozen import FrozenNetwork
 from cloning.network import ClonedNetwork
 from cloning.probe import NUM_PROBES, probe_logits
 from cloning.samples import Samples
-from zoo.blueprint import Bundle, check_tensors, parse_blueprint, to_text
+from zoo.blueprint import Bundle, Provenance, check_tensors, parse_blueprint, to_text
 from zoo.entries import ZooEntry
 from zoo.errors import UserError
 from zoo.interface import Interface, Reading, interface_from_plain
@@ -66,6 +66,7 @@ class Unpacked:
         agreement: Share of the probe images that both name alike.
         dtype: In which it travelled; of several parts the least precise.
         repaired: Sections that were damaged and were made anew.
+        was_repaired: Somebody did so before it was sent.
     """
 
     network: ClonedNetwork
@@ -73,6 +74,7 @@ class Unpacked:
     agreement: float
     dtype: str = "float32"
     repaired: tuple[str, ...] = ()
+    was_repaired: bool = False
 
 
 def to_bundle(network: ClonedNetwork, *, complete: bool = False) -> Bundle:
@@ -142,20 +144,25 @@ def _holds_copies(bundle: Bundle) -> bool:
     return any(name.startswith("copies.") for name in bundle.tensors)
 
 
-def pack(network: ClonedNetwork, path: str | Path, *, dtype: str = "float32") -> int:
+def pack(
+    network: ClonedNetwork, path: str | Path, *, dtype: str = "float32", provenance: Sequence[Provenance] = ()
+) -> int:
     """Writes the file atomically; returns its size in bytes. As ``packed``, of which it is the file."""
-    content = packed(network, str(path), dtype=dtype).content
+    content = packed(network, str(path), dtype=dtype, provenance=provenance).content
     write_bytes(path, content)
     return len(content)
 
 
-def packed(network: ClonedNetwork, name: str, *, dtype: str = "float32") -> Packed:
+def packed(
+    network: ClonedNetwork, name: str, *, dtype: str = "float32", provenance: Sequence[Provenance] = ()
+) -> Packed:
     """The content of a file.
 
     Args:
         network: Whose adapters and head travel; one with tuned copies (PNC-F) has to travel whole.
         name: Of the file, for messages.
         dtype: ``float32`` (bit-equal at the other end) or ``float16`` (half the size).
+        provenance: Of its blueprint.
 
     Raises:
         UserError: Unknown dtype, tuned copies, tensors or logits that are NaN or infinite.
@@ -165,7 +172,7 @@ def packed(network: ClonedNetwork, name: str, *, dtype: str = "float32") -> Pack
     if len(network.copies):
         raise UserError("a network tuned with tuning=full differs from its zoo everywhere: send its bundle directory")
     state = network.state_dict()
-    sections = {"blueprint": zlib.compress(to_text(describe(network)).encode(), 9)}
+    sections = {"blueprint": zlib.compress(to_text(describe(network, provenance)).encode(), 9)}
     for part in LEARNT:
         tensors = {n: t.to(_DTYPES[dtype]).contiguous() for n, t in state.items() if n.startswith(f"{part}.")}
         for key, tensor in tensors.items():
@@ -239,11 +246,11 @@ def repair(
         if lacking:
             raise UserError(f"{path}: its head is fitted anew, and no sample is of {', '.join(lacking)}: add some")
         solve_network_head(network, [few])
+    state = network.state_dict()  # which has no adapters where every clone is at the image
+    made = tuple(part for part in damaged if part == "probe" or any(name.startswith(f"{part}.") for name in state))
     if "probe" in damaged:
-        found = Unpacked(network, math.nan, math.nan, header.dtype)
-    else:
-        found = _compared(path, network, header, sections, math.inf if damaged else None)
-    return replace(found, repaired=tuple(damaged))
+        return Unpacked(network, math.nan, math.nan, header.dtype, made)
+    return replace(_compared(path, network, header, sections, math.inf if made else None), repaired=made)
 
 
 @dataclass(frozen=True)
@@ -283,13 +290,17 @@ def _read_whole(path: str | Path | Packed) -> tuple[_Header, dict[str, bytes]]:
     if damaged:
         raise UserError(
             f"{path}: damaged in {', '.join(damaged)} (cut short, or a bit has flipped): have it sent again"
-            + (", or fit anew with python -m cloning repair" if set(damaged) <= set(LEARNT) else "")
+            + (", or fit anew with python -m cloning repair" if set(damaged) <= {*LEARNT, "probe"} else "")
         )
     return header, sections
 
 
 def _blueprint(path: str | Path | Packed, sections: Mapping[str, bytes]) -> CloningBlueprint:
     return parse_blueprint(*_text(path, sections, "blueprint"), CloningBlueprint)
+
+
+def _was_repaired(path: str | Path | Packed, sections: Mapping[str, bytes]) -> bool:
+    return any(step.step == "repaired" for step in _blueprint(path, sections).provenance)
 
 
 def _reading(path: str | Path | Packed, sections: Mapping[str, bytes]) -> Reading | None:
@@ -375,7 +386,7 @@ def _compared(
             f"{path}: logits of sender and receiver are up to {difference:.3g} of the largest apart, more than "
             f"{tolerance:g}: have it packed anew, or allow more with --tolerance"
         )
-    return Unpacked(network, difference, agreement, header.dtype)
+    return Unpacked(network, difference, agreement, header.dtype, was_repaired=_was_repaired(path, sections))
 
 
 def _sent_logits(path: str | Path | Packed, network: ClonedNetwork, sections: Mapping[str, bytes]) -> Tensor:

@@ -20,7 +20,7 @@ from cloning.network import ClonedNetwork
 from cloning.samples import Samples
 from cloning.surgery import networks_of
 from datamodules.images import normalise
-from zoo.blueprint import WEIGHTS_FILE, read_bundle, write_bundle
+from zoo.blueprint import WEIGHTS_FILE, Provenance, read_bundle, write_bundle
 from zoo.errors import UserError
 from zoo.interface import interface_to_plain
 from zoo.storage.files import read_safetensors
@@ -61,11 +61,12 @@ def repair_file(options: argparse.Namespace) -> str:
     _require_free(options.repaired, options.overwrite)
     tensors, _ = read_safetensors(options.samples)
     found = repair(options.file, networks_of(options.zoo), lambda network: _samples(options.samples, tensors, network))
-    size = pack(found.network, options.repaired, dtype=found.dtype)
+    steps = [Provenance("repaired")] * (bool(found.repaired) or found.was_repaired)
+    size = pack(found.network, options.repaired, dtype=found.dtype, provenance=steps)
     fitted = ", ".join(part for part in found.repaired if part != "probe") or "nothing"
-    told = "" if found.repaired else " (all was intact)"
+    told = "" if found.repaired else " (nothing that was learnt was damaged)"
     if "probe" in found.repaired:
-        told = "; the sender's answers, damaged too, are gone: those in their place are of the network as it is now"
+        told = "; the sender's answers, which were damaged, are gone: those in their place are of this network"
     elif found.repaired:
         told = "; from now on the file answers for this network, no longer for the sender's"
     return f"{options.repaired}: {size:,} bytes; fitted anew: {fitted}{told}; {_report(found)}"
@@ -136,4 +137,6 @@ def _report(found: Unpacked) -> str:
         equal = f"up to {found.difference:.2g} of the largest apart, and name {found.agreement:.0%} of the images alike"
     if math.isnan(found.difference):
         equal = "not compared, as what the sender found is damaged"
+    if found.was_repaired:
+        equal += " (the sender is who repaired it: what had been damaged was fitted anew)"
     return f"{network.target.name} with {grafts or 'no clone'}; logits of sender and receiver are {equal}"

@@ -199,7 +199,8 @@ class Composite:
         network = combine(target, self.classes, [part.network for part in found])
         difference = max((part.difference for part in found), default=0.0)
         agreement = min((part.agreement for part in found), default=1.0)
-        return Unpacked(network, difference, agreement, min((part.dtype for part in found), default="float32"))
+        dtype = min((part.dtype for part in found), default="float32")
+        return Unpacked(network, difference, agreement, dtype, was_repaired=any(part.was_repaired for part in found))
 
     def network(self, load: Load) -> ClonedNetwork:
         """The cloned network alone."""

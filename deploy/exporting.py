@@ -146,6 +146,8 @@ def export(
         except UserError:
             raise
         except FOREIGN_FAULTS as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the file, not of the network
+                raise
             raise UserError(f"{model.origin.path} cannot be exported as {kind}: {reason(error)}") from error
         found = _compare(model, run, inputs, as_input(pixels, model), runtime, source, advance)
         if not found.difference <= tolerance:  # NaN is not

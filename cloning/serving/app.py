@@ -223,6 +223,10 @@ def create_app(server: Server, *, host: str, writable: bool) -> FastAPI:
     async def mistaken(request: Request, error: UserError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 422)
 
+    @app.exception_handler(OSError)
+    async def not_kept(request: Request, error: OSError) -> JSONResponse:
+        return JSONResponse({"error": f"the folder of clones cannot be changed: {error.strerror}"}, 507)
+
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
         told = f"{request.method} {request.url.path[:100]!r}: {str(error.detail).lower()}"

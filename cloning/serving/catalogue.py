@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cloning.framing import Packed
@@ -80,7 +81,8 @@ class Catalogue:
             except UserError:
                 self.batcher.metrics.changes["refused"] += 1
                 raise
-            await asyncio.to_thread(write_bytes, self.folder / file, content)
+            write = partial(write_bytes, self.folder / file, content, follows_links=False)  # nothing outside of it
+            await asyncio.to_thread(write)
             self._seen[file] = _signature(os.stat(self.folder / file))
             return self._set(file, clone)
 

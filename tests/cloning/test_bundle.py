@@ -5,6 +5,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,19 @@ def test_damaged_weights_are_fitted_anew(tmp_path: Path, part: str) -> None:
     same = {"adapters": "head.weight", "head": "adapters.0.projection.weight"}[part]
     assert torch.equal(found.network.state_dict()[same], composed.state_dict()[same])
     assert torch.isfinite(found.network(images(2))).all()
+
+
+def test_adapters_that_there_are_none_of_are_not_fitted_anew(tmp_path: Path) -> None:
+    path, composed = tmp_path / "clone", tuned()
+    at_image = [replace(clone, position=0) for clone in composed.clones]
+    pack(ClonedNetwork(composed.target, composed.classes, at_image, [None] * len(at_image)), path)
+    content = bytearray(path.read_bytes())
+    content[content.find(b'{"head') - 9] ^= 1  # the last byte of the section before it
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged in adapters"):
+        unpack(path, load)
+    found = repair(path, load, lambda spec: few())
+    assert (found.repaired, found.difference) == ((), 0)
 
 
 def test_the_directory_form_holds_tuned_copies_too(tmp_path: Path) -> None:

@@ -154,6 +154,11 @@ def test_damage_is_repaired_from_samples(run: Path, capsys: pytest.CaptureFixtur
     assert "fitted anew: head; from now on the file answers for this network, no longer for the sender's" in told
     assert re.search(r"up to [.0-9e+-]+ of the largest apart, and name \d+% of the images alike", told)
     assert call("unpack", run / "whole", *zoo) == 0
+    assert "bit-equal (the sender is who repaired it: what had been damaged was fitted anew)" in capsys.readouterr().out
+    call("repair", run / "whole", run / "again", "--samples", run / "few.safetensors", *zoo)  # all is intact
+    capsys.readouterr()
+    assert call("unpack", run / "again", *zoo) == 0
+    assert "the sender is who repaired it" in capsys.readouterr().out
 
     content = bytearray(whole)
     content[content.find(b'{"logits') + 75] ^= 1
@@ -161,7 +166,11 @@ def test_damage_is_repaired_from_samples(run: Path, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     arguments = ("--samples", run / "few.safetensors", "--overwrite", *zoo)  # nothing is fitted to them
     assert call("repair", run / "clone", run / "whole", *arguments) == 0
-    assert "fitted anew: nothing; the sender's answers, damaged too, are gone" in capsys.readouterr().out
+    assert "fitted anew: nothing; the sender's answers, which were damaged, are gone" in capsys.readouterr().out
+    (run / "clone").write_bytes(whole[:-1])
+    assert call("unpack", run / "clone", *zoo) == 2
+    assert "damaged in probe" in (told := capsys.readouterr().err)
+    assert "python -m cloning repair" in told
 
 
 def test_mistakes_are_one_line_and_exit_code_2(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

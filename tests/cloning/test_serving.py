@@ -98,7 +98,7 @@ def test_a_file_that_is_refused_takes_nothing_away(server: Served) -> None:
 def test_folders_and_links_to_nothing_are_refused_by_name(server: Served) -> None:
     folder, link = server.folder / "folder.hz", server.folder / "link.hz"
     folder.mkdir()
-    link.symlink_to("gone.hz")
+    link.symlink_to(server.folder.parent / "outside" / "gone.hz")
     try:
         server.until(lambda told: {"folder.hz", "link.hz"} <= told["refused"].keys())
         refused = server.ask("GET", "/clones")[1]["refused"]
@@ -108,8 +108,11 @@ def test_folders_and_links_to_nothing_are_refused_by_name(server: Served) -> Non
             status, told = server.ask(method, "/clones/folder", body, "application/octet-stream")
             assert status == 422
             assert told["error"].startswith("folder.hz is a directory in the folder of clones: take it away there")
-        assert server.ask("DELETE", "/clones/link")[0] == 200
+        assert server.put("link", packed(server, "one"))[0] == 201
         assert not link.is_symlink()
+        assert not (server.folder.parent / "outside").exists()
+        assert server.ask("DELETE", "/clones/link")[0] == 200
+        assert not link.exists()
     finally:
         folder.rmdir()
         link.unlink(missing_ok=True)
@@ -119,10 +122,8 @@ def test_folders_and_links_to_nothing_are_refused_by_name(server: Served) -> Non
 def test_damaged_and_foreign_clones_are_refused_by_name(server: Served, tmp_path: Path) -> None:
     content = packed(server, "late")
     status, told = server.put("new", content[:-10])
-    assert (status, told["error"]) == (
-        422,
-        "new.hz: damaged in probe (cut short, or a bit has flipped): have it sent again",
-    )
+    assert status == 422
+    assert told["error"].startswith("new.hz: damaged in probe (cut short, or a bit has flipped): have it sent again")
     (tmp_path / "zoo.yaml").write_text(ZOO.replace("  rare:", "  odd:"))
     networks = FrozenNetworks(read_zoo(tmp_path / "zoo.yaml"))
     pack(ClonedNetwork(networks("low"), "abcf", [clone(networks("odd"), "f")], [None]), tmp_path / "foreign.hz")

@@ -105,7 +105,8 @@ class Provenance:
     """One step of how a network came about; for the reader, without effect on the network.
 
     Attributes:
-        step: ``composed`` (a search or a choice among whole networks) or ``tuned``.
+        step: ``composed`` (a search or a choice among whole networks), ``tuned``, or ``repaired`` (what was damaged in
+            a packed clone was fitted anew).
         data: Name of the data set that it was done on.
         data_digest: Of that data set's images, classes and splits.
         seed: Of the step, its splits included.
@@ -118,7 +119,7 @@ class Provenance:
         val_accuracy: What tuning reached on the validation split.
     """
 
-    step: Literal["composed", "tuned"] = "composed"
+    step: Literal["composed", "tuned", "repaired"] = "composed"
     data: str | None = None
     data_digest: str | None = None
     seed: int | None = None

@@ -49,27 +49,34 @@ class ReportFiles:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, follows_links: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
 
     Missing parent directories are made; the content is on the disk before the rename; permissions are those of any new
-    file; of a symbolic link the file that it leads to is replaced. What killed writers left beside it is removed.
+    file; of a symbolic link the file that it leads to is replaced, and no directory is made there. What killed writers
+    left beside it is removed.
+
+    Args:
+        path: What is written.
+        follows_links: if not, a symbolic link itself is replaced.
 
     Raises:
         OSError: with ``path`` as its file name, whatever could not be done: a full disk, no permission, a directory of
             that name.
     """
-    with _atomic_paths([Path(path)]) as (temporary,):
+    with _atomic_paths([Path(path)], follows_links=follows_links) as (temporary,):
         yield temporary
 
 
 @contextlib.contextmanager
-def _atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
+def _atomic_paths(paths: Sequence[Path], *, follows_links: bool = True) -> Iterator[list[Path]]:
     """``atomic_path`` of several files: all are on the disk before one takes its place, one right after the other."""
-    targets = [Path(os.path.realpath(path)) for path in paths]
+    targets = [Path(os.path.realpath(path)) if follows_links else path for path in paths]
     temporaries: list[Path] = []
     try:
-        for target in targets:
+        for path, target in zip(paths, targets, strict=True):
+            if path != target and path.is_symlink() and not target.parent.is_dir():
+                raise OSError(errno.ENOENT, f"it is a link into a directory that is not there: {target}", str(path))
             temporaries.append(_temporary(target))
         yield temporaries
         for temporary in temporaries:
@@ -95,9 +102,9 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, _encoded(text))
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write ``content``, atomically."""
-    with atomic_path(path) as temporary:
+def write_bytes(path: str | Path, content: bytes, *, follows_links: bool = True) -> None:
+    """Write ``content``, atomically; see ``atomic_path``."""
+    with atomic_path(path, follows_links=follows_links) as temporary:
         temporary.write_bytes(content)
 
 
@@ -260,7 +267,8 @@ def _require_file(path: str | Path) -> None:
     try:
         if Path(path).is_file():
             return
-        reason = "it is a directory" if Path(path).is_dir() else "it does not exist"
+        there = "it is no regular file" if Path(path).exists() else "it does not exist"
+        reason = "it is a directory" if Path(path).is_dir() else there
     except OSError as error:  # no permission, or a name that is too long
         reason = f"it cannot be had: {error.strerror}"
     raise UserError(f"{path}: expected a file, but {reason}")

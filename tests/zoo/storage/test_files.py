@@ -201,6 +201,21 @@ def test_permissions_are_those_of_any_new_file_and_links_stay_links(tmp_path):
     assert (tmp_path / "real" / "file").stat().st_mode & 0o777 == 0o640
 
 
+def test_no_directory_is_made_behind_a_link_and_a_link_itself_is_replaced_where_asked(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "gone" / "file")
+    with pytest.raises(OSError, match=r"it is a link into a directory that is not there: .*gone/file") as raised:
+        files.write_text(link, "new")
+    assert raised.value.filename == str(link)
+    assert not (tmp_path / "gone").exists()
+    (tmp_path / "kept").write_text("old")
+    link.unlink()
+    link.symlink_to(tmp_path / "kept")
+    files.write_bytes(link, b"new", follows_links=False)
+    assert not link.is_symlink()
+    assert (link.read_bytes(), (tmp_path / "kept").read_text()) == (b"new", "old")
+
+
 WRITER = """
 import signal, sys
 from zoo.storage.files import atomic_path
