@@ -168,7 +168,8 @@ class Contest:
         """Cloning with its defaults, as ``search.py`` and ``train.py`` do it, and what starts where it starts."""
         is_statistics = "cloning_statistics" in methods
         name, exemplars = ("statistics", 0) if is_statistics else ("exemplars", self.exemplars)
-        correction = CorrectionSettings(name, fraction=FRACTION, exemplars=exemplars)
+        copies = {"num_copies": num_copies(self.data)}
+        correction = CorrectionSettings(name, fraction=FRACTION, exemplars=exemplars, **copies)
         with tempfile.TemporaryDirectory() as directory:
             started, settings = time.perf_counter(), CloningSettings(self.task, correction=correction)
             search = CloningSearch(self.zoo, self.data, settings, store=Store(directory), seed=self.seed)
@@ -192,7 +193,7 @@ class Contest:
                 tuned = copy.deepcopy(network)
             with tempfile.TemporaryDirectory() as directory:
                 tuning = TuningSettings(num_epochs=NUM_EPOCHS)
-                options = {"run_dir": Path(directory), "num_copies": num_copies(problem.data), "seed": self.seed}
+                options = {"run_dir": Path(directory), "seed": self.seed, **copies}
                 tuned, _ = tune_cloned(tuned, problem.data, tuning, test=False, **options)
             shipped = search.statistics(network).num_bytes if is_statistics else 0
             trial = Trial(tuned, searched + time.perf_counter() - started, {})

@@ -75,7 +75,7 @@ def measure(scenario: Scenario, seed: int, store: Store, share: float) -> Cells:
     for key, projection, ridge in (*((width, width, None) for width in PROJECTIONS), (FIXED, 64, 1e-3)):
         shipped = Statistics()
         for owner, own in samples.items():
-            shipped = shipped.with_sums(owner_sums(network, own, owner, projection=projection))
+            shipped = shipped.with_sums(owner_sums(network, [own], owner, projection=projection))
         solve_from_statistics(network, shipped, projection=projection, ridge=ridge)
         rows[key] = accuracy(), shipped.num_bytes
     return rows

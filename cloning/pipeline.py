@@ -27,7 +27,7 @@ from cloning.localise import localise
 from cloning.measures import Accuracies, Locality, measure_accuracies, measure_locality
 from cloning.network import ClonedNetwork
 from cloning.result import CloningSearchResult
-from cloning.samples import Samples
+from cloning.samples import Samples, correction_samples
 from cloning.selection import NetworkProfile, Selection, Source, select
 from cloning.settings import WHOLE, CloningSettings, Share
 from cloning.statistics import Statistics, owner_sums, solve_from_statistics
@@ -156,8 +156,8 @@ class CloningSearch:
             network.cpu()
             ridge = solve_from_statistics(network, statistics, projection=settings.projection, ridge=settings.ridge)
             log.info(
-                "F_c is solved from the statistics of %s: %s bytes, ridge %.2g, no image of the target's classes",
-                *(", ".join(statistics.owners), f"{statistics.num_bytes:,}", ridge),
+                "F_c is solved from the statistics of %s, %d distorted copies an image: %s bytes, ridge %.2g",
+                *(", ".join(statistics.owners), settings.num_copies, f"{statistics.num_bytes:,}", ridge),
             )
         return network
 
@@ -165,7 +165,8 @@ class CloningSearch:
         """What the owners of target and sources ship for a cloned network: sums over images that stay with them.
 
         The target's owner sums over all training images of the classes that it keeps, a source's over the share
-        ``correction.fraction`` of those of the classes it gives. The network is moved to the search's device.
+        ``correction.fraction`` of those of the classes it gives, and either over ``correction.num_copies`` distorted
+        copies of each. The network is moved to the search's device.
         """
         network.to(self.placement.device)
         settings, found = self.settings.correction, Statistics()
@@ -178,8 +179,8 @@ class CloningSearch:
                 data = CorrectionData(
                     self.data, classes=network.classes, cloned=classes, fraction=fraction, exemplars=0
                 )
-                samples = self._samples(data, "train", network.target)
-                found = found.with_sums(owner_sums(network, samples, owner.name, projection=settings.projection))
+                parts = correction_samples(data, network.target.input, settings.num_copies)
+                found = found.with_sums(owner_sums(network, parts, owner.name, projection=settings.projection))
         return found
 
     def accuracies(self, network: ClonedNetwork, split: str = "test") -> Accuracies:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from datamodules import ImageDataModule
+from zoo.entries import InputSpec
 
 BATCH_SIZE = 256
 """Images that run at once where no gradient is kept."""
@@ -35,3 +38,13 @@ class Samples:
         index[list(labels)] = torch.arange(len(labels))
         renamed = index.to(self.labels.device)[self.labels]
         return Samples(self.images[renamed >= 0], renamed[renamed >= 0])
+
+
+def correction_samples(data: ImageDataModule, spec: InputSpec, num_copies: int) -> Iterator[Samples]:
+    """The training images, and then so many distorted copies of them all, as the data is augmented or ``affine``.
+
+    Few images of a class, which the network may have been trained on besides, say little of how its features vary.
+    """
+    yield Samples(*data.images("train", spec))
+    for epoch in range(num_copies):
+        yield Samples(*data.images("train", spec, augmented_epoch=epoch))

@@ -188,8 +188,9 @@ class CorrectionSettings:
         fraction: Share of the training images of each cloned class.
         exemplars: Images of each class that the target keeps; 0 is the strict mode without any of the target's data,
             in which nothing is trained: the closed form, calibrated on validation images, is the result.
-        num_copies: Distorted copies of every image that F_c is solved on: as the data is augmented, or turned, shifted
-            and scaled a little where it is not (``affine``); ten images of a class say little of how features vary.
+        num_copies: Distorted copies of every image that F_c is solved on, or that owners sum over: as the data is
+            augmented, or turned, shifted and scaled a little where it is not (``affine``); few images of a class say
+            little of how features vary.
         projection: For ``statistics``: rows of the random projection of each network's features, at most.
         ridge: For ``statistics``: penalty of the regression, relative to the variances of the features; ``None``
             lets generalised cross-validation choose.
@@ -213,7 +214,7 @@ class CorrectionSettings:
     @property
     def unread(self) -> frozenset[str]:
         """Settings that are of the other kind."""
-        return frozenset(("projection", "ridge") if self.name == "exemplars" else ("num_copies",))
+        return frozenset(("projection", "ridge") if self.name == "exemplars" else ())
 
 
 @dataclass(frozen=True)

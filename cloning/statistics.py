@@ -23,10 +23,8 @@ nonlinearity adds to one frozen network is added here by the modules (docs/cloni
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -40,10 +38,7 @@ from tuning.ridge import calibrate
 from zoo.digests import digest
 from zoo.errors import UserError
 from zoo.ridge import Moments, to_float64
-from zoo.storage.files import read_safetensors, write_safetensors
-from zoo.storage.plain import parse_json
 
-FORMAT = "huozi-statistics/1"
 SEED = 0
 """Of the projections; the same for all, so that sums of different owners are sums over the same h."""
 
@@ -89,6 +84,12 @@ class Sums:
     counts: Tensor
     by_class: Tensor
     second: Tensor
+
+    @property
+    def within(self) -> Tensor:
+        """Of G what the images of each class vary about their own mean, (width, width)."""
+        between = self.by_class / self.counts[:, None] - self.by_class.sum(0) / self.counts.sum()
+        return self.second - between.T @ (self.counts[:, None] * between)
 
     @property
     def num_bytes(self) -> int:
@@ -188,20 +189,48 @@ def _block(name: str, columns: slice, projection: int) -> Block:
     return Block(_named(name, digest({"rows": (rows * 1000).round()})), columns, rows)  # another library's last digits
 
 
-def owner_sums(network: ClonedNetwork, samples: Samples, owner: str, *, projection: int) -> Sums:
+def owner_sums(network: ClonedNetwork, samples: Iterable[Samples], owner: str, *, projection: int) -> Sums:
     """What an owner ships for its images.
 
     Args:
-        network: The cloned network, its adapters final; its head plays no part.
-        samples: The owner's images, labelled by the network's classes.
+        network: The cloned network, its adapters final, where it computes; its head plays no part.
+        samples: The owner's images, labelled by the network's classes; part by part, as distorted copies of them are.
         owner: Its name.
         projection: As in ``blocks_of``.
 
     Raises:
         UserError: No images, images or labels that are not of this network, or features that are not finite.
     """
-    if not len(samples.labels):
+    blocks = blocks_of(network, projection)
+    width, device = sum(len(block.projection) for block in blocks), to_float64(network.head.weight[:0]).device
+    moments, counts = Moments.zeros(width, 0, device), torch.zeros(len(network.classes), dtype=torch.float64)
+    by_class = torch.zeros(len(network.classes), width, dtype=torch.float64, device=device)
+    for images, labels in _checked_batches(network, samples, owner):
+        features = to_float64(network_features(network, images))
+        if not features.isfinite().all():
+            raise UserError(f"features of {owner!r}'s images are not finite; check the weights of target and sources")
+        h = torch.cat([features[:, block.columns] @ block.projection.to(device).T for block in blocks], dim=1)
+        moments.add(h, h[:, :0])
+        by_class.index_add_(0, labels.to(device), h)
+        counts += torch.bincount(labels.cpu(), minlength=len(counts))
+    if not counts.any():
         raise UserError(f"{owner!r} has no images to make statistics of; raise correction.fraction")
+    by_class, second = by_class.cpu(), moments.xx.cpu()  # for they travel
+    there = counts.nonzero().flatten()
+    described = tuple((block.digest, len(block.projection)) for block in blocks)
+    names = tuple(network.classes[k] for k in there.tolist())
+    return Sums(owner, names, described, counts[there], by_class[there], (second + second.T) / 2)
+
+
+def _checked_batches(network: ClonedNetwork, samples: Iterable[Samples], owner: str) -> Iterator[tuple[Tensor, Tensor]]:
+    for part in samples:
+        if len(part.labels):
+            _require_of(network, part, owner)
+            part = part.to(network.head.weight.device)
+            yield from zip(part.images.split(BATCH_SIZE), part.labels.split(BATCH_SIZE), strict=True)
+
+
+def _require_of(network: ClonedNetwork, samples: Samples, owner: str) -> None:
     if samples.images.ndim != 4 or samples.images.shape[1] != network.target.input.channels:
         raise UserError(
             f"{owner!r} has images of shape {list(samples.images.shape)}: {network.target.name!r} takes "
@@ -213,24 +242,6 @@ def owner_sums(network: ClonedNetwork, samples: Samples, owner: str, *, projecti
             f"{owner!r} has labels from {lowest} to {highest}: those of the network's {len(network.classes)} classes "
             f"are 0 to {len(network.classes) - 1}"
         )
-    blocks = blocks_of(network, projection)
-    width = sum(len(block.projection) for block in blocks)
-    device = to_float64(samples.images[:0]).device
-    moments = Moments.zeros(width, 0, device)
-    by_class = torch.zeros(len(network.classes), width, dtype=torch.float64, device=device)
-    for images, labels in zip(samples.images.split(BATCH_SIZE), samples.labels.split(BATCH_SIZE), strict=True):
-        features = to_float64(network_features(network, images))
-        if not features.isfinite().all():
-            raise UserError(f"features of {owner!r}'s images are not finite; check the weights of target and sources")
-        h = torch.cat([features[:, block.columns] @ block.projection.to(device).T for block in blocks], dim=1)
-        moments.add(h, h[:, :0])
-        by_class.index_add_(0, labels.to(device), h)
-    counts = torch.bincount(samples.labels.cpu(), minlength=len(network.classes)).double()
-    by_class, second = by_class.cpu(), moments.xx.cpu()  # for they travel
-    there = counts.nonzero().flatten()
-    described = tuple((block.digest, len(block.projection)) for block in blocks)
-    names = tuple(network.classes[k] for k in there.tolist())
-    return Sums(owner, names, described, counts[there], by_class[there], (second + second.T) / 2)
 
 
 @torch.no_grad()
@@ -315,7 +326,7 @@ def _calibration(sums: Sequence[Sums], classes: Sequence[str], weight: Tensor, b
         rows = torch.tensor([list(classes).index(name) for name in one.classes])
         counts.index_add_(0, rows, one.counts)
         by_class.index_add_(0, rows, one.by_class)
-        within += _within(one)
+        within += one.within
     means = by_class / counts[:, None]
     values, vectors = torch.linalg.eigh(weight.T @ (within / counts.sum()) @ weight)
     root = vectors * values.clamp_min(0).sqrt()
@@ -323,78 +334,3 @@ def _calibration(sums: Sequence[Sums], classes: Sequence[str], weight: Tensor, b
     labels = torch.arange(len(classes)).repeat_interleave(NUM_DRAWS)
     noise = torch.randn(len(labels), len(classes), dtype=torch.float64, generator=generator) @ root.T
     return calibrate((means @ weight + bias)[labels] + noise, labels)
-
-
-def write_statistics(path: Path, statistics: Statistics) -> None:
-    """Writes the sums as one safetensors file, atomically; of G the upper triangle."""
-    tensors, described = {}, []
-    for number, sums in enumerate(statistics.sums):
-        rows, columns = torch.triu_indices(*sums.second.shape)
-        tensors |= {f"{number}.counts": sums.counts, f"{number}.by_class": sums.by_class}
-        tensors[f"{number}.second"] = sums.second[rows, columns]
-        described.append({"owner": sums.owner, "classes": sums.classes, "blocks": sums.blocks})
-    write_safetensors(path, tensors, {"format": FORMAT, "sums": json.dumps(described), "tensors": digest(tensors)})
-
-
-def read_statistics(path: Path) -> Statistics:
-    """Reads what ``write_statistics`` wrote.
-
-    Raises:
-        UserError: No such file, damaged, or of sums that do not fit what is said of them.
-    """
-    tensors, metadata = read_safetensors(path)
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"{path}: format {metadata.get('format')!r} is not supported; expected {FORMAT}")
-    if metadata.get("tensors") != digest(tensors):
-        raise UserError(f"{path}: damaged: its sums differ from the digest in its header; have it sent again")
-    found, sums = Statistics(), parse_json(metadata.get("sums", ""), str(path))
-    if not isinstance(sums, list):
-        raise UserError(f"{path}: statistics that cannot be: its sums are no list")
-    for number, told in enumerate(sums):
-        found = found.with_sums(_sums(path, told, {k: tensors.get(f"{number}.{k}") for k in _TENSORS}))
-    return found
-
-
-_TENSORS = ("counts", "by_class", "second")
-
-
-def _sums(path: Path, told: Mapping[str, object], tensors: Mapping[str, Tensor | None]) -> Sums:
-    try:
-        owner, classes, blocks = told["owner"], tuple(told["classes"]), tuple(map(tuple, told["blocks"]))
-        is_text = all(isinstance(name, str) for name in (owner, *classes, *(name for name, _ in blocks)))
-        if not is_text or isinstance(told["classes"], str):
-            raise ValueError("names that are no text")
-        if not all(type(width) is int and width > 0 for _, width in blocks):
-            raise ValueError(f"blocks of {[width for _, width in blocks]} rows")
-        width = sum(width for _, width in blocks)
-        shapes = {"counts": (len(classes),), "by_class": (len(classes), width), "second": (width * (width + 1) // 2,)}
-        fits = all(t is not None and t.dtype == torch.float64 and t.isfinite().all() for t in tensors.values())
-        if not fits or any(tuple(tensors[name].shape) != shape for name, shape in shapes.items()):
-            raise ValueError("its sums are of another size or precision, or not finite")
-        if len(set(classes)) < len(classes) or not (tensors["counts"] >= 1).all():
-            raise ValueError("a class twice or without images")
-        if not owner or not torch.equal(tensors["counts"], tensors["counts"].round()):
-            raise ValueError("an owner without a name, or images that are no whole number")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: statistics that cannot be: {error}") from error
-    second = torch.zeros(width, width, dtype=torch.float64)
-    rows, columns = torch.triu_indices(width, width)
-    second[rows, columns] = tensors["second"]
-    second[columns, rows] = tensors["second"]
-    sums = Sums(owner, classes, blocks, tensors["counts"], tensors["by_class"], second)
-    if not _is_scatter(_within(sums)):
-        raise UserError(f"{path}: statistics that cannot be: G of {owner!r} is less than its classes' means differ by")
-    return sums
-
-
-def _within(sums: Sums) -> Tensor:
-    """Of G what the images of each class vary about their own mean, (width, width)."""
-    between = sums.by_class / sums.counts[:, None] - sums.by_class.sum(0) / sums.counts.sum()
-    return sums.second - between.T @ (sums.counts[:, None] * between)
-
-
-def _is_scatter(within: Tensor) -> bool:
-    """Whether a matrix has no negative eigenvalue but for rounding."""
-    scale = within.diagonal().abs().max().clamp_min(1e-300)
-    _, failed = torch.linalg.cholesky_ex(within / scale + 1e-6 * torch.eye(len(within), dtype=within.dtype))
-    return int(failed) == 0

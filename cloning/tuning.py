@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from torch import nn
 
 from cloning.fitting import is_without_originals, solve_network_head
 from cloning.network import ClonedNetwork
-from cloning.samples import Samples
+from cloning.samples import correction_samples
 from cloning.settings import CorrectionSettings
 from datamodules import ImageDataModule
 from tuning.fit import TuningResult, tune
 from tuning.settings import HeadSettings, TuningSettings
-from zoo.entries import InputSpec
 from zoo.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -96,16 +94,6 @@ def check_tuning(tuning: TuningSettings) -> None:
             f"tuning.head.initialisation={tuning.head.initialisation}, refit={tuning.head.refit}: not for "
             "method=cloning, which solves its head before training and trains it with the adapters: leave them out"
         )
-
-
-def correction_samples(data: ImageDataModule, spec: InputSpec, num_copies: int) -> Iterator[Samples]:
-    """The training images, and then so many distorted copies of them all, as the data is augmented or ``affine``.
-
-    Ten images of a class, which the network may have been trained on besides, say little of how its features vary.
-    """
-    yield Samples(*data.images("train", spec))
-    for epoch in range(num_copies):
-        yield Samples(*data.images("train", spec, augmented_epoch=epoch))
 
 
 def has_parameters(module: nn.Module) -> bool:

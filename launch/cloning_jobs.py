@@ -16,7 +16,7 @@ from cloning.network import ClonedNetwork
 from cloning.pipeline import CloningSearch
 from cloning.result import CloningSearchResult
 from cloning.settings import AddedBudget, CloningSettings, CorrectionSettings
-from cloning.statistics import write_statistics
+from cloning.statistics_file import write_statistics
 from cloning.telling import tell_data
 from launch.components import Start, finish_training, inherited_rows, log_blueprint, tuning_options
 from launch.job import Job, is_typed

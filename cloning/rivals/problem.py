@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from cloning.frozen import FrozenNetwork
 from cloning.measures import Accuracies, measure_accuracies
 from cloning.network import ClonedNetwork
-from cloning.samples import BATCH_SIZE, Samples
+from cloning.samples import BATCH_SIZE, Samples, correction_samples
 from cloning.settings import CorrectionSettings
-from cloning.tuning import correction_samples
 from datamodules import ImageDataModule
 from datamodules.correction import CorrectionData
 from zoo.chain.batches import run_in_batches

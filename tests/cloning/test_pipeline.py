@@ -33,7 +33,9 @@ from cloning.settings import (
     LocalisationSettings,
     TaskSettings,
 )
+from cloning.statistics import owner_sums
 from cloning.tuning import check_tuning, tune_cloned
+from datamodules.correction import CorrectionData
 from tuning.settings import HeadSettings, TuningSettings
 from zoo.blueprint import read_blueprint
 from zoo.digests import digest
@@ -76,6 +78,21 @@ def test_with_statistics_no_image_of_the_target_is_seen_and_its_classes_are_know
     closed = search(tmp_path, exemplars=0, insertion=fixed).build(describe(network))
     solved, start = (job.accuracies(found).original for found in (tuned, closed))
     assert solved > max(start, 0.8)
+
+
+def test_owners_sum_over_distorted_copies_too(tmp_path: Path) -> None:
+    options = {"insertion": InsertionSettings("fixed", 0), "localisation": LocalisationSettings("none")}
+    job = search(tmp_path, correction=CorrectionSettings("statistics", 0.5, exemplars=0, num_copies=2), **options)
+    blueprint = job.run().blueprint
+    network, spec = job.build(blueprint), job.networks(blueprint.target).input
+    given = CorrectionData(job.data, classes=network.classes, cloned=("d", "e"), fraction=0.5, exemplars=0)
+    parts = [given.images("train", spec), *(given.images("train", spec, augmented_epoch=epoch) for epoch in range(2))]
+    expected = owner_sums(network, [Samples(*map(torch.cat, zip(*parts, strict=True)))], "high", projection=64)
+    found = next(sums for sums in job.statistics(network).sums if sums.owner == "high")
+    assert found.counts.sum() == 3 * given.num_images("train")
+    assert torch.equal(found.counts, expected.counts)
+    torch.testing.assert_close(found.by_class, expected.by_class, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.second, expected.second, rtol=1e-5, atol=1e-5)
 
 
 def test_a_network_in_use_stays_the_same_and_others_are_freed() -> None:

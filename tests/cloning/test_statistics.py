@@ -16,16 +16,14 @@ from cloning.fitting import network_features
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
 from cloning.statistics import (
-    FORMAT,
     Statistics,
     Sums,
     _moments,
     blocks_of,
     owner_sums,
-    read_statistics,
     solve_from_statistics,
-    write_statistics,
 )
+from cloning.statistics_file import FORMAT, read_statistics, write_statistics
 from datamodules.correction import CorrectionData
 from zoo.digests import digest
 from zoo.errors import UserError
@@ -50,7 +48,7 @@ def shipped(found: ClonedNetwork, projection: int = 512) -> Statistics:
     statistics = Statistics()
     for owner, classes in OWNERS.items():
         if set(classes) & set(found.classes):
-            sums = owner_sums(found, samples_of(found, classes), owner, projection=projection)
+            sums = owner_sums(found, [samples_of(found, classes)], owner, projection=projection)
             statistics = statistics.with_sums(sums)
     return statistics
 
@@ -133,8 +131,8 @@ def test_owners_of_few_images_get_a_stronger_ridge() -> None:
         samples = samples_of(found, classes)
         part = torch.cat([(samples.labels == label).nonzero().flatten()[:4] for label in samples.labels.unique()])
         scarce = Samples(samples.images[part], samples.labels[part])
-        few = few.with_sums(owner_sums(found, scarce, owner, projection=512))
-        many = many.with_sums(owner_sums(found, samples, owner, projection=512))
+        few = few.with_sums(owner_sums(found, [scarce], owner, projection=512))
+        many = many.with_sums(owner_sums(found, [samples], owner, projection=512))
     chosen = [solve_from_statistics(found, sums, projection=512) for sums in (few, many)]
     assert chosen[0] > chosen[1]
 
@@ -217,11 +215,11 @@ def test_what_cannot_be_solved_is_refused() -> None:
         solve_from_statistics(found.without("regnety"), statistics, **OPTIONS)
     empty = Samples(torch.zeros(0, 1, 32, 32), torch.zeros(0, dtype=torch.long))
     with pytest.raises(UserError, match="'me' has no images"):
-        owner_sums(found, empty, "me", projection=4)
+        owner_sums(found, [empty], "me", projection=4)
     with pytest.raises(UserError, match=r"'me' has images of shape \[4, 3, 32, 32\]: '.*' takes \(n, 1, H, W\)"):
-        owner_sums(found, Samples(torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.long)), "me", projection=4)
+        owner_sums(found, [Samples(torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.long))], "me", projection=4)
     with pytest.raises(UserError, match="'me' has labels from 0 to 9"):
-        owner_sums(found, Samples(torch.zeros(4, 1, 32, 32), torch.tensor([0, 1, 2, 9])), "me", projection=4)
+        owner_sums(found, [Samples(torch.zeros(4, 1, 32, 32), torch.tensor([0, 1, 2, 9]))], "me", projection=4)
     again = replace(statistics.sums[-1], owner="another")
     with pytest.raises(UserError, match="statistics of 'another' are those of 'resnet' again"):
         statistics.with_sums(again)
