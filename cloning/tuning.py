@@ -61,8 +61,8 @@ def tune_cloned(
         network = network.thawed()
     if is_strict:
         log.info(
-            "no exemplars of the target's classes (strict mode): nothing is trained, or solved on images or copies of "
-            "them, the start is the result"
+            "no exemplars of the target's classes (strict mode): nothing is trained, and F_c stays as it is: the "
+            "start is the result"
         )
         tuning = replace(tuning, mode="freeze", num_epochs=0)
     else:
