@@ -95,9 +95,11 @@ class BeginSweep(Callback):
         """Begins the sweep.
 
         Raises:
-            SweepRefusedError: From a job's settings or data that cannot be, or a directory that another sweep works in.
+            SweepRefusedError: From a job's settings or data that cannot be, a directory that another sweep works in, or
+                processes that were started for a single job.
         """
         try:
+            _require_own_processes()
             jobs = planned_jobs(config)
             check_jobs(config.hydra.job.config_name, jobs or [])
             if config.parent.dataset is not None and jobs is not None:
@@ -177,6 +179,14 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
         count = sum(map(len, wrong.values()))
         told = "; ".join(f"job {', '.join(map(str, numbers))}: {line}" for line, numbers in wrong.items())
         raise UserError(f"{count} of {len(jobs)} jobs cannot run, and none was begun: {told}")
+
+
+def _require_own_processes() -> None:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError(
+            "torchrun starts this command in several processes, and each would begin the whole sweep: leave torchrun "
+            "out, and type trainer.devices=N, the processes of each job"
+        )
 
 
 def is_multirun() -> bool:

@@ -87,6 +87,17 @@ def test_the_optuna_sweeper_optimises_value(tmp_path: Path) -> None:
     assert [row["status"] for row in rows] == ["completed"] * 3
 
 
+def test_a_sweep_is_not_begun_by_every_process_of_torchrun(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(DRIVER), "-m", "seed=0,1"]
+    environment = {**os.environ, "PYTHONPATH": str(DRIVER.parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode != 0
+    assert "each would begin the whole sweep: leave torchrun out, and type trainer.devices=N" in done.stderr
+    assert not list(tmp_path.rglob("sweep.json"))
+
+
 def test_what_no_job_could_run_with_is_told_before_the_first(composer: None) -> None:
     words = ["optimizer.learning_rate=0.1", "optimizer.learning_rate=-1", "device=gpu", "optimizer.learning_rate=-1"]
     with pytest.raises(UserError) as caught:
