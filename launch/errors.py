@@ -88,6 +88,11 @@ def _explain_composition(error: BaseException, keys: list[str]) -> str:
             allowed = "it cannot be null"
         if "is not a valid bool" in allowed:
             allowed = "allowed is true or false"
+        if re.search(r"Cannot assign \w+ to Dict", allowed):
+            group = key.removeprefix("parent.")
+            if group in ("dataset", "tuning", "optimizer"):
+                return f"{key}={shown(given)}: no setting; type experiment=transfer {group}@{key}={shown(given)}"
+            allowed = "allowed are settings by name"
         if "type hint 'Union[int, str]'" in allowed:
             allowed = "allowed is a whole number or text"
         return f"{key}={shown(given)}: {allowed}; type {key}={typed} or leave it out for its default"
