@@ -79,6 +79,14 @@ def test_a_slim_module_equals_the_masked_source_and_costs_what_it_says(case: str
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.chain.network.modules())
 
 
+def test_what_is_computed_once_for_a_batch_costs_whole() -> None:
+    network = timm.create_model("xcit_nano_12_p16_224", num_classes=5, depth=1, in_chans=1)
+    found = Chain.from_network(randomised(network, 0), torch.zeros(1, 1, 64, 64), name="xcit")  # encodes places anew
+    source = FrozenNetwork(found, tuple("abcde"), InputSpec(1, 64, 64, (0.5,), (0.5,)))
+    check(source, drawn_gates(source, 0.4), 0)
+    check(source, torch.ones(num_gates(source.sites)), 0)
+
+
 @pytest.mark.parametrize("name", list(read_zoo("embedded")))
 def test_the_embedded_zoo_is_cut_everywhere(name: str) -> None:
     entry = read_zoo("embedded")[name]
