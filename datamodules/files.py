@@ -198,12 +198,12 @@ def _little_used(low: float, high: float, white: float, *, has_level: bool) -> s
 
 
 def tell_copies(source: ImagesInFiles, splits: Mapping[str, Tensor]) -> None:
-    """Says how many images of validation and test are in an earlier split, too, byte for byte.
+    """Says how many images of validation and test are in an earlier split, too, and how many have two labels.
 
-    Only files of one size are compared, the first 3,000 of each split, by their first 16 KiB.
+    Byte for byte; only files of one size are compared, the first 3,000 of each split, by their first 16 KiB.
     """
     sizes = {split: source.sizes_bytes(indices) for split, indices in splits.items()}
-    once, times = np.unique(np.concatenate([np.unique(part) for part in sizes.values()]), return_counts=True)
+    once, times = np.unique(np.concatenate(list(sizes.values())), return_counts=True)
     suspects = [
         (split, index)
         for split, indices in splits.items()
@@ -211,16 +211,25 @@ def tell_copies(source: ImagesInFiles, splits: Mapping[str, Tensor]) -> None:
     ]
     seen: dict[bytes, tuple[str, int]] = {}
     copies: dict[tuple[str, str], list[str]] = {}
+    relabelled: list[str] = []
     for split, index in suspects:
         with source.path(index).open("rb") as file:
             head = hashlib.sha256(b"%d\0%b" % (source.listed(index)[1], file.read(_COMPARED_BYTES))).digest()
         first, other = seen.setdefault(head, (split, index))
+        same = f"{source.name(index)} is {source.name(other)}"
         if first != split:
-            copies.setdefault((split, first), []).append(f"{source.name(index)} is {source.name(other)}")
+            copies.setdefault((split, first), []).append(same)
+        if source.labels[index] != source.labels[other]:
+            relabelled.append(same)
     for (split, first), names in copies.items():
         log.warning(
             "%d images of %s are copies of images of %s (%s): its figures are not of unseen images",
             *(len(names), split, first, examples(names, 1)),
+        )
+    if relabelled:
+        log.warning(
+            "%d images are copies of images of another class (%s): one of the two labels is wrong",
+            *(len(relabelled), examples(relabelled, 1)),
         )
 
 

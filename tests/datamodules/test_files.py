@@ -229,6 +229,14 @@ def test_copies_between_splits_are_told(tmp_path: Path, caplog: pytest.LogCaptur
         "1 images of test are copies of images of train (test/a/2.bmp is train/a/1.bmp): its figures are not of unseen "
         "images"
     ]
+    caplog.clear()
+    shutil.copy(tmp_path / "train" / "a" / "0.bmp", tmp_path / "train" / "b" / "2.bmp")
+    ImageFolder(str(tmp_path))
+    (told,) = caplog.messages[1:]
+    assert told.startswith("1 images are copies of images of another class (")
+    assert told.endswith("): one of the two labels is wrong")
+    assert "train/b/2.bmp" in told
+    assert "train/a/0.bmp" in told
 
 
 @pytest.mark.parametrize(
