@@ -113,29 +113,31 @@ def solve_network_head(network: ClonedNetwork, samples: Iterable[Samples]) -> No
 
 
 @torch.no_grad()
-def compared_logits(network: ClonedNetwork, train: Samples, val: Samples) -> tuple[Tensor, float]:
+def compared_logits(
+    network: ClonedNetwork, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]
+) -> tuple[Tensor, float]:
     """What a network says on validation samples, with F_c solved nearly enough to compare it with others; in place.
 
     Without training samples of the target's classes F_c stays, and its logits are calibrated on the validation samples.
 
     Args:
-        network: On the samples' device; its F_c need not be solved.
-        train: What F_c reads (n, d) in the place of images.
-        val: Likewise.
+        network: On the features' device; its F_c need not be solved.
+        train: What F_c reads (n, d) of the correction samples, and their labels (n,).
+        val: The same of validation samples.
 
     Returns:
         Logits (n, C) and their class-balanced cross-entropy.
     """
-    start = network.initial_head()
-    if is_without_originals(network, train.labels):
-        logits = calibrated_logits(val.images, val.labels, *start, network.owners)
+    start, (features, labels) = network.initial_head(), val
+    if is_without_originals(network, train[1]):
+        logits = calibrated_logits(features, labels, *start, network.owners)
     else:
-        solved = solve_head(train.images, train.labels, *start, least_gradient=NEARLY_SOLVED)
+        solved = solve_head(*train, *start, least_gradient=NEARLY_SOLVED)
         network.head.weight.copy_(solved[0])
         network.head.bias.copy_(solved[1])
-        logits = network.head(val.images)
-    weights = class_weights(val.labels, len(network.classes))
-    return logits, balanced_cross_entropy(logits, val.labels, weights).item()
+        logits = network.head(features)
+    weights = class_weights(labels, len(network.classes))
+    return logits, balanced_cross_entropy(logits, labels, weights).item()
 
 
 def calibrate_network_head(network: ClonedNetwork, samples: Samples) -> None:

@@ -209,9 +209,9 @@ class _Tries:
         """Logits and loss on validation images."""
         return compared_logits(network, *(self._read(network, side) for side in (0, 1)))
 
-    def _read(self, network: ClonedNetwork, side: int) -> Samples:
-        """What the head reads of a split, in the place of its images."""
-        return Samples(torch.cat([self.own[side], self._grafted(network, side)], dim=1), self.splits[side].labels)
+    def _read(self, network: ClonedNetwork, side: int) -> tuple[Tensor, Tensor]:
+        """What the head reads of a split, (n, d), and its labels."""
+        return torch.cat([self.own[side], self._grafted(network, side)], dim=1), self.splits[side].labels
 
     def _grafted(self, network: ClonedNetwork, side: int) -> Tensor:
         """What the module gives to the head, (n, d), for the images of a split."""

@@ -226,8 +226,8 @@ def _checked_batches(network: ClonedNetwork, samples: Iterable[Samples], owner: 
     for part in samples:
         if len(part.labels):
             _require_of(network, part, owner)
-            part = part.to(network.head.weight.device)
-            yield from zip(part.images.split(BATCH_SIZE), part.labels.split(BATCH_SIZE), strict=True)
+            there = part.to(network.head.weight.device)
+            yield from zip(there.images.split(BATCH_SIZE), there.labels.split(BATCH_SIZE), strict=True)
 
 
 def _require_of(network: ClonedNetwork, samples: Samples, owner: str) -> None:

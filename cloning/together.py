@@ -69,7 +69,7 @@ class Together:
         network = ClonedNetwork(self.target, classes, at_image, [None] * len(clones), self.head_cuts)
         own = network.num_target_features
         train, val = (
-            Samples(torch.cat([parts[0][side][:, :own], *(part[side][:, own:] for part in parts)], dim=1), split.labels)
+            (torch.cat([parts[0][side][:, :own], *(part[side][:, own:] for part in parts)], dim=1), split.labels)
             for side, split in enumerate((self.train, self.val))
         )
         logits, loss = compared_logits(network.to(self.train.images.device), train, val)

@@ -90,7 +90,7 @@ def _explain_composition(error: BaseException, keys: list[str]) -> str:
             allowed = "allowed is true or false"
         if re.search(r"Cannot assign \w+ to Dict", allowed):
             group = key.removeprefix("parent.")
-            if group in ("dataset", "tuning", "optimizer"):
+            if group in ("dataset", "tuning"):  # which experiment=transfer chooses
                 return f"{key}={shown(given)}: no setting; type experiment=transfer {group}@{key}={shown(given)}"
             allowed = "allowed are settings by name"
         if "type hint 'Union[int, str]'" in allowed:

@@ -34,9 +34,9 @@ from cloning.settings import (
     TaskSettings,
 )
 from cloning.statistics import owner_sums
-from cloning.tuning import check_tuning, tune_cloned
+from cloning.tuning import tune_cloned
 from datamodules.correction import CorrectionData
-from tuning.settings import HeadSettings, TuningSettings
+from tuning.settings import TuningSettings
 from zoo.blueprint import read_blueprint
 from zoo.digests import digest
 from zoo.errors import UserError
@@ -373,30 +373,6 @@ def test_shares_and_positions_are_searched_together(tmp_path: Path) -> None:
     assert costs == sorted(costs)
     (added,) = added_costs(job.build(found.blueprint))
     assert (added.num_params, added.macs) == (found.chosen[0].added_params, found.chosen[0].added_macs)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"loss": "loo"}, {"head": HeadSettings(initialisation="random")}, {"head": HeadSettings(refit="always")}],
-)
-def test_settings_that_cloning_has_its_own_way_for_are_refused(settings: dict) -> None:
-    check_tuning(TuningSettings())
-    with pytest.raises(UserError, match="not for"):
-        check_tuning(TuningSettings(**settings))
-
-
-def test_settings_name_their_override() -> None:
-    assert InsertionSettings(kernel_size="auto").kernel_size == "auto"
-    for make, message in (
-        (lambda: InsertionSettings(kernel_size=0), "insertion.kernel_size=0"),
-        (lambda: InsertionSettings("fixed"), "insertion.position=0"),
-        (lambda: InsertionSettings("search", 3), "needs insertion=fixed"),
-        (lambda: InsertionSettings("deep"), "allowed are search, tolerance, fixed"),
-        (lambda: CorrectionSettings(fraction=0.0), "correction.fraction=0.0"),
-        (lambda: CorrectionSettings(exemplars=-1), "correction.exemplars=-1"),
-    ):
-        with pytest.raises(UserError, match=message):
-            make()
 
 
 def test_fitted_adapters_bring_the_masked_source_its_own_features(tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ from test_choice import row
 from test_localise import find
 
 from cloning.choice import choose
-from cloning.settings import InsertionSettings, LocalisationSettings
+from cloning.settings import CorrectionSettings, InsertionSettings, LocalisationSettings
+from cloning.tuning import check_tuning
+from tuning.settings import HeadSettings, TuningSettings
+from zoo.errors import UserError
 
 OTHER: dict[str, Any] = {"keep": 0.3, "num_images": 2, "num_neighbours": 3, "patch_grid": 2, "num_steps": 2}
 OTHER |= {"batch_size": 3, "learning_rate": 0.5, "min_per_layer": 5, "contrast": 0.0}
@@ -39,3 +42,27 @@ def test_what_a_way_to_choose_does_not_read_changes_nothing() -> None:
             for key, value in (("tolerance", 1.2), ("accuracy_tolerance", 1), ("inner_tolerance", 1))
         }
         assert not any(found[key] for key in settings.unread & set(found)), (name, found)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"loss": "loo"}, {"head": HeadSettings(initialisation="random")}, {"head": HeadSettings(refit="always")}],
+)
+def test_settings_that_cloning_has_its_own_way_for_are_refused(settings: dict) -> None:
+    check_tuning(TuningSettings())
+    with pytest.raises(UserError, match="not for"):
+        check_tuning(TuningSettings(**settings))
+
+
+def test_settings_name_their_override() -> None:
+    assert InsertionSettings(kernel_size="auto").kernel_size == "auto"
+    for make, message in (
+        (lambda: InsertionSettings(kernel_size=0), "insertion.kernel_size=0"),
+        (lambda: InsertionSettings("fixed"), "insertion.position=0"),
+        (lambda: InsertionSettings("search", 3), "needs insertion=fixed"),
+        (lambda: InsertionSettings("deep"), "allowed are search, tolerance, fixed"),
+        (lambda: CorrectionSettings(fraction=0.0), "correction.fraction=0.0"),
+        (lambda: CorrectionSettings(exemplars=-1), "correction.exemplars=-1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make()

@@ -99,11 +99,7 @@ UNREADABLE = [
     ("search", ["budget.max_params=[1"], ["budget.max_params=[1", "type "]),
     ("train", ["tuning.num_epochs=range(1,3"], ["a bracket has no partner"]),
     ("train", ["optimizer.learning_rate=interval(0.1,1)"], ["interval(0.1,1) is for a sweep: type -m"]),
-    (
-        "train",
-        ["parent.dataset=digits"],
-        ["parent.dataset=digits: no setting; type experiment=transfer dataset@parent"],
-    ),
+    ("train", ["parent.dataset=digits"], ["no setting; type experiment=transfer dataset@parent.dataset=digits"]),
     ("train", ["~tuning.num_epochs"], ["~tuning.num_epochs", "type tuning.num_epochs=..."]),
     ("search", ["seed=" + "9" * 5000], ["cannot read seed=999", "within the word"]),
     ("search", ["seed=" + "[" * 3000], ["cannot read seed=[[["]),
