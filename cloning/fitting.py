@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cloning.clone import Clone, source_position
 from cloning.frozen import FrozenNetwork
@@ -96,20 +97,46 @@ def with_fitted_adapters(network: ClonedNetwork, images: Rows, *, seed: int) -> 
     return ClonedNetwork(network.target, network.classes, network.clones, adapters, network.head_cuts)
 
 
-def solve_network_head(network: ClonedNetwork, samples: Iterable[Samples]) -> None:
+def solve_network_head(network: ClonedNetwork, samples: Iterable[Samples], val: Samples | None = None) -> bool:
     """Solves F_c on all samples, anchored at its closed-form initialisation (``cloning.head``); in place.
 
-    They may come part by part: only the features of all are there at once.
+    With validation samples it is solved a second time with a teacher, the network with whole sources at the image whose
+    F_c is solved on the same samples, and what has the lower class-balanced loss on them is taken.
+
+    Differs from the paper: there F_c is trained on labels. A few images of a class say little of how near it is to
+    others, and the whole sources, which are at hand, say it.
+
+    Args:
+        network: Whose F_c is solved.
+        samples: They may come part by part: only the features of all are there at once.
+        val: Validation samples.
+
+    Returns:
+        Whether it had a teacher.
     """
-    features, labels = [], []
+    device, networks = network.head.weight.device, [network]
+    if val is not None:
+        networks.append(network.with_whole_sources().to(device))
+    features, labels = [[] for _ in networks], []
     for part in samples:
-        part = part.to(network.head.weight.device)
-        features.append(network_features(network, part.images))
+        part = part.to(device)
         labels.append(part.labels)
-    solved = solve_head(torch.cat(features), torch.cat(labels), *network.initial_head())
+        for given, found in zip(networks, features, strict=True):
+            found.append(network_features(given, part.images))
+    read, labels, start = [torch.cat(found) for found in features], torch.cat(labels), network.initial_head()
+    heads = [solve_head(read[0], labels, *start)]
+    best = 0
+    if val is not None:
+        val = val.to(device)
+        teacher = solve_head(read[1], labels, *networks[1].initial_head(), least_gradient=NEARLY_SOLVED)
+        heads.append(solve_head(read[0], labels, *start, teacher=F.linear(read[1], *teacher)))
+        seen, weights = network_features(network, val.images), class_weights(val.labels, len(network.classes))
+        losses = [balanced_cross_entropy(F.linear(seen, *head), val.labels, weights).item() for head in heads]
+        best = losses.index(min(losses))
     with torch.no_grad():
-        network.head.weight.copy_(solved[0])
-        network.head.bias.copy_(solved[1])
+        network.head.weight.copy_(heads[best][0])
+        network.head.bias.copy_(heads[best][1])
+    return best == 1
 
 
 @torch.no_grad()

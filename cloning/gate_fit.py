@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from cloning.evidence import Graft, SourceEvidence
 from cloning.gates import gated, hard_gates, num_gates
-from cloning.head import NEARLY_SOLVED, class_weights, solve_head
+from cloning.head import DISTILLATION_TEMPERATURE, NEARLY_SOLVED, class_weights, solve_head
 from cloning.measures import centred_cosine
 from cloning.neighbourhoods import Neighbourhoods, draw_neighbourhoods, fit_surrogates, surrogate_outputs
 from cloning.samples import BATCH_SIZE
@@ -59,7 +59,6 @@ INSIDE = 0.4
 """Share of a batch that is of cloned classes where nothing is known of the target."""
 
 LEAST_INSIDE = 0.25
-DISTILLATION_TEMPERATURE = 2.0
 HEAD_LEARNING_RATE = 3e-3
 
 

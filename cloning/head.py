@@ -1,6 +1,7 @@
 """F_c solved rather than trained: class-balanced logistic regression anchored at the closed-form initialisation.
 
-Without any sample of the target's classes to solve it on, the blocks of the initialisation are calibrated instead.
+With a teacher half of what it is solved for is what the teacher says (Hinton et al. 2015, arXiv 1503.02531). Without
+any sample of the target's classes to solve it on, the blocks of the initialisation are calibrated instead.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from zoo.errors import UserError
 from zoo.ridge import column_scales, to_float64
 
 PENALTY = 0.03
+TAUGHT_PENALTY = 3e-4
+"""The same where there is a teacher, which says more of an image than a label does."""
+TAUGHT = 0.5
+"""Share of the loss that is the teacher's."""
+DISTILLATION_TEMPERATURE = 2.0
 _MAX_ITERATIONS = 300
 _HISTORY_SIZE = 20
 SCALE_PENALTY = 1e-4
@@ -40,12 +46,17 @@ def solve_head(
     weight: Tensor,
     bias: Tensor,
     *,
-    penalty: float = PENALTY,
+    teacher: Tensor | None = None,
+    penalty: float | None = None,
     least_gradient: float = LEAST_GRADIENT,
 ) -> tuple[Tensor, Tensor]:
     """The head near (W_0, b_0) that separates a few samples, by a convex problem with one solution.
 
         min_(W, b)  sum_i w_i CE(W f_i + b, y_i)  +  penalty |(W - W_0) S|^2
+
+    and with a teacher's logits t_i
+
+        min_(W, b)  sum_i w_i [CE(W f_i + b, y_i) + T^2 CE((W f_i + b) / T, softmax(t_i / T))] / 2  +  penalty ...
 
     The iterations (L-BFGS) go in the scale of a bound on the curvature, so that there are few of them.
 
@@ -58,7 +69,8 @@ def solve_head(
         labels: (n,) rows of the head.
         weight: (C, d), W_0.
         bias: (C,), b_0; not penalised.
-        penalty: Above 0.
+        teacher: (n, C) logits, t.
+        penalty: Above 0; that of the module if not given.
         least_gradient: At which the iterations end; see ``LEAST_GRADIENT``.
 
     Returns:
@@ -71,6 +83,8 @@ def solve_head(
         raise UserError("the head cannot be solved without samples; raise correction.fraction or correction.exemplars")
     if not torch.isfinite(features).all():
         raise UserError("features are not finite; check the weights of target and sources")
+    if penalty is None:
+        penalty = PENALTY if teacher is None else TAUGHT_PENALTY
     weights = class_weights(labels, len(weight))
     x = to_float64(features.detach())
     labels = labels.to(x.device)
@@ -89,6 +103,7 @@ def solve_head(
     scaling = torch.linalg.solve_triangular(torch.linalg.cholesky(curvature), identity, upper=False)
     scaled, offset = rows @ scaling.T, z @ anchor.T
     change = torch.zeros(len(weight), len(scaling)).to(scaled).requires_grad_()
+    wanted = None if teacher is None else F.softmax(teacher.detach().to(x) / DISTILLATION_TEMPERATURE, dim=1)
     optimizer = torch.optim.LBFGS(
         [change, intercept],
         max_iter=_MAX_ITERATIONS,
@@ -99,7 +114,11 @@ def solve_head(
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        fit = balanced_cross_entropy(offset + scaled @ change.T + intercept, labels, weights)
+        logits = offset + scaled @ change.T + intercept
+        fit = balanced_cross_entropy(logits, labels, weights)
+        if wanted is not None:  # of the same curvature at most
+            said = F.cross_entropy(logits / DISTILLATION_TEMPERATURE, wanted, reduction="none")
+            fit = (1 - TAUGHT) * fit + TAUGHT * DISTILLATION_TEMPERATURE**2 * (weights.to(said) * said).sum()
         total = fit + penalty * (change @ scaling).square().sum()
         total.backward()
         return total

@@ -167,6 +167,15 @@ class ClonedNetwork(TunableNetwork):
         )
         return self._hand_over(other) if kept else other
 
+    def with_whole_sources(self) -> ClonedNetwork:
+        """The network in closed form with all of every source at the image, all as they are in the zoo."""
+        clones = [
+            Clone(clone.source.origin or clone.source, clone.classes, torch.ones_like(clone.gates), 0)
+            for clone in self.clones
+        ]
+        target = self.target.origin or self.target
+        return ClonedNetwork(target, self.classes, clones, [None] * len(clones), self.head_cuts)
+
     def thawed(self) -> ClonedNetwork:
         """The network on copies of target and sources that ``full`` tuning may change (PNC-F)."""
         other = copy.deepcopy(self)

@@ -11,7 +11,7 @@ from torch import nn
 
 from cloning.fitting import is_without_originals, solve_network_head
 from cloning.network import ClonedNetwork
-from cloning.samples import correction_samples
+from cloning.samples import Samples, correction_samples
 from cloning.settings import CorrectionSettings
 from datamodules import ImageDataModule
 from tuning.fit import TuningResult, tune
@@ -33,9 +33,9 @@ def tune_cloned(
 ) -> tuple[ClonedNetwork, TuningResult]:
     """Tunes a cloned network whose adapters are fitted in closed form.
 
-    F_c is first solved on the correction samples (``correction_samples``, ``cloning.head``), and is then trained with
-    the adapters by class-balanced cross-entropy; the guard keeps the better on validation. Without adapters (every
-    clone at the image) F_c is all there is, and it is solved already. Without samples of the target's classes (strict
+    F_c is first solved (``correction_samples``, ``solve_network_head``), and is then trained with the adapters by
+    class-balanced cross-entropy; the guard keeps the better on validation. Without adapters (every clone at the image)
+    F_c is all there is, and it is solved already. Without samples of the target's classes (strict
     mode) nothing is trained: in every method cross-entropy on new classes alone destroys the old ones.
 
     Args:
@@ -72,10 +72,11 @@ def tune_cloned(
                 "solves it anew"
             )
         else:
-            solve_network_head(network, samples)
+            is_taught = solve_network_head(network, samples, Samples(*data.images("val", network.target.input)))
             anew = " anew" if learnt else ""
             copies = f" and {num_copies} distorted copies of each" if num_copies else ""
-            log.info("F_c is solved%s on %d correction images%s", anew, data.num_images("train"), copies)
+            told = "labels and what whole sources say" if is_taught else "labels alone, which is better on validation"
+            log.info("F_c is solved%s on %d correction images%s: %s", anew, data.num_images("train"), copies, told)
         if tuning.mode == "probe" or (tuning.mode == "freeze" and not any(map(has_parameters, network.adapters))):
             tuning = replace(tuning, mode="freeze", num_epochs=0)
     tuning = replace(tuning, loss="cross_entropy", head=HeadSettings(refit="never"))

@@ -8,12 +8,9 @@ of the target's classes its blocks are calibrated on validation images, as those
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from cloning.clone import Clone
 from cloning.fitting import calibrate_network_head, is_without_originals, solve_network_head
-from cloning.network import ClonedNetwork
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import RivalSettings
 from cloning.samples import Samples
@@ -21,11 +18,10 @@ from cloning.samples import Samples
 
 def concatenated(problem: CloningProblem, settings: RivalSettings, *, seed: int) -> nn.Module:
     """Solves the head on the correction samples; settings and seed play no part."""
-    asked = problem.network
-    clones = [Clone(c.source, c.classes, torch.ones_like(c.gates), 0) for c in asked.clones]
-    network = ClonedNetwork(asked.target, asked.classes, clones, [None] * len(clones), asked.head_cuts)
+    network = problem.network.with_whole_sources()
+    val = Samples(*problem.data.images("val", problem.target.input))
     if is_without_originals(network, problem.correction.labels):
-        calibrate_network_head(network, Samples(*problem.data.images("val", problem.target.input)))
+        calibrate_network_head(network, val)
     else:
-        solve_network_head(network, [problem.correction])
+        solve_network_head(network, [problem.correction], val)
     return network

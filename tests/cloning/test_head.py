@@ -25,8 +25,10 @@ def problem(n: int = 30, d: int = 5, num_classes: int = 3) -> tuple[torch.Tensor
     return features, labels, weight, bias
 
 
-def test_head_is_the_minimum_that_a_general_solver_finds() -> None:
+@pytest.mark.parametrize("has_teacher", [False, True])
+def test_head_is_the_minimum_that_a_general_solver_finds(*, has_teacher: bool) -> None:
     features, labels, weight, bias = problem()
+    teacher = torch.randn(30, 3, generator=torch.Generator().manual_seed(1)) if has_teacher else None
     x, y = features.double(), labels
     w = torch.zeros(len(y), dtype=torch.float64)
     for label in range(3):
@@ -38,7 +40,13 @@ def test_head_is_the_minimum_that_a_general_solver_finds() -> None:
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         theta = torch.tensor(flat, requires_grad=True)
         change = (theta[:15].view(3, 5) - weight.double()) * scale
-        fit = (w * F.cross_entropy(x @ theta[:15].view(3, 5).T + theta[15:], y, reduction="none")).sum()
+        logits = x @ theta[:15].view(3, 5).T + theta[15:]
+        fit = (w * F.cross_entropy(logits, y, reduction="none")).sum()
+        if teacher is not None:
+            wanted = (teacher.double() / 2).exp()
+            wanted = wanted / wanted.sum(1, keepdim=True)
+            said = -(wanted * (logits / 2).log_softmax(1)).sum(1)
+            fit = 0.5 * fit + 0.5 * 4 * (w * said).sum()
         total = fit + 0.05 * change.square().sum()
         total.backward()
         return total.item(), theta.grad.numpy()
@@ -47,7 +55,8 @@ def test_head_is_the_minimum_that_a_general_solver_finds() -> None:
     expected = minimize(
         loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-15, "gtol": 1e-10}
     )
-    solved = torch.cat([part.flatten() for part in solve_head(features, labels, weight, bias, penalty=0.05)])
+    found = solve_head(features, labels, weight, bias, teacher=teacher, penalty=0.05)
+    solved = torch.cat([part.flatten() for part in found])
     found = loss(solved.double().numpy())[0]
     assert found == pytest.approx(expected.fun, rel=1e-5)
     shift = expected.x[15:].mean() - solved[15:].double().mean().item()  # logits are free up to one number

@@ -29,6 +29,15 @@ def samples(seed: int, count: int = 24) -> Samples:
 TRAIN, VAL = samples(0), samples(1)
 
 
+def test_a_teacher_that_does_harm_on_validation_is_not_followed() -> None:
+    heads = []
+    for val in (None, VAL):  # noise, of which whatever is learnt is wrong
+        network = ClonedNetwork(TARGET, list("abcd"), [MODULE], [None])
+        assert not solve_network_head(network, [TRAIN], val)
+        heads.append(network.head.weight)
+    assert torch.equal(*heads)
+
+
 def search(settings: InsertionSettings, **options: bool) -> list[PositionResult]:
     return search_position(TARGET, {Share(0.7): MODULE}, "abc", TRAIN, VAL, settings, seed=0, **options)
 

@@ -188,21 +188,35 @@ def test_without_adapters_the_solved_head_is_the_result(tmp_path: Path) -> None:
     assert (result.choice, result.epochs) == ("start", 0)
 
 
-def test_the_head_is_solved_on_distorted_copies_too(tmp_path: Path) -> None:
+def test_the_head_is_solved_on_distorted_copies_too_and_on_what_whole_sources_say(tmp_path: Path) -> None:
     job = search(tmp_path, insertion=InsertionSettings("fixed", 0))
     found, start = job.run(), {}
     network = job.build(found.blueprint)
     data, spec = job.correction(found.blueprint), network.target.input
     plain, labels = data.images("train", spec)
+    (clone,) = network.clones
+    assert not clone.gates.all()
+    whole = Clone(clone.source, clone.classes, torch.ones_like(clone.gates), 0)
+    whole = ClonedNetwork(network.target, network.classes, [whole], [None], network.head_cuts)
     for num_copies in (0, 2):
         copies = [data.images("train", spec, augmented_epoch=epoch)[0] for epoch in range(num_copies)]
         assert all((copy - plain).abs().max() > 0.1 for copy in copies)
-        features = torch.cat([network_features(network, part) for part in (plain, *copies)])
-        expected = solve_head(features, labels.repeat(1 + num_copies), *network.initial_head())
+        features, wholes = (
+            torch.cat([network_features(given, part) for part in (plain, *copies)]) for given in (network, whole)
+        )
+        repeated = labels.repeat(1 + num_copies)
+        weight, bias = solve_head(wholes, repeated, *whole.initial_head(), least_gradient=1e-4)
+        teacher = wholes @ weight.T + bias
+        heads = [solve_head(features, repeated, *network.initial_head(), teacher=told) for told in (None, teacher)]
+        images, of = data.images("val", spec)
+        seen, weights = network_features(network, images), class_weights(of, 5)
+        losses = [balanced_cross_entropy(seen @ weight.T + bias, of, weights).item() for weight, bias in heads]
+        assert losses[1] < losses[0]
+        expected = heads[1]
         options = {"run_dir": tmp_path / str(num_copies), "num_copies": num_copies}
         tuned, _ = tune_cloned(deepcopy(network), data, TuningSettings(num_epochs=0), **options)
-        assert torch.equal(tuned.head.weight, expected[0])
-        assert torch.equal(tuned.head.bias, expected[1])
+        torch.testing.assert_close(tuned.head.weight, expected[0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(tuned.head.bias, expected[1], rtol=1e-3, atol=1e-3)
         start[num_copies] = tuned.head.weight
     assert not torch.allclose(start[0], start[2], atol=1e-3)
 
