@@ -13,8 +13,8 @@ from torch import Tensor
 
 from cloning import surgery
 from cloning.blueprint import CloningBlueprint
-from cloning.bundle import MAGIC, Unpacked, from_bundle, interface_of, pack, repair, to_bundle
-from cloning.composite import unpack_any
+from cloning.bundle import Unpacked, from_bundle, interface_of, pack, repair, to_bundle
+from cloning.composite import MAGIC, MAGICS, unpack_any
 from cloning.measures import size_share
 from cloning.network import ClonedNetwork
 from cloning.samples import Samples
@@ -59,6 +59,11 @@ def unpack_file(options: argparse.Namespace) -> str:
 def repair_file(options: argparse.Namespace) -> str:
     """``repair``: damaged adapters or head of a file, fitted anew."""
     _require_free(options.repaired, options.overwrite)
+    if options.file.is_file() and _begins_with(options.file, MAGIC):
+        raise UserError(
+            f"{options.file} holds several clones: repair the file of each and put them together again (python -m "
+            "cloning add), or have it sent again"
+        )
     tensors, _ = read_safetensors(options.samples)
     found = repair(options.file, networks_of(options.zoo), lambda network: _samples(options.samples, tensors, network))
     steps = [Provenance("repaired")] * (bool(found.repaired) or found.was_repaired)
@@ -99,7 +104,7 @@ def _samples(path: Path, tensors: Mapping[str, Tensor], network: ClonedNetwork) 
 def _require_free(path: Path, overwrite: bool) -> None:
     """Refuse to write over a file, unless it is a packed clone and told so, or below one."""
     require_file("", path)
-    if path.exists() and not _begins_with(path, MAGIC):
+    if path.exists() and not any(_begins_with(path, magic) for magic in MAGICS):
         raise UserError(f"{path} is there and no packed clone: give another path to write to")
     if path.exists() and not overwrite:
         raise UserError(f"{path} is there already: give another path, or --overwrite")

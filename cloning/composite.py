@@ -175,7 +175,9 @@ class Composite:
             own = [clone for clone in blueprint.clones if clone.network == source]
             lost |= {name for clone in own for name in clone.classes}
             if 0 < len(own) < len(blueprint.clones):
-                part = packed(unpack(part, load).network.without(source), part.name)
+                found = unpack(part, load)
+                left = found.network.without(source)
+                part = packed(left, part.name, dtype=found.dtype, provenance=blueprint.provenance)
             if len(own) < len(blueprint.clones):
                 parts.append(part)
         classes = tuple(name for name in self.classes if name not in lost)

@@ -56,11 +56,11 @@ class FirstEpoch(pl.Callback):
 
     def _advice(self) -> str:
         optimizer = self._recipe.optimizer
-        rate = f"type optimizer.learning_rate={optimizer.learning_rate / 10:g} (now {optimizer.learning_rate:g})"
+        rate = f"optimizer.learning_rate={optimizer.learning_rate / 10:g} (now {optimizer.learning_rate:g})"
         if self._recipe.tuning.mode != "full":
-            return rate
-        scale = f"type optimizer.block_scale={optimizer.block_scale / 10:g} (now {optimizer.block_scale:g})"
-        return f"{scale}, or tuning=freeze"
+            return f"type {rate}"
+        scale = f"optimizer.block_scale={optimizer.block_scale / 10:g} (now {optimizer.block_scale:g})"
+        return f"type {scale}, or {rate}, which new parts learn by, too"
 
 
 def is_far_below(accuracy: float, start: float, num_images: int) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, NoReturn
 
 from zoo.errors import UserError, tell
@@ -104,8 +106,15 @@ def run(main: Callable[[], int | None], *, goes_on: bool = False) -> NoReturn:
 
     Args:
         main: The command.
-        goes_on: Whether the same command goes on where Ctrl-C (exit status 130) stopped it.
+        goes_on: Whether the same command goes on where Ctrl-C or SIGTERM (exit status 130 and 143) stopped it.
     """
+    stopped_by = [signal.SIGINT]
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        stopped_by.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         status = main()
     except UserError as error:
@@ -115,5 +124,7 @@ def run(main: Callable[[], int | None], *, goes_on: bool = False) -> NoReturn:
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
         print("interrupted" + ": the same command goes on where it was stopped" * goes_on, file=sys.stderr)
-        status = 130
+        status = 128 + stopped_by[-1]
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(status)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from cloning_stand_ins import adapter, as_if_tuned, clone, images, network
 
-from cloning.bundle import pack, packed
+from cloning.bundle import pack, packed, unpack
 from cloning.composite import Composite, bare, combine, read_composite, unpack_any
 from cloning.framing import Packed
 from cloning.network import ClonedNetwork
+from zoo.blueprint import Provenance
 from zoo.errors import UserError
 
 TARGET = network("resnet", "abc")
@@ -99,6 +100,16 @@ def test_a_source_of_several_goes_and_what_is_left_is_packed_anew() -> None:
     rest = read_composite(packed(both, "both.hz")).without("vit", load).network(load)
     assert rest.classes == tuple("abcd")
     assert torch.equal(rest(images(2)), both.without("vit")(images(2)))
+
+
+def test_what_is_left_stays_in_the_precision_it_came_in_and_what_was_repaired_stays_so() -> None:
+    grafted = [clone(SOURCES["regnety"], "d", 2), clone(SOURCES["vit"], "fg")]
+    both = ClonedNetwork(TARGET, list("abcdfg"), grafted, [adapter(TARGET, c) for c in grafted])
+    sent = packed(both, "both.hz", dtype="float16", provenance=[Provenance("repaired")])
+    (left,) = read_composite(sent).without("vit", load).parts
+    assert len(left.content) < len(sent.content)
+    found = unpack(left, load)
+    assert (found.dtype, found.was_repaired) == ("float16", True)
 
 
 def test_what_does_not_belong_together_is_refused(packs: dict[str, Composite]) -> None:

@@ -18,6 +18,7 @@ from cloning.frozen import FrozenNetworks
 from cloning.network import ClonedNetwork
 from zoo.blueprint import write_bundle
 from zoo.registry import read_zoo
+from zoo.storage.files import write_safetensors
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,22 @@ def test_clones_are_added_and_removed_with_proof(place: Path, capsys: pytest.Cap
     assert "its logits are low's own, bit for bit" in capsys.readouterr().out
     target = FrozenNetworks(read_zoo("zoo.yaml"))("low")
     assert torch.equal(network("bare.hz")(x), target.logits(x))
+
+
+def test_several_clones_are_written_over_where_told_so_and_repaired_one_by_one(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("add", "high.hz", "rare.hz", "--output", "both.hz") == 0
+    before = Path("both.hz").read_bytes()
+    write_safetensors("samples", {"images": torch.rand(1, 1, 32, 32), "labels": torch.zeros(1).long()}, {})
+    capsys.readouterr()
+    assert call("repair", "both.hz", "again.hz", "--samples", "samples") == 2
+    assert "both.hz holds several clones: repair the file of each" in capsys.readouterr().err
+    assert call("pack", "run", "both.hz") == 2
+    assert "both.hz is there already: give another path, or --overwrite" in capsys.readouterr().err
+    assert (Path("both.hz").read_bytes(), Path("again.hz").exists()) == (before, False)
+    assert call("pack", "run", "both.hz", "--overwrite") == 0
+    assert Path("both.hz").read_bytes() != before
 
 
 def test_packed_clones_are_listed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

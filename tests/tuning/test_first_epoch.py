@@ -28,7 +28,10 @@ def test_what_is_far_below(accuracy, start, num_images, expected):
 @pytest.mark.parametrize(
     ("rate", "told"),
     [
-        (0.03, "what was pre-trained is being lost; type optimizer.block_scale=0.1 (now 1)"),
+        (
+            0.03,
+            "is being lost; type optimizer.block_scale=0.1 (now 1), or optimizer.learning_rate=0.003 (now 0.03), which",
+        ),
         (300.0, "training diverges; type a smaller optimizer.learning_rate, 0.003 or less (now 300)"),
         (1e-5, None),
     ],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -89,13 +92,20 @@ def test_an_interruption_is_one_line_also_where_lightning_makes_an_exit_of_it(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    for main, goes_on, line in (
-        (interrupted, False, "interrupted\n"),
-        (exits, True, "interrupted: the same command goes on where it was stopped\n"),
+    def terminated() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    for main, goes_on, status, line in (
+        (interrupted, False, 130, "interrupted\n"),
+        (exits, True, 130, "interrupted: the same command goes on where it was stopped\n"),
+        (terminated, True, 143, "interrupted: the same command goes on where it was stopped\n"),
     ):
         with pytest.raises(SystemExit) as ended:
             run(main, goes_on=goes_on)
-        assert (ended.value.code, capsys.readouterr().err) == (130, line)
+        assert (ended.value.code, capsys.readouterr().err) == (status, line)
+    assert signal.getsignal(signal.SIGTERM) == before
     with pytest.raises(SystemExit) as ended:
         run(lambda: sys.exit(3))
     assert ended.value.code == 3
