@@ -27,7 +27,7 @@ from cloning.localise import localise
 from cloning.measures import Accuracies, Locality, measure_accuracies, measure_locality
 from cloning.network import ClonedNetwork
 from cloning.result import CloningSearchResult
-from cloning.samples import Samples, correction_samples
+from cloning.samples import MAX_IMAGES, Samples, correction_samples
 from cloning.selection import NetworkProfile, Selection, Source, select
 from cloning.settings import WHOLE, CloningSettings, Share
 from cloning.statistics import Statistics, owner_sums, solve_from_statistics
@@ -48,9 +48,6 @@ from zoo.storage.stages import StageTimer
 from zoo.storage.store import StageResult, Store
 
 log = logging.getLogger(__name__)
-
-MAX_IMAGES = 4096
-"""Of the validation split when positions are compared, and of any split for conditional similarities; stratified."""
 
 
 class CloningSearch:

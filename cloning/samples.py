@@ -14,6 +14,9 @@ from zoo.entries import InputSpec
 BATCH_SIZE = 256
 """Images that run at once where no gradient is kept."""
 
+MAX_IMAGES = 4096
+"""Of the validation split when heads and positions are compared, and of any for similarities; stratified."""
+
 
 @dataclass(frozen=True)
 class Samples:

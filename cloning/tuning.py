@@ -11,7 +11,7 @@ from torch import nn
 
 from cloning.fitting import is_without_originals, solve_network_head
 from cloning.network import ClonedNetwork
-from cloning.samples import Samples, correction_samples
+from cloning.samples import MAX_IMAGES, Samples, correction_samples
 from cloning.settings import CorrectionSettings
 from datamodules import ImageDataModule
 from tuning.fit import TuningResult, tune
@@ -72,7 +72,8 @@ def tune_cloned(
                 "solves it anew"
             )
         else:
-            is_taught = solve_network_head(network, samples, Samples(*data.images("val", network.target.input)))
+            val = Samples(*data.images("val", network.target.input, limit=MAX_IMAGES))
+            is_taught = solve_network_head(network, samples, val)
             anew = " anew" if learnt else ""
             copies = f" and {num_copies} distorted copies of each" if num_copies else ""
             told = "labels and what whole sources say" if is_taught else "labels alone, which is better on validation"
