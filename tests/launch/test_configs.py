@@ -57,6 +57,16 @@ def test_both_commands_know_the_same_settings() -> None:
     assert composed(name="search") == composed(name="train")
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("seed=0", ("adamw", 0.001)), ("optimizer=sgd", ("sgd", 0.05)), ("optimizer.learning_rate=0.2", ("adamw", 0.2))],
+)
+def test_what_a_method_brings_of_its_own_gives_way_to_what_is_typed(word: str, expected: tuple[str, float]) -> None:
+    for words in (["method=cloning", word], [word, "method=cloning"]):
+        optimizer = composed(*words).optimizer
+        assert (optimizer.name, optimizer.learning_rate) == expected
+
+
 def test_the_defaults_of_the_schema_are_those_of_the_files() -> None:
     """A default in two places may drift apart: the files set only what makes an option."""
     config, schema = composed(), Config()
