@@ -48,7 +48,7 @@ from cloning.samples import Samples
 from cloning.settings import CloningSettings, CorrectionSettings, InsertionSettings, TaskSettings
 from cloning.tuning import tune_cloned
 from datamodules.correction import CorrectionData
-from tuning.settings import TuningSettings
+from tuning.settings import OptimizerSettings, TuningSettings
 from zoo.arguments import Parser, positive, run, whole
 from zoo.chain.costs import Costs, count
 from zoo.registry import Zoo
@@ -57,6 +57,9 @@ from zoo.storage.store import Store
 
 NUM_EPOCHS = 10
 """Over the correction data in class-balanced batches; of ``joint`` over all its images, which makes more steps."""
+
+OPTIMIZER = OptimizerSettings(learning_rate=1e-3)
+"""Of cloning, as its default (``conf/optimizer/solved_head.yaml``)."""
 
 FRACTION = 0.3
 """Of the training images of each cloned class."""
@@ -193,7 +196,7 @@ class Contest:
                 tuned = copy.deepcopy(network)
             with tempfile.TemporaryDirectory() as directory:
                 tuning = TuningSettings(num_epochs=NUM_EPOCHS)
-                options = {"run_dir": Path(directory), "seed": self.seed, **copies}
+                options = {"run_dir": Path(directory), "seed": self.seed, "optimizer": OPTIMIZER, **copies}
                 tuned, _ = tune_cloned(tuned, problem.data, tuning, test=False, **options)
             shipped = search.statistics(network).num_bytes if is_statistics else 0
             trial = Trial(tuned, searched + time.perf_counter() - started, {})
