@@ -212,11 +212,10 @@ def test_the_head_is_solved_on_distorted_copies_too_and_on_what_whole_sources_sa
         seen, weights = network_features(network, images), class_weights(of, 5)
         losses = [balanced_cross_entropy(seen @ weight.T + bias, of, weights).item() for weight, bias in heads]
         assert losses[1] < losses[0]
-        expected = heads[1]
         options = {"run_dir": tmp_path / str(num_copies), "num_copies": num_copies}
         tuned, _ = tune_cloned(deepcopy(network), data, TuningSettings(num_epochs=0), **options)
-        torch.testing.assert_close(tuned.head.weight, expected[0], rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(tuned.head.bias, expected[1], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(tuned.head.weight, heads[1][0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(tuned.head.bias, heads[1][1], rtol=1e-3, atol=1e-3)
         start[num_copies] = tuned.head.weight
     assert not torch.allclose(start[0], start[2], atol=1e-3)
 
