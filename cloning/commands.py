@@ -104,15 +104,15 @@ def _samples(path: Path, tensors: Mapping[str, Tensor], network: ClonedNetwork) 
 def _require_free(path: Path, overwrite: bool) -> None:
     """Refuse to write over a file, unless it is a packed clone and told so, or below one."""
     require_file("", path)
-    if path.exists() and not any(_begins_with(path, magic) for magic in MAGICS):
+    if path.exists() and not _begins_with(path, *MAGICS):
         raise UserError(f"{path} is there and no packed clone: give another path to write to")
     if path.exists() and not overwrite:
         raise UserError(f"{path} is there already: give another path, or --overwrite")
 
 
-def _begins_with(path: Path, magic: bytes) -> bool:
+def _begins_with(path: Path, *magics: bytes) -> bool:
     with path.open("rb") as file:
-        return file.read(len(magic)) == magic
+        return file.read(max(map(len, magics))).startswith(magics)
 
 
 def _require_bundle_place(path: Path, overwrite: bool) -> None:

@@ -293,6 +293,5 @@ def combine(target: FrozenNetwork, classes: Sequence[str], parts: Sequence[Clone
         bias[rows] += share * part.head.bias.double()
         for owner, place in part.columns().items():
             weight[rows, columns[owner]] += share[:, None] * part.head.weight.double()[:, place]
-    whole.head.weight.copy_(weight)
-    whole.head.bias.copy_(bias)
+    whole.set_head(weight, bias)
     return whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -97,11 +97,19 @@ def with_fitted_adapters(network: ClonedNetwork, images: Rows, *, seed: int) -> 
     return ClonedNetwork(network.target, network.classes, network.clones, adapters, network.head_cuts)
 
 
-def solve_network_head(network: ClonedNetwork, samples: Iterable[Samples], val: Samples | None = None) -> bool:
+def solve_network_head(network: ClonedNetwork, samples: Iterable[Samples]) -> None:
     """Solves F_c on all samples, anchored at its closed-form initialisation (``cloning.head``); in place.
 
-    With validation samples it is solved a second time with a teacher, the network with whole sources at the image whose
-    F_c is solved on the same samples, and what has the lower class-balanced loss on them is taken.
+    They may come part by part: only the features of all are there at once.
+    """
+    (features,), labels = _read((network,), samples)
+    network.set_head(*solve_head(features, labels, *network.initial_head()))
+
+
+def solve_taught_head(network: ClonedNetwork, samples: Iterable[Samples], val: Samples) -> bool:
+    """The same, and once more with a teacher; of both heads the one of lower class-balanced validation loss stays.
+
+    The teacher is the network with whole sources at the image, whose F_c is solved on the same samples.
 
     Differs from the paper: there F_c is trained on labels. A few images of a class say little of how near it is to
     others, and the whole sources, which are at hand, say it.
@@ -112,31 +120,31 @@ def solve_network_head(network: ClonedNetwork, samples: Iterable[Samples], val: 
         val: Validation samples.
 
     Returns:
-        Whether it had a teacher.
+        Whether the head that stays had the teacher.
     """
-    device, networks = network.head.weight.device, [network]
-    if val is not None:
-        networks.append(network.with_whole_sources().to(device))
+    whole = network.with_whole_sources().to(network.head.weight.device)
+    (features, whole_features), labels = _read((network, whole), samples)
+    teacher = solve_head(whole_features, labels, *whole.initial_head(), least_gradient=NEARLY_SOLVED)
+    start, logits = network.initial_head(), F.linear(whole_features, *teacher)
+    plain, taught = (solve_head(features, labels, *start, teacher=given) for given in (None, logits))
+    val = val.to(network.head.weight.device)
+    seen, weights = network_features(network, val.images), class_weights(val.labels, len(network.classes))
+    plain_loss, taught_loss = (
+        balanced_cross_entropy(F.linear(seen, *head), val.labels, weights).item() for head in (plain, taught)
+    )
+    network.set_head(*(taught if taught_loss < plain_loss else plain))
+    return taught_loss < plain_loss
+
+
+def _read(networks: Sequence[ClonedNetwork], samples: Iterable[Samples]) -> tuple[list[Tensor], Tensor]:
+    """What the heads of some networks read of all samples, (n, d) each, and their labels (n,)."""
     features, labels = [[] for _ in networks], []
     for part in samples:
-        part = part.to(device)
+        part = part.to(networks[0].head.weight.device)
         labels.append(part.labels)
-        for given, found in zip(networks, features, strict=True):
-            found.append(network_features(given, part.images))
-    read, labels, start = [torch.cat(found) for found in features], torch.cat(labels), network.initial_head()
-    heads = [solve_head(read[0], labels, *start)]
-    best = 0
-    if val is not None:
-        val = val.to(device)
-        teacher = solve_head(read[1], labels, *networks[1].initial_head(), least_gradient=NEARLY_SOLVED)
-        heads.append(solve_head(read[0], labels, *start, teacher=F.linear(read[1], *teacher)))
-        seen, weights = network_features(network, val.images), class_weights(val.labels, len(network.classes))
-        losses = [balanced_cross_entropy(F.linear(seen, *head), val.labels, weights).item() for head in heads]
-        best = losses.index(min(losses))
-    with torch.no_grad():
-        network.head.weight.copy_(heads[best][0])
-        network.head.bias.copy_(heads[best][1])
-    return best == 1
+        for network, found in zip(networks, features, strict=True):
+            found.append(network_features(network, part.images))
+    return [torch.cat(found) for found in features], torch.cat(labels)
 
 
 @torch.no_grad()
@@ -160,8 +168,7 @@ def compared_logits(
         logits = calibrated_logits(features, labels, *start, network.owners)
     else:
         solved = solve_head(*train, *start, least_gradient=NEARLY_SOLVED)
-        network.head.weight.copy_(solved[0])
-        network.head.bias.copy_(solved[1])
+        network.set_head(*solved)
         logits = network.head(features)
     weights = class_weights(labels, len(network.classes))
     return logits, balanced_cross_entropy(logits, labels, weights).item()
@@ -175,10 +182,8 @@ def calibrate_network_head(network: ClonedNetwork, samples: Samples) -> None:
     """
     samples = samples.to(network.head.weight.device)
     features = network_features(network, samples.images)
-    with torch.no_grad():
-        found = calibrated_head(features, samples.labels, network.head.weight, network.head.bias, network.owners)
-        network.head.weight.copy_(found[0])
-        network.head.bias.copy_(found[1])
+    weight, bias = network.head.weight.detach(), network.head.bias.detach()
+    network.set_head(*calibrated_head(features, samples.labels, weight, bias, network.owners))
 
 
 def network_features(network: ClonedNetwork, images: Tensor, precision: torch.dtype | None = None) -> Tensor:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tuning.losses import distillation
 from zoo.errors import UserError
 from zoo.ridge import column_scales, to_float64
 
 PENALTY = 0.03
 TAUGHT_PENALTY = 3e-4
 """The same where there is a teacher, which says more of an image than a label does."""
-TAUGHT = 0.5
+TEACHER_WEIGHT = 0.5
 """Share of the loss that is the teacher's."""
 DISTILLATION_TEMPERATURE = 2.0
 _MAX_ITERATIONS = 300
@@ -56,7 +57,7 @@ def solve_head(
 
     and with a teacher's logits t_i
 
-        min_(W, b)  sum_i w_i [CE(W f_i + b, y_i) + T^2 CE((W f_i + b) / T, softmax(t_i / T))] / 2  +  penalty ...
+        min_(W, b)  sum_i w_i [CE(W f_i + b, y_i) + T^2 KL(softmax(t_i / T) || softmax((W f_i + b) / T))] / 2  +  ...
 
     The iterations (L-BFGS) go in the scale of a bound on the curvature, so that there are few of them.
 
@@ -69,7 +70,7 @@ def solve_head(
         labels: (n,) rows of the head.
         weight: (C, d), W_0.
         bias: (C,), b_0; not penalised.
-        teacher: (n, C) logits, t.
+        teacher: (n, C) logits, t, without gradient.
         penalty: Above 0; that of the module if not given.
         least_gradient: At which the iterations end; see ``LEAST_GRADIENT``.
 
@@ -103,7 +104,6 @@ def solve_head(
     scaling = torch.linalg.solve_triangular(torch.linalg.cholesky(curvature), identity, upper=False)
     scaled, offset = rows @ scaling.T, z @ anchor.T
     change = torch.zeros(len(weight), len(scaling)).to(scaled).requires_grad_()
-    wanted = None if teacher is None else F.softmax(teacher.detach().to(x) / DISTILLATION_TEMPERATURE, dim=1)
     optimizer = torch.optim.LBFGS(
         [change, intercept],
         max_iter=_MAX_ITERATIONS,
@@ -116,9 +116,9 @@ def solve_head(
         optimizer.zero_grad()
         logits = offset + scaled @ change.T + intercept
         fit = balanced_cross_entropy(logits, labels, weights)
-        if wanted is not None:  # of the same curvature at most
-            said = F.cross_entropy(logits / DISTILLATION_TEMPERATURE, wanted, reduction="none")
-            fit = (1 - TAUGHT) * fit + TAUGHT * DISTILLATION_TEMPERATURE**2 * (weights.to(said) * said).sum()
+        if teacher is not None:  # of the same curvature at most
+            taught = distillation(logits, teacher, temperature=DISTILLATION_TEMPERATURE, weights=weights)
+            fit = (1 - TEACHER_WEIGHT) * fit + TEACHER_WEIGHT * taught
         total = fit + penalty * (change @ scaling).square().sum()
         total.backward()
         return total

@@ -66,8 +66,7 @@ class ClonedNetwork(TunableNetwork):
         self.copies = nn.ModuleList()
         weight, bias = self.initial_head()
         self.head = skip_init(nn.Linear, *reversed(weight.shape), dtype=weight.dtype)
-        self.head.weight.data.copy_(weight)
-        self.head.bias.data.copy_(bias)
+        self.set_head(weight, bias)
         self.freeze("freeze")
         self.eval()
 
@@ -136,6 +135,12 @@ class ClonedNetwork(TunableNetwork):
                 weight[row, columns[id(clone)]] = source.weight[output] - rest[0]
                 bias[row] = source.bias[output] - rest[1]
         return weight, bias
+
+    @torch.no_grad()
+    def set_head(self, weight: Tensor, bias: Tensor) -> None:
+        """Writes F_c, (C, d) and (C,), in the dtype and on the device that it has."""
+        self.head.weight.copy_(weight)
+        self.head.bias.copy_(bias)
 
     def with_clone(self, clone: Clone, adapter: Adapter | None = None) -> ClonedNetwork:
         """The network with one more clone; what it has learnt so far stays, the new classes come last."""

@@ -285,8 +285,7 @@ def solve_from_statistics(
     if not (head[0].any() and all(part.isfinite().all() for part in head)):
         told = ", ".join(statistics.owners)
         raise UserError(f"no head can be solved from the statistics of {told}: too large, or all alike; sum them anew")
-    network.head.weight.copy_(head[0])
-    network.head.bias.copy_(head[1])
+    network.set_head(*head)
     return ridge
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from cloning.fitting import is_without_originals, solve_network_head
+from cloning.fitting import is_without_originals, solve_taught_head
 from cloning.network import ClonedNetwork
 from cloning.samples import MAX_IMAGES, Samples, correction_samples
 from cloning.settings import CorrectionSettings
@@ -33,7 +33,7 @@ def tune_cloned(
 ) -> tuple[ClonedNetwork, TuningResult]:
     """Tunes a cloned network whose adapters are fitted in closed form.
 
-    F_c is first solved (``correction_samples``, ``solve_network_head``), and is then trained with the adapters by
+    F_c is first solved (``correction_samples``, ``solve_taught_head``), and is then trained with the adapters by
     class-balanced cross-entropy; the guard keeps the better on validation. Without adapters (every clone at the image)
     F_c is all there is, and it is solved already. Without samples of the target's classes (strict
     mode) nothing is trained: in every method cross-entropy on new classes alone destroys the old ones.
@@ -73,7 +73,7 @@ def tune_cloned(
             )
         else:
             val = Samples(*data.images("val", network.target.input, limit=MAX_IMAGES))
-            is_taught = solve_network_head(network, samples, val)
+            is_taught = solve_taught_head(network, samples, val)
             anew = " anew" if learnt else ""
             copies = f" and {num_copies} distorted copies of each" if num_copies else ""
             told = "labels and what whole sources say" if is_taught else "labels alone, which is better on validation"

@@ -19,7 +19,9 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0
     return F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="sum")
 
 
-def distillation(logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+def distillation(
+    logits: Tensor, teacher_logits: Tensor, *, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """Sum over the samples of T^2 KL(softmax(t / T) || softmax(z / T)) (Hinton et al., arXiv 1503.02531).
 
     T^2 keeps the size of the gradient whatever the temperature, next to that of cross-entropy.
@@ -28,10 +30,14 @@ def distillation(logits: Tensor, teacher_logits: Tensor, *, temperature: float) 
         logits: z, (N, C).
         teacher_logits: t, (N, C), without gradient.
         temperature: T.
+        weights: Of the samples, (N,); all 1 if not given.
     """
     targets = F.log_softmax(teacher_logits.to(logits) / temperature, dim=1)
     outputs = F.log_softmax(logits / temperature, dim=1)
-    return temperature**2 * F.kl_div(outputs, targets, log_target=True, reduction="sum")
+    divergence = F.kl_div(outputs, targets, log_target=True, reduction="none")
+    if weights is not None:
+        divergence = weights.to(logits)[:, None] * divergence
+    return temperature**2 * divergence.sum()
 
 
 class LeaveOneOutHead(nn.Module):

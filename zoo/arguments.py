@@ -101,6 +101,14 @@ def whole(low: int, high: int = MAX_INTEGER) -> Callable[[str], int]:
 positive = whole(1)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which whoever closes what is open on Ctrl-C closes on, too."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
 def run(main: Callable[[], int | None], *, goes_on: bool = False) -> NoReturn:
     """Ends the process with the exit status of a command, or with the one line of what the user can mend.
 
@@ -108,23 +116,18 @@ def run(main: Callable[[], int | None], *, goes_on: bool = False) -> NoReturn:
         main: The command.
         goes_on: Whether the same command goes on where Ctrl-C or SIGTERM (exit status 130 and 143) stopped it.
     """
-    stopped_by = [signal.SIGINT]
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        stopped_by.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         status = main()
     except UserError as error:
         status = tell(error)
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning ends the process on Ctrl-C by an exit of its own, whose context is the interruption.
-        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+        cause = error if isinstance(error, KeyboardInterrupt) else error.__context__
+        if not isinstance(cause, KeyboardInterrupt):
             raise
         print("interrupted" + ": the same command goes on where it was stopped" * goes_on, file=sys.stderr)
-        status = 128 + stopped_by[-1]
+        status = 128 + (signal.SIGTERM if isinstance(cause, _Terminated) else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
     sys.exit(status)

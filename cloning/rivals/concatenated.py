@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from cloning.fitting import calibrate_network_head, is_without_originals, solve_network_head
+from cloning.fitting import calibrate_network_head, is_without_originals, solve_taught_head
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import RivalSettings
 from cloning.samples import Samples
@@ -23,5 +23,5 @@ def concatenated(problem: CloningProblem, settings: RivalSettings, *, seed: int)
     if is_without_originals(network, problem.correction.labels):
         calibrate_network_head(network, val)
     else:
-        solve_network_head(network, [problem.correction], val)
+        solve_taught_head(network, [problem.correction], val)
     return network

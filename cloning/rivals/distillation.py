@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import RivalSettings
+from tuning.losses import distillation
 
 Penalty = Callable[[Tensor, Tensor], Tensor]
-
-
-def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(taught / T) || softmax(logits / T)), mean over the samples; both (n, classes)."""
-    log_student, log_teacher = (F.log_softmax(values / temperature, dim=1) for values in (logits, taught))
-    return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
 
 
 def taught_by_sources(problem: CloningProblem, settings: RivalSettings) -> Penalty:
@@ -24,7 +18,9 @@ def taught_by_sources(problem: CloningProblem, settings: RivalSettings) -> Penal
     teachers = problem.source_logits(problem.correction.images)
 
     def penalty(batch: Tensor, logits: Tensor) -> Tensor:
-        parts = [distillation(logits[:, own], taught[batch], settings.temperature) for own, taught in teachers]
-        return sum(parts, logits.new_zeros(()))
+        parts = [
+            distillation(logits[:, own], taught[batch], temperature=settings.temperature) for own, taught in teachers
+        ]
+        return sum(parts, logits.new_zeros(())) / len(logits)
 
     return penalty

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cloning.rivals.distillation import distillation, taught_by_sources
+from cloning.rivals.distillation import taught_by_sources
 from cloning.rivals.problem import CloningProblem
 from cloning.rivals.training import ExpandedNetwork, RivalSettings, train
+from tuning.losses import distillation
 
 
 def lwf(problem: CloningProblem, settings: RivalSettings, *, seed: int, with_sources: bool = False) -> nn.Module:
@@ -28,7 +29,8 @@ def lwf(problem: CloningProblem, settings: RivalSettings, *, seed: int, with_sou
     others = taught_by_sources(problem, settings) if with_sources else None
 
     def penalty(batch: Tensor, logits: Tensor) -> Tensor:
-        own = settings.strength * distillation(logits[:, outputs], taught[batch], settings.temperature)
+        own = distillation(logits[:, outputs], taught[batch], temperature=settings.temperature)
+        own = settings.strength * own / len(logits)
         return own if others is None else own + others(batch, logits)
 
     return train(ExpandedNetwork(problem, seed=seed), problem.correction, settings, seed=seed, penalty=penalty)

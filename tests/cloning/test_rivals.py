@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from cloning_stand_ins import clone, cloned, images, network, small_data
-from torch import Tensor, nn
+from torch import nn
 
 from cloning.measures import measure_accuracies
 from cloning.rivals import RIVALS
-from cloning.rivals.distillation import distillation
 from cloning.rivals.ensemble import Ensemble
 from cloning.rivals.ewc import ewc, fisher
 from cloning.rivals.fine_tune import fine_tune, joint
@@ -19,6 +18,7 @@ from cloning.rivals.training import ExpandedNetwork, RivalSettings
 from cloning.samples import Samples
 from datamodules.augmentation import Augmentation
 from datamodules.correction import CorrectionData
+from tuning.losses import distillation
 from zoo.conversion import convert
 from zoo.digests import digest
 from zoo.errors import UserError
@@ -112,7 +112,7 @@ def test_the_sources_teach_their_own_classes() -> None:
 
     def distance(module: nn.Module) -> float:
         with torch.no_grad():
-            return float(distillation(module(x)[:, second], others, 2.0))
+            return float(distillation(module(x)[:, second], others, temperature=2.0))
 
     assert distance(with_sources) < distance(alone)
 
@@ -197,24 +197,6 @@ def test_a_strong_penalty_holds_the_weights_that_matter_to_the_old_classes() -> 
     assert moved(1e6) < 0.5 * moved(0.0)
 
 
-def test_distillation_is_temperature_squared_times_the_divergence() -> None:
-    student, teacher, t = (
-        torch.tensor([[0.5, -1.0, 2.0], [0, 1, 0.0]]),
-        torch.tensor([[1.0, 0.0, -1.0], [3, 1, 2.0]]),
-        2.0,
-    )
-
-    def probability(z: Tensor) -> Tensor:
-        e = torch.exp(z / t)
-        return e / e.sum(1, keepdim=True)
-
-    p, q = probability(teacher), probability(student)
-    wanted = t**2 * (p * (p / q).log()).sum(1).mean()
-    torch.testing.assert_close(distillation(student, teacher, t), wanted)
-    assert distillation(teacher, teacher, t) == pytest.approx(0, abs=1e-6)
-    assert distillation(teacher + 5, teacher, t) == pytest.approx(0, abs=1e-5)
-
-
 def test_distillation_keeps_the_old_logits_nearer_to_the_targets() -> None:
     question = problem()
     x = question.correction.images
@@ -223,7 +205,7 @@ def test_distillation_keeps_the_old_logits_nearer_to_the_targets() -> None:
         settings = RivalSettings(num_steps=20, batch_size=16, learning_rate=3e-3, strength=strength)
         with torch.no_grad():
             logits = RIVALS["lwf"](question, settings, seed=0)(x)[:, question.kept_outputs]
-        return float(distillation(logits, question.target_logits(x), 2.0))
+        return float(distillation(logits, question.target_logits(x), temperature=2.0))
 
     assert distance(10.0) < 0.5 * distance(0.0)
 

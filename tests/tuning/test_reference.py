@@ -45,6 +45,12 @@ def test_distillation_is_the_divergence_by_hand():
     (gradient,) = torch.autograd.grad(loss, logits)
     assert torch.allclose(gradient, 3 * (q - p))
     assert distillation(taught, taught, temperature=3.0).item() == pytest.approx(0, abs=1e-6)
+    assert distillation(taught + 5, taught, temperature=3.0).item() == pytest.approx(0, abs=1e-5)
+    weights = torch.tensor([0.25, 2.0])
+    each = torch.stack([distillation(z[None], t[None], temperature=3.0) for z, t in zip(logits, taught, strict=True)])
+    assert distillation(logits, taught, temperature=3.0, weights=weights).item() == pytest.approx(
+        (weights * each).sum().item()
+    )
 
 
 def test_columns_go_by_name():
