@@ -186,7 +186,7 @@ class Contest:
                 continue
             started = time.perf_counter()
             if method in CONTROLS:
-                clones = [replace(c, gates=CONTROLS[method](c.gates, c.source, self.seed)) for c in network.clones]
+                clones = [CONTROLS[method](clone, self.seed) for clone in network.clones]
                 parts = network.target, network.classes, clones, network.adapters, network.head_cuts
                 tuned = ClonedNetwork(*parts)
                 tuned = with_fitted_adapters(tuned, problem.correction.images, seed=self.seed)
@@ -247,8 +247,8 @@ class Contest:
 
 
 CONTROLS = {
-    "cloning_none": lambda gates, source, seed: torch.ones_like(gates),
-    "cloning_random": lambda gates, source, seed: random_like(gates, source, seed=seed),
+    "cloning_none": lambda clone, seed: replace(clone, gates=torch.ones_like(clone.gates), selected=None),
+    "cloning_random": lambda clone, seed: random_like(clone, seed=seed),
 }
 
 Job = tuple[Scenario, int, int, tuple[str, ...]]

@@ -30,6 +30,7 @@ class CloneSpec:
         classes: What it gives.
         position: The cut R of the target's chain that feeds it, 0 the input image.
         gates: The open gates as bits, in base64.
+        features: The features of the source that the head reads as bits, in base64; nothing for all of them.
         kernel_size: Of the adapter; ``None`` at position 0.
     """
 
@@ -38,6 +39,7 @@ class CloneSpec:
     position: int
     gates: str
     kernel_size: Literal[1, 3] | None = None
+    features: str = ""
 
     def __post_init__(self) -> None:
         if self.position < 0:
@@ -97,6 +99,7 @@ def describe(network: ClonedNetwork, provenance: Sequence[Provenance] = ()) -> C
             clone.position,
             base64.b64encode(pack_gates(clone.gates)).decode(),
             adapter.kernel_size if isinstance(adapter, Adapter) else None,
+            base64.b64encode(_packed_features(clone)).decode(),
         )
         for clone, adapter in zip(network.clones, network.adapters, strict=True)
     ]
@@ -122,10 +125,7 @@ def build(
     for name, expected in blueprint.networks.items() if check_digests else ():
         check_digest(name, expected, networks[name].digest())
     target = networks[blueprint.target]
-    clones = [
-        Clone(networks[spec.network], spec.classes, _gates(spec, networks[spec.network]), spec.position)
-        for spec in blueprint.clones
-    ]
+    clones = [_clone(spec, networks[spec.network]) for spec in blueprint.clones]
     classes, cuts = blueprint.classes, blueprint.head_cuts
     bare = ClonedNetwork(target, classes, clones, [None] * len(clones), cuts)  # checks positions first
     adapters = [
@@ -150,15 +150,30 @@ def num_open_gates(spec: CloneSpec) -> int:
     return int.from_bytes(packed, "big").bit_count()
 
 
-def _gates(spec: CloneSpec, source: FrozenNetwork) -> torch.Tensor:
-    expected = num_gates(source.sites)
+def _clone(spec: CloneSpec, source: FrozenNetwork) -> Clone:
+    gates, selected = _bits(spec, "gates", num_gates(source.sites)), None
+    if spec.features:
+        selected = _bits(spec, "features", source.num_features).nonzero().flatten()
+        if not len(selected):
+            raise UserError(f"features of {spec.network!r}: none is selected; make the blueprint anew")
+    return Clone(source, spec.classes, gates, spec.position, selected)
+
+
+def _packed_features(clone: Clone) -> bytes:
+    """The features that are selected as bits; nothing for all of them."""
+    if clone.selected is None:
+        return b""
+    return pack_gates(torch.zeros(clone.source.num_features).index_fill(0, clone.selected, 1.0))
+
+
+def _bits(spec: CloneSpec, name: str, expected: int) -> torch.Tensor:
     try:
-        packed = base64.b64decode(spec.gates, validate=True)
+        packed = base64.b64decode(getattr(spec, name), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise UserError(f"gates of {spec.network!r}: not base64 ({error}); make the blueprint anew") from error
+        raise UserError(f"{name} of {spec.network!r}: not base64 ({error}); make the blueprint anew") from error
     if len(packed) != -(-expected // 8):
         raise UserError(
-            f"gates of {spec.network!r}: {len(packed)} bytes, but its {expected} gates need {-(-expected // 8)}; "
+            f"{name} of {spec.network!r}: {len(packed)} bytes, but its {expected} {name} need {-(-expected // 8)}; "
             "make the blueprint anew"
         )
     return unpack_gates(packed, expected)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cloning.frozen import FrozenNetwork, ThawedNetwork
 from cloning.slimming import Slim
@@ -22,13 +23,26 @@ class Clone:
         classes: The classes it gives, names of its outputs.
         gates: (n,) of 0 and 1, for ``source.sites``.
         position: The cut R of the target's chain that feeds it; at 0 the source sees the image itself.
+        selected: (k,) int64, in order: which of the features that the source's classifier reads F_c reads; ``None`` for
+            all.
     """
 
     source: FrozenNetwork
     classes: tuple[str, ...]
     gates: Tensor
     position: int
+    selected: Tensor | None = None
     _slims: dict[tuple[int, torch.device], Slim] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """What of its source it is, by name."""
+        return {"gates": self.gates} | ({} if self.selected is None else {"selected": self.selected})
+
+    @property
+    def num_features(self) -> int:
+        """How many numbers it gives to the head."""
+        return self.source.num_features if self.selected is None else len(self.selected)
 
     def slim(self, start: int, device: torch.device | str = "cpu") -> Slim:
         """The module as a network of its own, from a cut of the source on."""
@@ -42,6 +56,16 @@ class Clone:
         if isinstance(self.source, ThawedNetwork):
             return self.source.slim(torch.ones_like(self.gates), start).costs
         return self.slim(start).costs
+
+    def select(self, features: Tensor) -> Tensor:
+        """Of what the source's classifier reads, (N, d), what the head does."""
+        return features if self.selected is None else features.index_select(1, self.selected.to(features.device))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """What the source's classifier, (N, C), makes of the features that are selected."""
+        source = self.source
+        weight = source.weight if self.selected is None else source.weight[:, self.selected]
+        return F.linear(features, weight.to(features), source.bias.to(features))
 
     def features(self, x: Tensor, start: int) -> Tensor:
         """What the source's classifier reads of the module, (N, d), for the tensor ``x`` at a cut of the source.

@@ -87,7 +87,7 @@ def _module(target: FrozenNetwork, clone: Clone, tag: str) -> Part:
         macs=costs.macs,
         network=source.name,
         nodes=kept_per_node(clone, start),
-        signal=f"{source.num_features} features",
+        signal=f"{clone.num_features} features",
         tag=tag,
     )
 

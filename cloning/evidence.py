@@ -39,7 +39,7 @@ class Graft:
     @property
     def columns(self) -> slice:
         """Of the features that the head reads, those of the module."""
-        widths = [self.network.target.num_features, *(clone.source.num_features for clone in self.network.clones)]
+        widths = [self.network.target.num_features, *(clone.num_features for clone in self.network.clones)]
         start = sum(widths[: self.place + 1])
         return slice(start, start + widths[self.place + 1])
 

@@ -75,7 +75,7 @@ def solve_head(
         least_gradient: At which the iterations end; see ``LEAST_GRADIENT``.
 
     Returns:
-        (C, d) and (C,) in the dtype of ``weight``.
+        (C, d) and (C,) in the dtype of ``weight``, where the features are.
 
     Raises:
         UserError: No samples, or features that are not finite.
@@ -117,7 +117,7 @@ def solve_head(
         logits = offset + scaled @ change.T + intercept
         fit = balanced_cross_entropy(logits, labels, weights)
         if teacher is not None:  # of the same curvature at most
-            taught = distillation(logits, teacher, temperature=DISTILLATION_TEMPERATURE, weights=weights)
+            taught = distillation(logits, to_float64(teacher), temperature=DISTILLATION_TEMPERATURE, weights=weights)
             fit = (1 - TEACHER_WEIGHT) * fit + TEACHER_WEIGHT * taught
         total = fit + penalty * (change @ scaling).square().sum()
         total.backward()
@@ -126,7 +126,8 @@ def solve_head(
     optimizer.step(loss)
     step = change.detach() @ scaling
     solved = (anchor + (step if rotation is None else step @ rotation.T)) / scale
-    return solved.to(weight), (intercept.detach() - solved @ mean).to(weight)
+    solved = (solved, intercept.detach() - solved @ mean)
+    return tuple(part.to(weight.dtype).to(features.device) for part in solved)
 
 
 @torch.enable_grad()

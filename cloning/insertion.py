@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from cloning.choice import LOSS_FLOOR, PositionResult, choose
 from cloning.clone import Clone, num_positions, source_position
+from cloning.feature_selection import least_selected
 from cloning.fitting import compared_logits, fit_adapter_to, is_without_originals
 from cloning.frozen import FrozenNetwork
 from cloning.gates import hard_gates, num_gates
@@ -34,7 +35,7 @@ from cloning.head import balanced_cross_entropy, class_weights
 from cloning.measures import accuracies_of_logits, added_costs, centred_cosine, mean, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
-from cloning.settings import CloningSettings, InsertionSettings, Share
+from cloning.settings import FITTED, CloningSettings, InsertionSettings, Share
 from cloning.stages import module_features, target_features
 from zoo.chain import Costs
 from zoo.chain.batches import in_precision, require_finite, run_in_batches
@@ -169,7 +170,7 @@ class _Tries:
     def attempt(self, share: Share, position: int, promising: float) -> PositionResult:
         """One share at one position; tuned shortly if the loss in closed form is at most ``promising``."""
         started, module = time.perf_counter(), self.modules[share]
-        clone = module if position == 0 else Clone(self.source, module.classes, module.gates, position)
+        clone = module if position == 0 else replace(module, position=position)
         adapter = self._adapter(share, clone) if position else None
         network = ClonedNetwork(self.target, self.classes, [clone], [adapter], self.head_cuts)
         network.to(self.train.images.device)
@@ -235,7 +236,8 @@ class _Tries:
     def _similarity(self, share: Share) -> tuple[float, float | None]:
         """Cosine of the module's logits with the source's on the cloned classes, and on its other ones."""
         known = torch.tensor([name in self.source.classes for name in self.classes]).to(self.val.labels.device)
-        cosines = centred_cosine(self.source.classify(self._at_image(self.modules[share], 1)), self.whole)
+        module = self.modules[share]
+        cosines = centred_cosine(module.classify(self._at_image(module, 1)), self.whole)
         is_cloned, is_known = self.val.labels >= len(self.kept), known[self.val.labels]
         sides = [cosines[side].mean().item() if side.any() else None for side in (is_cloned, is_known & ~is_cloned)]
         return 1.0 if sides[0] is None else sides[0], sides[1]
@@ -292,7 +294,8 @@ def check_budget(
     budget, insertion, least = settings.budget, settings.insertion, Costs(0, 0)
     position = insertion.position if insertion.name == "fixed" else num_positions(target) - 1
     for source in () if budget.is_open else sources:
-        columns = source.num_features * num_classes
+        is_selected = settings.localisation.contrast > 0 and settings.localisation.name in FITTED
+        columns = (least_selected(source.num_features) if is_selected else source.num_features) * num_classes
         none = torch.zeros(num_gates(source.sites))
         gates = hard_gates(none, source.sites, 0.0, settings.localisation.min_per_layer)
         if settings.localisation.name == "none":

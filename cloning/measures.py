@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from cloning.clone import Clone, source_position
 from cloning.frozen import FrozenNetwork, ThawedNetwork
+from cloning.gates import split_gates
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
 from zoo.chain.batches import map_batches, run_in_batches
@@ -51,7 +51,7 @@ class Locality:
         source: Name of the source.
         cloned: Mean over the cloned classes.
         other: Mean over the source's other classes; ``None`` if the data has none of them.
-        random_cloned: The same for a module with as many gates open in every layer, at random.
+        random_cloned: The same for a module with as many gates open in every layer and as many features, at random.
         random_other: The same.
         cloned_classes: Their names.
         classes: Sim by class of the source.
@@ -112,9 +112,8 @@ def measure_locality(clone: Clone, images: Mapping[str, Tensor], *, seed: int) -
         images: By class of the source, preprocessed for it; classes without images are left out.
         seed: Of the control.
     """
-    control = random_like(clone.gates, clone.source, seed=seed)
     images = {name: x for name, x in images.items() if len(x)}
-    sims, random = (conditional_similarities(clone.source, gates, images) for gates in (clone.gates, control))
+    sims, random = (conditional_similarities(each, images) for each in (clone, random_like(clone, seed=seed)))
     sides = [
         mean([value for name, value in values.items() if (name in clone.classes) == is_cloned])
         for values in (sims, random)
@@ -130,30 +129,31 @@ def centred_cosine(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a, b)
 
 
-def conditional_similarities(source: FrozenNetwork, gates: Tensor, images: Mapping[str, Tensor]) -> dict[str, float]:
-    """By class, the mean cosine between the centred logits of the masked and the whole source.
+def conditional_similarities(clone: Clone, images: Mapping[str, Tensor]) -> dict[str, float]:
+    """By class, the mean cosine between the centred logits of a module at the image and of its whole source.
 
-    After ``tuning=full`` the masked one is the tuned copy, the whole one still the network of the zoo.
+    The module's logits are what the source's classifier makes of what the head reads. After ``tuning=full`` the module
+    is the tuned copy, the whole source still the network of the zoo.
     """
-    first = next(iter(images.values()), gates)
-    if isinstance(source, ThawedNetwork):
-        module, whole_source = partial(source.features, gates=gates.to(first)), source.origin
-    else:
-        module, whole_source = source.slim(gates, 0, first.device).network, source
+    whole = clone.source.origin if isinstance(clone.source, ThawedNetwork) else clone.source
 
     def cosines(part: Tensor) -> Tensor:
-        return centred_cosine(to_float64(source.classify(module(part))), to_float64(whole_source.logits(part)))
+        logits = clone.classify(clone.select(clone.features(part, 0)))
+        return centred_cosine(to_float64(logits), to_float64(whole.logits(part)))
 
     found = {name: [part for _, part in map_batches(cosines, x, batch_size=BATCH_SIZE)] for name, x in images.items()}
     return {name: torch.cat(parts).mean().item() for name, parts in found.items()}
 
 
-def random_like(gates: Tensor, source: FrozenNetwork, *, seed: int) -> Tensor:
-    """As many open gates in every layer, drawn at random."""
+def random_like(clone: Clone, *, seed: int) -> Clone:
+    """As many open gates in every layer, and as many features that are selected, drawn at random."""
     generator, parts = torch.Generator().manual_seed(seed), []
-    for part in gates.split([site.num_gates for site in source.sites]):
+    for part in split_gates(clone.gates, clone.source.sites):
         parts.append(part[torch.randperm(len(part), generator=generator)])
-    return torch.cat(parts)
+    selected = clone.selected
+    if selected is not None:
+        selected = torch.randperm(clone.source.num_features, generator=generator)[: len(selected)].sort().values
+    return replace(clone, gates=torch.cat(parts), selected=selected)
 
 
 def kept_per_layer(clone: Clone) -> dict[str, tuple[int, int]]:
@@ -163,9 +163,11 @@ def kept_per_layer(clone: Clone) -> dict[str, tuple[int, int]]:
 
 
 def num_bytes(network: ClonedNetwork) -> int:
-    """What travels: bits of the gates, and adapters and head in float32."""
+    """What travels: bits of gates and of features that are selected, and adapters and head in float32."""
     learnt = 4 * sum(parameter.numel() for part in (network.adapters, network.head) for parameter in part.parameters())
-    return learnt + sum(-(-len(clone.gates) // 8) for clone in network.clones)
+    widths = [len(clone.gates) for clone in network.clones]
+    widths += [clone.source.num_features for clone in network.clones if clone.selected is not None]
+    return learnt + sum(-(-width // 8) for width in widths)
 
 
 def size_share(network: ClonedNetwork) -> tuple[int, float]:
@@ -193,7 +195,7 @@ def added_costs(network: ClonedNetwork) -> tuple[Costs, ...]:
     """
     found, shared = [], network.num_target_features - network.target.num_features
     for clone, adapter in zip(network.clones, network.adapters, strict=True):
-        columns, shared = (clone.source.num_features + shared) * len(network.classes), 0
+        columns, shared = (clone.num_features + shared) * len(network.classes), 0
         costs = clone.costs(source_position(network.target, clone.source, clone.position))
         if isinstance(adapter, Adapter):
             costs += adapter_costs(adapter.source, adapter.target, adapter.kind, adapter.kernel_size)

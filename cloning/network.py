@@ -16,6 +16,7 @@ import copy
 import itertools
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +133,7 @@ class ClonedNetwork(TunableNetwork):
             rest = (source.weight.mean(0), source.bias.mean()) if len(source.classes) > 1 else (0.0, 0.0)
             for name in clone.classes:
                 row, output = self.classes.index(name), source.classes.index(name)
-                weight[row, columns[id(clone)]] = source.weight[output] - rest[0]
+                weight[row, columns[id(clone)]] = clone.select((source.weight[output] - rest[0])[None])[0]
                 bias[row] = source.bias[output] - rest[1]
         return weight, bias
 
@@ -186,10 +187,7 @@ class ClonedNetwork(TunableNetwork):
         other = copy.deepcopy(self)
         other.target = self.target.thawed()
         sources = [clone.source.thawed() for clone in self.clones]
-        other.clones = tuple(
-            Clone(source, clone.classes, clone.gates, clone.position)
-            for source, clone in zip(sources, self.clones, strict=True)
-        )
+        other.clones = tuple(replace(clone, source=s) for s, clone in zip(sources, self.clones, strict=True))
         starts = [0, *(source_position(self.target, clone.source, clone.position) for clone in self.clones)]
         chains = [network.chain for network in (other.target, *sources)]
         other.copies = nn.ModuleList([c.block(i, len(c)) for c, i in zip(chains, starts, strict=True)])
@@ -217,7 +215,7 @@ class ClonedNetwork(TunableNetwork):
         """Columns of the head by what gives them: the target by its ``id``, its cuts by ``(id, cut)``, every clone."""
         widths: dict[Hashable, int] = {id(self.target): self.target.num_features}
         widths |= {(id(self.target), cut): self.target.chain.signal(cut).channels for cut in self.head_cuts}
-        widths |= {id(clone): clone.source.num_features for clone in self.clones}
+        widths |= {id(clone): clone.num_features for clone in self.clones}
         ends = list(itertools.accumulate(widths.values()))
         return {owner: slice(end - width, end) for (owner, width), end in zip(widths.items(), ends, strict=True)}
 

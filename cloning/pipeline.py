@@ -5,32 +5,31 @@ Every stage is stored by content: an identical search repeats nothing, a changed
 
 from __future__ import annotations
 
-import base64
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cloning.blueprint import CloningBlueprint, build, describe
 from cloning.choice import Combination, PositionResult, choose
 from cloning.clone import Clone, num_means, spread_cuts
 from cloning.evidence import whole_graft
+from cloning.feature_selection import select_features
 from cloning.fitting import calibrate_network_head, fit_adapter, is_without_originals, with_fitted_adapters
 from cloning.frozen import FrozenNetwork, FrozenNetworks
-from cloning.gates import num_gates, pack_gates, unpack_gates
+from cloning.gates import num_gates
 from cloning.insertion import check_budget, check_position, search_position
 from cloning.localise import localise
 from cloning.measures import Accuracies, Locality, measure_accuracies, measure_locality
 from cloning.network import ClonedNetwork
 from cloning.result import CloningSearchResult
-from cloning.samples import MAX_IMAGES, Samples, correction_samples
-from cloning.selection import NetworkProfile, Selection, Source, select
-from cloning.settings import WHOLE, CloningSettings, Share
+from cloning.samples import MAX_IMAGES, correction_samples
+from cloning.selection import Selection, Source, select_from
+from cloning.settings import FITTED, WHOLE, CloningSettings, Share
 from cloning.statistics import Statistics, owner_sums, solve_from_statistics
+from cloning.task_data import TaskData
 from cloning.telling import tell_added, tell_data, tell_insertion
 from cloning.together import Together
 from datamodules import ImageDataModule
@@ -40,10 +39,9 @@ from zoo.chain.modes import float32_products
 from zoo.conversion import convert
 from zoo.description import identity
 from zoo.devices import CPU, Placement
-from zoo.errors import UserError, require_each
+from zoo.digests import digest
 from zoo.registry import Zoo
 from zoo.storage.records import from_plain, to_plain
-from zoo.storage.sources import module_digest
 from zoo.storage.stages import StageTimer
 from zoo.storage.store import StageResult, Store
 
@@ -74,7 +72,7 @@ class CloningSearch:
         placement: Placement = CPU,
     ) -> None:
         self.zoo, self.data, self.settings, self.store, self.seed = zoo, data, settings, store, seed
-        self.placement = placement
+        self.placement, self.task_data = placement, TaskData(data, settings.correction, placement)
         self.networks = FrozenNetworks(zoo)
         self.timed = StageTimer()
         self.seconds = self.timed.seconds
@@ -87,20 +85,18 @@ class CloningSearch:
             UserError: A task that the zoo or the data cannot serve, a position outside the target's chain.
         """
         with self.timed("selection"):
-            selection = self._select()
+            selection = select_from(self.zoo, self.settings.task, self._num_params)
             target = self.networks(selection.target)
             check_position(target, self.settings.insertion)
             given = [self.networks(source.network) for source in selection.sources]
             check_budget(target, given, len(selection.kept) + len(selection.cloned), self.settings)
             log.info("the target %s keeps %s", selection.target, ", ".join(selection.kept))
-            data = self._correction([*selection.kept, *selection.cloned], selection.cloned, target)
+            data = self.task_data.correction([*selection.kept, *selection.cloned], selection.cloned, target)
             tell_data(data)
         modules, tables = [], []
         for source in selection.sources:
             with self.timed("localisation"):
-                network = self.networks(source.network)
-                found = self._localise(selection, source)
-                modules.append({share: Clone(network, source.classes, gates, 0) for share, gates in found.items()})
+                modules.append(self._localise(selection, source))
             with self.timed("insertion"):
                 tables.append(self._insert(selection, source, modules[-1]))
         with self.timed("choice"):
@@ -116,7 +112,10 @@ class CloningSearch:
             )
         tell_added(clones, chosen, together, self.settings.correction, self._head_cuts(target))
         with self.timed("blueprint"):
-            blueprint = self._blueprint(selection, clones, chosen)
+            classes = (*self.settings.task.classes, *self.settings.task.cloned)
+            network = self._compose(selection, classes, clones, chosen)
+            told = {"data": self.data.name, "data_digest": self.data.digest, "seed": self.seed, "zoo": self.zoo.name}
+            blueprint = describe(network, [Provenance("composed", **told)])
         return CloningSearchResult(
             blueprint=blueprint,
             selection=selection,
@@ -130,7 +129,7 @@ class CloningSearch:
 
     def correction(self, blueprint: CloningBlueprint) -> CorrectionData:
         """The weak data of a blueprint's classes, its labels numbered as the network's outputs."""
-        return self._correction(blueprint.classes, blueprint.cloned_classes, self.networks(blueprint.target))
+        return self.task_data.correction(blueprint.classes, blueprint.cloned_classes, self.networks(blueprint.target))
 
     def build(self, blueprint: CloningBlueprint) -> ClonedNetwork:
         """The network of a blueprint in closed form: fitted adapters, block-initialised head.
@@ -142,11 +141,11 @@ class CloningSearch:
         """
         network = build(blueprint, self.networks)
         data, settings = self.correction(blueprint), self.settings.correction
-        train = self._samples(data, "train", network.target)
+        train = self.task_data.samples(data, "train", network.target)
         network = with_fitted_adapters(network, train.images, seed=self.seed).cpu()
         if settings.name == "exemplars" and is_without_originals(network, train.labels):
             network.to(self.placement.device)
-            calibrate_network_head(network, self._samples(data, "val", network.target, limit=MAX_IMAGES))
+            calibrate_network_head(network, self.task_data.samples(data, "val", network.target, limit=MAX_IMAGES))
             network.cpu()
         if settings.name == "statistics":
             statistics = self.statistics(network)
@@ -184,7 +183,7 @@ class CloningSearch:
         """Accuracies on a split; the network is moved to the search's device."""
         data = self.correction(describe(network))
         network.to(self.placement.device)
-        return measure_accuracies(network, self._samples(data, split, network.target))
+        return measure_accuracies(network, self.task_data.samples(data, split, network.target))
 
     def localities(self, network: ClonedNetwork, split: str = "test") -> tuple[Locality, ...]:
         """Conditional similarity of every module, on all classes of its source that the data has.
@@ -201,39 +200,22 @@ class CloningSearch:
             found.append(measure_locality(clone, by_class, seed=self.seed))
         return tuple(found)
 
-    def _select(self) -> Selection:
-        task = self.settings.task
-        allowed = {task.target, *task.sources} if task.target and task.sources else set(self.zoo)
-        wanted = {*task.classes, *task.cloned}
-        knowing = [name for name, entry in self.zoo.items() if name in allowed and wanted & set(entry.classes)]
-        candidates = [
-            NetworkProfile(name, entry.classes, entry.accuracy.given if entry.accuracy else 0.0)
-            for name, entry in self.zoo.items()
-        ]
-        choose_from = partial(
-            select, classes=task.classes, cloned=task.cloned, target=task.target, sources=task.sources
-        )
-        choose_from(candidates)  # what cannot be is told before any network is built
-        require_each(knowing, self._num_params, "networks cannot be used")
-        counted = [replace(c, num_params=self._num_params(c.name)) if c.name in knowing else c for c in candidates]
-        return choose_from(counted)
-
     def _num_params(self, name: str) -> int:
         def compute() -> StageResult:
             return StageResult(values=self.networks(name).chain.costs.num_params)
 
         return self.store.fetch("num_params", {"entry": identity(self.zoo[name])}, compute).values
 
-    def _localise(self, selection: Selection, source: Source) -> dict[Share, Tensor]:
-        """The gates of everything that is tried; the whole source is one of them unless a share is asked for."""
+    def _localise(self, selection: Selection, source: Source) -> dict[Share, Clone]:
+        """The modules of everything that is tried; the whole source is one of them unless a share is asked for."""
         network, target = self.networks(source.network), self.networks(selection.target)
-        data = self._correction((*selection.kept, *selection.cloned), selection.cloned, target)
+        data = self.task_data.correction((*selection.kept, *selection.cloned), selection.cloned, target)
         given = [(self.networks(other.network), other.classes) for other in selection.sources]
         place, settings = selection.sources.index(source), self.settings.localisation
-        whole = torch.ones(num_gates(network.sites))
+        whole = Clone(network, source.classes, torch.ones(num_gates(network.sites)), 0)
 
         def compute() -> StageResult:
-            samples = self._samples(data, "train", target)
+            samples = self.task_data.samples(data, "train", target)
             images = convert(samples.images, target.input, network.input)
             labels = samples.labels - data.class_names.index(source.classes[0])
             cloned = (labels >= 0) & (labels < len(source.classes))
@@ -251,8 +233,15 @@ class CloningSearch:
                 precision=self.placement.dtype,
                 graft=whole_graft(target, given, place, selection.kept, samples),
             )
+            modules = [replace(whole, gates=one.gates) for one in found]
+            if settings.name in FITTED and settings.contrast:
+                by_class = {name: images[samples.labels == label] for label, name in enumerate(data.class_names)}
+                known = {name: x for name, x in by_class.items() if name in network.classes}
+                options = {"contrast": settings.contrast, "precision": self.placement.dtype}
+                modules = [select_features(module, known, **options) for module in modules]
             return StageResult(
-                values=[[to_plain(m.share), base64.b64encode(pack_gates(m.gates)).decode()] for m in found]
+                {f"{k}.{name}": x for k, module in enumerate(modules) for name, x in module.parts.items()},
+                [to_plain(one.share) for one in found],
             )
 
         if settings.name == "none":
@@ -262,14 +251,16 @@ class CloningSearch:
             "sources": [[self._identity(other), classes] for other, classes in given],
             "place": place,
             "kept": selection.kept,
-            "data": self._data_key(data),
+            "data": self.task_data.key(data),
             "settings": settings,
             "seed": self.seed,
         }
-        packed = self.store.fetch("localisation", inputs, compute).values
+        result = self.store.fetch("localisation", inputs, compute)
+        shares = [from_plain(Share, share, "localisation") for share in result.values]
+        parts = [(result.tensors[f"{k}.gates"], result.tensors.get(f"{k}.selected")) for k in range(len(shares))]
         found = {
-            from_plain(Share, share, "localisation"): unpack_gates(base64.b64decode(gates), len(whole))
-            for share, gates in packed
+            share: replace(whole, gates=gates, selected=selected)
+            for share, (gates, selected) in zip(shares, parts, strict=True)
         }
         return found if settings.keep is not None else {WHOLE: whole, **found}
 
@@ -277,10 +268,10 @@ class CloningSearch:
         target = self.networks(selection.target)
         clone, head_cuts = next(iter(modules.values())), self._head_cuts(target)
         is_limited, settings = not self.settings.budget.is_open, self.settings.insertion
-        data = self._correction((*selection.kept, *clone.classes), clone.classes, target)
+        data = self.task_data.correction((*selection.kept, *clone.classes), clone.classes, target)
 
         def compute() -> StageResult:
-            train, val = self._samples(data, "train", target), self._samples(data, "val", target, limit=MAX_IMAGES)
+            train, val = self.task_data.train_and_val(data, target)
             rows = search_position(
                 *(target, modules, selection.kept, train, val, settings),
                 seed=self.seed,
@@ -293,19 +284,19 @@ class CloningSearch:
         inputs = {
             "target": self._identity(target),
             "source": self._identity(clone.source),
-            "gates": [[share, pack_gates(module.gates).hex()] for share, module in modules.items()],
+            "gates": [[share, digest(module.parts)] for share, module in modules.items()],
             "is_limited": is_limited,
             "head_cuts": head_cuts,
-            "data": self._data_key(data),
+            "data": self.task_data.key(data),
             "settings": settings,
             "seed": self.seed,
         }
         found = self.store.fetch("insertion", inputs, compute).values
         alone, together = (len(selection.kept) + len(cloned) for cloned in (clone.classes, selection.cloned))
-        columns = (together - alone) * clone.source.num_features
         is_first = source == selection.sources[0]  # what is read of the target counts once, as in added_costs
-        columns += ((together if is_first else 0) - alone) * num_means(target, head_cuts)
-        rows = [from_plain(PositionResult, row, "insertion").beside(columns) for row in found]
+        shared = ((together if is_first else 0) - alone) * num_means(target, head_cuts)
+        rows = [from_plain(PositionResult, row, "insertion") for row in found]
+        rows = [row.beside(shared + (together - alone) * modules[row.share].num_features) for row in rows]
         return [replace(row, source=source.network) for row in rows]  # which may have had another name then
 
     def _head_cuts(self, target: FrozenNetwork) -> tuple[int, ...]:
@@ -322,13 +313,13 @@ class CloningSearch:
     ) -> tuple[tuple[PositionResult, ...], tuple[Combination, ...]]:
         """A row of each table, and what was looked at together."""
         target, insertion, budget = self.networks(selection.target), self.settings.insertion, self.settings.budget
-        data = self._correction((*selection.kept, *selection.cloned), selection.cloned, target)
+        data = self.task_data.correction((*selection.kept, *selection.cloned), selection.cloned, target)
         head_cuts = self._head_cuts(target)
         if len(tables) == 1:
             return choose(tables, insertion, budget), ()
 
         def compute() -> StageResult:
-            train, val = self._samples(data, "train", target), self._samples(data, "val", target, limit=MAX_IMAGES)
+            train, val = self.task_data.train_and_val(data, target)
             together = Together(
                 *(target, modules, selection.kept, train, val, self.seed, self.placement.dtype), head_cuts
             )
@@ -339,13 +330,11 @@ class CloningSearch:
         inputs = {
             "target": self._identity(target),
             "modules": [
-                [self._identity(module.source), pack_gates(module.gates).hex()]
-                for found in modules
-                for module in found.values()
+                [self._identity(module.source), digest(module.parts)] for found in modules for module in found.values()
             ],
             "tables": to_plain(tables),
             "head_cuts": head_cuts,
-            "data": self._data_key(data),
+            "data": self.task_data.key(data),
             "settings": [insertion, budget],
             "seed": self.seed,
         }
@@ -357,41 +346,17 @@ class CloningSearch:
         """What decides a network's outputs and their names, for content keys."""
         return [identity(self.zoo[network.name]), network.digest(), network.classes]
 
-    def _data_key(self, data: CorrectionData) -> list[str | None]:
-        return [data.digest, module_digest(type(self.data).__module__), *self.placement.key]
-
-    def _blueprint(
-        self, selection: Selection, clones: Sequence[Clone], chosen: Sequence[PositionResult]
-    ) -> CloningBlueprint:
+    def _compose(
+        self, selection: Selection, classes: Sequence[str], clones: Sequence[Clone], chosen: Sequence[PositionResult]
+    ) -> ClonedNetwork:
+        """The network of what was chosen, with fitted adapters; where the search computes."""
         target = self.networks(selection.target)
-        task = self.settings.task
-        classes = [*task.classes, *task.cloned] if task.cloned else task.classes
-        images = self._samples(self._correction(classes, selection.cloned, target), "train", target).images
+        data = self.task_data.correction(classes, selection.cloned, target)
+        images = self.task_data.samples(data, "train", target).images
         fits = [
             fit_adapter(target, clone, images, kernel_size=row.kernel_size, seed=self.seed)
             for clone, row in zip(clones, chosen, strict=True)
         ]
         adapters = [fit.adapter if fit else None for fit in fits]
         network = ClonedNetwork(target, classes, clones, adapters, self._head_cuts(target))
-        step = Provenance(
-            "composed", data=self.data.name, data_digest=self.data.digest, seed=self.seed, zoo=self.zoo.name
-        )
-        return describe(network, [step])
-
-    def _correction(self, classes: Sequence[str], cloned: Sequence[str], target: FrozenNetwork) -> CorrectionData:
-        correction = self.settings.correction
-        self.data.use_input(target.input)
-        data = CorrectionData(
-            self.data, classes=classes, cloned=cloned, fraction=correction.fraction, exemplars=correction.exemplars
-        )
-        for split in ("val", "test"):
-            for names in (set(cloned), set(classes) - set(cloned)):
-                if names and names <= set(data.missing(split)):
-                    raise UserError(
-                        f"{data.name}: the {split} split has no image of the classes {', '.join(sorted(names))}: how "
-                        "well they are known cannot be measured; make the split larger, or leave them out"
-                    )
-        return data
-
-    def _samples(self, data: CorrectionData, split: str, target: FrozenNetwork, limit: int | None = None) -> Samples:
-        return Samples(*data.images(split, target.input, limit=limit)).to(self.placement.device)
+        return network.to(self.placement.device)

@@ -5,11 +5,13 @@ Source: Partial Network Cloning (arXiv 2303.10597), steps 1 and 2 of its framewo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
-from zoo.errors import UserError
+from cloning.settings import TaskSettings
+from zoo.errors import UserError, require_each
+from zoo.registry import Zoo
 from zoo.storage.records import neighbours
 
 
@@ -126,6 +128,25 @@ def select(
 
     receiver, missing, cover = min(found, key=rank)
     return Selection(receiver.name, tuple(name for name in classes if name in receiver.classes), assign(cover, missing))
+
+
+def select_from(zoo: Zoo, task: TaskSettings, num_params: Callable[[str], int]) -> Selection:
+    """The same, from a zoo; ``num_params`` counts the parameters of one of its networks.
+
+    Raises:
+        UserError: As ``select``, or a network that knows a wanted class cannot be used.
+    """
+    allowed = {task.target, *task.sources} if task.target and task.sources else set(zoo)
+    wanted = {*task.classes, *task.cloned}
+    knowing = [name for name, entry in zoo.items() if name in allowed and wanted & set(entry.classes)]
+    candidates = [
+        NetworkProfile(name, entry.classes, entry.accuracy.given if entry.accuracy else 0.0)
+        for name, entry in zoo.items()
+    ]
+    choose_from = partial(select, classes=task.classes, cloned=task.cloned, target=task.target, sources=task.sources)
+    choose_from(candidates)  # what cannot be is told before any network is built
+    require_each(knowing, num_params, "networks cannot be used")
+    return choose_from([replace(c, num_params=num_params(c.name)) if c.name in knowing else c for c in candidates])
 
 
 def minimum_cover(candidates: Sequence[NetworkProfile], wanted: Sequence[str]) -> tuple[NetworkProfile, ...] | None:

@@ -1,8 +1,8 @@
 """Many cloned networks on one zoo: every network is held once, and what several clones need is computed once.
 
-A clone on the shelf is its head, its adapters and the bits of its gates. A batch may hold images for many clones: the
-target runs once over all images of clones on it, a module once over all images of clones that share it (the same source
-with the same gates, fed at the same cut), and only adapters and heads run clone by clone.
+A clone on the shelf is its head, its adapters and the bits of its gates and features. A batch may hold images for many
+clones: the target runs once over all images of clones on it, a module once over all images of clones that share it (the
+same source with the same gates, fed at the same cut), and only adapters and heads run clone by clone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cloning.framing import Packed
 from cloning.frozen import FrozenNetwork
 from cloning.gates import gated, pack_gates
 from cloning.network import ClonedNetwork
-from cloning.stages import module_features, target_features
+from cloning.stages import target_features
 from zoo.chain import Chain
 from zoo.conversion import convert
 from zoo.entries import InputSpec
@@ -144,7 +144,7 @@ class _Job:
     clone: Clone
     start: int
     inputs: list[Callable[[], Tensor]]
-    places: list[tuple[int, int]]
+    places: list[tuple[int, int, Clone]]
 
 
 def _features(target: FrozenNetwork, requests: Sequence[tuple[ClonedNetwork, Tensor]]) -> list[list[Tensor]]:
@@ -171,11 +171,11 @@ def _features(target: FrozenNetwork, requests: Sequence[tuple[ClonedNetwork, Ten
             else:
                 x = at[clone.position][number]
                 job.inputs.append(lambda adapter=adapter, x=x: adapter(x))
-            job.places.append((number, len(found[number])))
+            job.places.append((number, len(found[number]), clone))
             found[number].append(images)  # a place to fill
     for job in jobs.values():
         parts = [make() for make in job.inputs]
-        outputs = module_features(job.clone, torch.cat(parts) if len(parts) > 1 else parts[0], job.start)
-        for (number, index), part in zip(job.places, outputs.split([len(x) for x in parts]), strict=True):
-            found[number][index] = part
+        outputs = job.clone.features(torch.cat(parts) if len(parts) > 1 else parts[0], job.start)
+        for (number, index, clone), part in zip(job.places, outputs.split([len(x) for x in parts]), strict=True):
+            found[number][index] = clone.select(part)
     return found

@@ -50,7 +50,7 @@ class Grafts(nn.Module):
         self.target, self.clones, self.adapters, self.copies = target, clones, adapters, copies
         shapes = {position: target.chain.signal(position).shape(1)[1:] for position in _positions(clones)}
         self._shapes = shapes
-        direct = [clone.source.num_features for clone in clones if clone.position == 0]
+        direct = [clone.num_features for clone in clones if clone.position == 0]
         self._sizes = [num_target_features, *direct, *(torch.Size(shape).numel() for shape in shapes.values())]
 
     def forward(self, packed: Tensor) -> Tensor:
@@ -94,8 +94,8 @@ def target_features(
 
 
 def module_features(clone: Clone, x: Tensor, start: int = 0) -> Tensor:
-    """What a clone's module gives to the head, (N, d), for the tensor ``x`` at the cut ``start`` of its source."""
-    return clone.features(x, start)
+    """What a clone's module gives to the head, (N, k), for the tensor ``x`` at the cut ``start`` of its source."""
+    return clone.select(clone.features(x, start))
 
 
 def _positions(clones: Sequence[Clone]) -> list[int]:

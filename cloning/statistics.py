@@ -173,6 +173,7 @@ def blocks_of(network: ClonedNetwork, projection: int) -> tuple[Block, ...]:
         found.append(_block(_named(target.digest(), "cut", str(cut)), columns[id(target), cut], projection))
     for clone, adapter in zip(network.clones, network.adapters, strict=True):
         made_by = [target.digest(), clone.source.digest(), str(clone.position), pack_gates(clone.gates).hex()]
+        made_by += [digest({"selected": clone.selected})] if clone.selected is not None else []
         found.append(_block(_named(*made_by, digest(adapter)), columns[id(clone)], projection))
     return tuple(found)
 

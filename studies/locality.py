@@ -24,11 +24,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cloning.clone import Clone
+from cloning.feature_selection import select_features
 from cloning.frozen import FrozenNetwork, FrozenNetworks
 from cloning.localise import localise
 from cloning.measures import conditional_similarities, random_like
 from cloning.samples import BATCH_SIZE
-from cloning.settings import LocalisationSettings
+from cloning.settings import FITTED, LocalisationSettings
 from datamodules import ImageDataModule
 from figures.style import INK, MAP, colour_bar, grid_of_panels, save, written
 from launch.datasets import open_dataset
@@ -88,8 +90,11 @@ def class_matrices(
             others=others,
             macs=network.gate_macs,
         )
-        for kind, gates in (("module", located.gates), ("random", random_like(located.gates, network, seed=seed))):
-            found[kind].append(list(conditional_similarities(network, gates, test).values()))
+        module = Clone(network, (name,), located.gates, 0)
+        if settings.name in FITTED and settings.contrast:
+            module = select_features(module, train, settings.contrast)
+        for kind, clone in (("module", module), ("random", random_like(module, seed=seed))):
+            found[kind].append(list(conditional_similarities(clone, test).values()))
     return found
 
 

@@ -90,10 +90,14 @@ def network(family: str, classes: str, seed: int = 0) -> FrozenNetwork:
     return FrozenNetwork(chain(family, len(classes), seed), tuple(classes), spec)
 
 
-def clone(source: FrozenNetwork, classes: str, position: int = 0, share: float = 0.7) -> Clone:
+def clone(
+    source: FrozenNetwork, classes: str, position: int = 0, share: float = 0.7, num_selected: int | None = None
+) -> Clone:
     generator = torch.Generator().manual_seed(1)
-    gates = (torch.rand(num_gates(source.sites), generator=generator) < share).float()
-    return Clone(source, tuple(classes), gates, position)
+    gates, selected = (torch.rand(num_gates(source.sites), generator=generator) < share).float(), None
+    if num_selected is not None:
+        selected = torch.randperm(source.num_features, generator=generator)[:num_selected].sort().values
+    return Clone(source, tuple(classes), gates, position, selected)
 
 
 def adapter(target: FrozenNetwork, clone: Clone) -> Adapter | None:

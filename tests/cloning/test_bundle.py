@@ -33,7 +33,7 @@ def load(name: str) -> FrozenNetwork:
 def tuned() -> ClonedNetwork:
     """Two clones, with learnt values that no initialisation would give."""
     target = ZOO["resnet"]
-    clones = [clone(ZOO["regnety"], "75", 2), clone(ZOO["vit"], "8", 0)]
+    clones = [clone(ZOO["regnety"], "75", 2), clone(ZOO["vit"], "8", 0, num_selected=9)]
     composed = ClonedNetwork(target, list("27085"), clones, [adapter(target, c) for c in clones])
     with torch.no_grad():
         for parameter in composed.parameters():

@@ -26,7 +26,7 @@ def part(
     source: str, classes: str, position: int = 0, seed: int = 0, kept: str = "abc", head_cuts: tuple[int, ...] = ()
 ) -> ClonedNetwork:
     """A cloned network whose head has learnt something in every row."""
-    grafted = clone(SOURCES[source], classes, position)
+    grafted = clone(SOURCES[source], classes, position, num_selected=5 if source == "vit" else None)
     found = ClonedNetwork(TARGET, [*kept, *classes], [grafted], [adapter(TARGET, grafted)], head_cuts)
     return as_if_tuned(found, seed)
 

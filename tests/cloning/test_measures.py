@@ -27,10 +27,24 @@ def test_similarity_is_the_cosine_of_centred_logits() -> None:
     c = clone(source, "5", share=0.5)
     masked, whole = source.logits(x, gates=c.gates).detach(), source.logits(x).detach()
     cosines = [torch.corrcoef(torch.stack([a, b]))[0, 1] for a, b in zip(masked.double(), whole.double(), strict=True)]
-    found = conditional_similarities(source, c.gates, {"x": x, "half": x[: len(x) // 2]})
+    found = conditional_similarities(c, {"x": x, "half": x[: len(x) // 2]})
     assert found["x"] == pytest.approx(torch.stack(cosines).mean().item(), abs=1e-6)
     assert found["half"] == pytest.approx(torch.stack(cosines[: len(x) // 2]).mean().item(), abs=1e-6)
-    assert conditional_similarities(source, torch.ones_like(c.gates), {"x": x})["x"] == pytest.approx(1)
+    assert conditional_similarities(replace(c, gates=torch.ones_like(c.gates)), {"x": x})["x"] == pytest.approx(1)
+
+
+def test_features_that_are_not_selected_count_as_zeros() -> None:
+    source, x = network("vit", "56789"), images(5)
+    c = clone(source, "5", share=0.5, num_selected=9)
+    assert c.num_features == 9
+    features = source.features(x, gates=c.gates).detach()
+    rest = [k for k in range(source.num_features) if k not in c.selected.tolist()]
+    assert torch.equal(c.select(features), features[:, c.selected])
+    features[:, rest] = 0
+    masked, whole = source.classify(features), source.logits(x).detach()
+    torch.testing.assert_close(c.classify(features[:, c.selected]), masked)
+    cosines = [torch.corrcoef(torch.stack([a, b]))[0, 1] for a, b in zip(masked.double(), whole.double(), strict=True)]
+    assert conditional_similarities(c, {"x": x})["x"] == pytest.approx(torch.stack(cosines).mean().item(), abs=1e-5)
 
 
 def test_locality_averages_over_classes_and_has_a_control() -> None:
@@ -41,14 +55,13 @@ def test_locality_averages_over_classes_and_has_a_control() -> None:
     assert set(found.classes) == set("5789")
     assert found.cloned == pytest.approx((found.classes["5"] + found.classes["9"]) / 2)
     assert found.random_other == pytest.approx((found.random_classes["7"] + found.random_classes["8"]) / 2)
-    control = random_like(c.gates, source, seed=0)
-    assert not torch.equal(control, c.gates)
-    open_gates = {path: n for path, (n, _) in kept_per_layer(c).items()}
-    assert open_gates == {path: n for path, (n, _) in kept_per_layer(clone_with(c, control)).items()}
-
-
-def clone_with(c, gates):
-    return type(c)(c.source, c.classes, gates, c.position)
+    control = random_like(c, seed=0)
+    assert not torch.equal(control.gates, c.gates)
+    assert kept_per_layer(c) == kept_per_layer(control)
+    assert control.selected is None
+    few = random_like(clone(source, "59", num_selected=7), seed=0).selected
+    assert few.unique().tolist() == few.tolist()
+    assert len(few) == 7
 
 
 def test_accuracies_weigh_classes_not_images() -> None:
@@ -68,10 +81,10 @@ def test_accuracies_weigh_classes_not_images() -> None:
 
 
 def test_size_and_restoration() -> None:
-    composed = cloned(network("resnet", "01234"), clone(network("vit", "56789"), "57"))
+    composed = cloned(network("resnet", "01234"), clone(network("vit", "56789"), "57", num_selected=9))
     travels, share = size_share(composed)
     gates = -(-len(composed.clones[0].gates) // 8)
-    assert travels == gates + 4 * sum(p.numel() for p in composed.parameters())
+    assert travels == gates + 24 // 8 + 4 * sum(p.numel() for p in composed.parameters())
     assert 0 < share < 1
     digests = {n.name: n.digest() for n in composed.networks()}
     assert require_restored(composed.networks(), digests) == digests

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,6 +48,22 @@ def test_block_initialisation_is_exact() -> None:
     torch.testing.assert_close(logits[:, 5:], (new - new.mean(1, keepdim=True))[:, [1, 3]], rtol=1e-5, atol=1e-5)
 
 
+def test_the_head_reads_of_a_module_the_features_that_are_selected() -> None:
+    target, source, x = network("resnet", "01234"), network("regnety", "56789"), images(3)
+    few = clone(source, "68", 1, num_selected=6)
+    every = replace(few, selected=None)
+    less = ClonedNetwork(target, list("0123468"), [few], [adapter(target, few)])
+    more = ClonedNetwork(target, list("0123468"), [every], [*less.adapters])
+    own, given = more.forward_features(x).split([target.num_features, source.num_features], dim=1)
+    assert torch.equal(less.forward_features(x), torch.cat([own, given[:, few.selected]], dim=1))
+    kept = torch.cat([torch.arange(target.num_features), target.num_features + few.selected])
+    assert torch.equal(less.head.weight, more.head.weight[:, kept])
+    (saved,) = [a.num_params - b.num_params for a, b in zip(added_costs(more), added_costs(less), strict=True)]
+    assert saved == (source.num_features - 6) * 7
+    assert torch.equal(less.standalone()(x), less(x))
+    assert less.with_whole_sources().num_target_features + source.num_features == more.head.in_features
+
+
 def test_a_source_of_one_output_gives_what_it_says_and_no_constant() -> None:
     target, source = copy.copy(network("resnet", "01234")), network("regnety", "5")
     c = clone(source, "5")
@@ -54,7 +71,7 @@ def test_a_source_of_one_output_gives_what_it_says_and_no_constant() -> None:
     new = source.logits(x, gates=c.gates)
     torch.testing.assert_close(composed(x)[:, 5:], new, rtol=1e-5, atol=1e-5)
     assert new.std() > 0
-    whole = conditional_similarities(source, torch.ones_like(c.gates), {"5": x})
+    whole = conditional_similarities(replace(c, gates=torch.ones_like(c.gates)), {"5": x})
     assert whole == {"5": pytest.approx(1.0)}
 
 
@@ -142,8 +159,8 @@ def test_clones_come_and_go_in_any_order(order: tuple[int, ...]) -> None:
     target = network("resnet", "01234")
     clones = [
         clone(network("regnety", "56789"), "56", 2),
-        clone(network("vit", "56789", seed=1), "7", 0),
-        clone(network("mixer", "56789", seed=2), "89", 1),
+        clone(network("vit", "56789", seed=1), "7", 0, num_selected=9),
+        clone(network("mixer", "56789", seed=2), "89", 1, num_selected=5),
     ]
     x, composed = images(2), ClonedNetwork(target, target.classes)
     assert torch.equal(composed(x), target.logits(x))
@@ -176,7 +193,7 @@ def restricted(composed: ClonedNetwork, smaller: ClonedNetwork, x: Tensor) -> Te
 
 def test_full_tuning_changes_copies_only() -> None:
     target, source = network("resnet", "01234"), network("regnety", "56789")
-    grafts = clone(source, "5", 1), clone(network("vit", "56789", seed=1), "6", 0)
+    grafts = clone(source, "5", 1), clone(network("vit", "56789", seed=1), "6", 0, num_selected=9)
     composed = as_if_tuned(cloned(target, *grafts, head_cuts=(1, 3)))
     before = target.digest(), source.digest()
     x = images(4)

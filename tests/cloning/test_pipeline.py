@@ -237,7 +237,7 @@ def test_strict_mode_keeps_the_closed_form_calibrated(tmp_path: Path) -> None:
     job = search(tmp_path, exemplars=0)
     found = job.run()
     network = job.build(found.blueprint)
-    val = job._samples(job.correction(found.blueprint), "val", network.target)
+    val = job.task_data.samples(job.correction(found.blueprint), "val", network.target)
     logits, weights = network(val.images), class_weights(val.labels, 5)
     scale, offset = calibrate(logits, val.labels, network.owners)
     logits = logits * scale + offset  # what is stored is calibrated against the target, whose rows stay as they were
@@ -351,16 +351,14 @@ def test_several_sources_are_chosen_by_what_they_make_together(tmp_path: Path) -
     for one in (best, max(found.together, key=lambda one: one.loss)):
         sources = [(job.networks(s.network), s.classes) for s in found.selection.sources]
         modules = [job._localise(found.selection, s) for s in found.selection.sources]
-        clones = [
-            Clone(network, classes, gates[row.share], row.position)
-            for (network, classes), gates, row in zip(sources, modules, one.rows, strict=True)
-        ]
+        clones = [replace(of[row.share], position=row.position) for of, row in zip(modules, one.rows, strict=True)]
+        assert [(clone.source, clone.classes) for clone in clones] == sources
         fits = [fit_adapter(job.networks("low"), c, train_images(job, found), kernel_size=1, seed=0) for c in clones]
         adapters, cuts = [fit.adapter if fit else None for fit in fits], found.blueprint.head_cuts
         assert cuts
         network = ClonedNetwork(job.networks("low"), tuple("abcdef"), clones, adapters, cuts)
         data = job.correction(describe(network))
-        solve_network_head(network, [job._samples(data, "train", network.target)])
+        solve_network_head(network, [job.task_data.samples(data, "train", network.target)])
         accuracies = job.accuracies(network, "val")
         assert accuracies.mean == pytest.approx(one.accuracy)
         assert one.added_macs == sum(costs.macs for costs in added_costs(network))
@@ -372,7 +370,7 @@ def test_several_sources_are_chosen_by_what_they_make_together(tmp_path: Path) -
 
 
 def train_images(job: CloningSearch, found: CloningSearchResult) -> torch.Tensor:
-    return job._samples(job.correction(found.blueprint), "train", job.networks("low")).images
+    return job.task_data.samples(job.correction(found.blueprint), "train", job.networks("low")).images
 
 
 def test_shares_and_positions_are_searched_together(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def several() -> list[ClonedNetwork]:
     return [
         cloned(resnet, clone(regnety, "d")),
         cloned(resnet, clone(regnety, "e"), clone(vit, "h", 2)),
-        cloned(resnet, clone(vit, "i", 2)),
+        cloned(resnet, clone(vit, "i", 2, num_selected=7)),
         cloned(resnet, clone(vit, "hj", 1), clone(convnext, "x", 3)),
         cloned(resnet, clone(regnety, "d", 0, 0.4)),
         as_if_tuned(cloned(resnet, clone(regnety, "d"), head_cuts=(1, 3))),

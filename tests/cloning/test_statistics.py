@@ -34,8 +34,9 @@ OWNERS = {"resnet": "abc", "regnety": "de", "convnext": "f"}
 OPTIONS = {"projection": 512, "ridge": 1e-3}
 
 
-def whole(*, position: int = 0, head_cuts: tuple[int, ...] = ()) -> ClonedNetwork:
-    return cloned(TARGET, clone(FIRST, "de", position), clone(SECOND, "f"), head_cuts=head_cuts)
+def whole(*, position: int = 0, head_cuts: tuple[int, ...] = (), num_selected: int | None = None) -> ClonedNetwork:
+    grafts = clone(FIRST, "de", position), clone(SECOND, "f", num_selected=num_selected)
+    return cloned(TARGET, *grafts, head_cuts=head_cuts)
 
 
 def samples_of(found: ClonedNetwork, classes: str) -> Samples:
@@ -55,7 +56,10 @@ def shipped(found: ClonedNetwork, projection: int = 512) -> Statistics:
 
 @pytest.mark.parametrize("head_cuts", [(), (1, 4)])
 def test_the_head_is_that_of_ridge_regression_on_the_images_themselves(head_cuts: tuple[int, ...]) -> None:
-    found = whole(position=2, head_cuts=head_cuts)
+    found = whole(position=2, head_cuts=head_cuts, num_selected=11)
+    assert {block.digest for block in blocks_of(found, 512)} != {
+        block.digest for block in blocks_of(whole(position=2, head_cuts=head_cuts, num_selected=10), 512)
+    }
     assert len(blocks_of(found, 512)) == 3 + len(head_cuts)
     solve_from_statistics(found, shipped(found), **OPTIONS)
     parts = [samples_of(found, classes) for classes in OWNERS.values()]
