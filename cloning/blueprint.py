@@ -141,10 +141,10 @@ def new_adapter(target: FrozenNetwork, clone: Clone, kernel_size: int) -> Adapte
     return Adapter(target.chain.signal(clone.position), clone.source.chain.signal(start), kernel_size=kernel_size)
 
 
-def num_open_gates(spec: CloneSpec) -> int:
-    """How many gates are open; those that are not base64 count as none."""
+def num_set(bits: str) -> int:
+    """How many bits are 1, of gates that are open or features; what is not base64 has none."""
     try:
-        packed = base64.b64decode(spec.gates, validate=True)
+        packed = base64.b64decode(bits, validate=True)
     except (binascii.Error, ValueError):
         return 0
     return int.from_bytes(packed, "big").bit_count()

@@ -46,7 +46,6 @@ class PositionResult:
         kernel_size: Of the adapter, 0 where there is none.
         seconds: Wall time.
         keep: Share of the source's MACs that stays, see ``Share``; 1 for the whole source.
-        contrast: What pushed it away from its source, see ``Share``.
         sim_cloned: Cosine of the module's logits with the source's on the cloned classes, both about their mean, on the
             image itself; of the validation split.
         sim_other: The same on the source's other classes; ``None`` if the target keeps none of them.
@@ -64,7 +63,6 @@ class PositionResult:
     kernel_size: int
     seconds: float
     keep: float = 1.0
-    contrast: float = 0.0
     sim_cloned: float = 1.0
     sim_other: float | None = None
     added_params: int = 0
@@ -73,7 +71,7 @@ class PositionResult:
     @property
     def share(self) -> Share:
         """What of the source it is."""
-        return Share(self.keep, self.contrast)
+        return Share(self.keep)
 
     @property
     def accuracy(self) -> float:

@@ -1,30 +1,27 @@
-"""Gates fitted by gradient descent, so that the module serves its classes where it is grafted, and these only.
+"""Gates fitted by gradient descent, so that the module serves its classes where it is grafted.
 
 With m the gates, c their shares of the MACs, M(x; m) the masked source, G the local linear models of the source M(x),
-pi the proximities of the neighbours x_k = b_k x, cos the cosine of logits about their mean, y images of other classes
-that the source knows, and z the logits of the target with all sources whole at its image:
+pi the proximities of the neighbours x_k = b_k x, cos the cosine of logits about their mean, and z the logits of the
+target with all sources whole at its image:
 
     min_(a, F_c)  E[pi_k (0.3 |M(x_k; m) - G(b_k)|^2 / Var(G) + 1 - cos(M(x_k; m), G(b_k)))]
                   + E[T^2 KL(z(m, F_c) || z) + CE(z(m, F_c), label)]
-                  + w relu(E[cos(M(y; m), M(y))] - 0.3)  +  10 r_t relu(c m - keep)  +  0.03 mean m
+                  + 10 r_t relu(c m - keep)  +  0.03 mean m
     m = sigmoid(tau_t a)
 
 The second line is what the module is for: with gates m, and a head F_c that is trained with them, the cloned network is
-to say what it says with whole sources. Without samples of the target's classes there is none; in its place, while w is
-0, the first line counts on images of no class, too (``strange_images``): a module that is grafted sees images that it
-was not cloned for, and where its source rejects them so should it.
+to say what it says with whole sources. Without samples of the target's classes there is none; in its place the first
+line counts on images of no class, too (``strange_images``): a module that is grafted sees images that it was not cloned
+for, and where its source rejects them so should it.
 
 The temperature tau_t rises from 1 to 5 and the weight r_t of the cost from 0 to 1 over a first stage, at a share half
 way to the largest one asked for, whose gates are not used: they are the worst fitted. The shares go on from there, one
-stage each: a stays within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. The weight
-w is 0 for all shares and then, for all of them again, ``localisation.contrast``: what serves best is found first, and
-how local that can become from there. In the last two fifths of a stage the gates are cut on the way forward as they
-will be at its end, for it is hard gates that remain: soft ones may fit well where their cut is at chance. The learning
-rate falls to 0 meanwhile, so that the last steps do not flip gates any more.
+stage each: a stays within [-1, 1] and the optimiser begins anew, else settled gates would not move any more. In the
+last two fifths of a stage the gates are cut on the way forward as they will be at its end, for it is hard gates that
+remain: soft ones may fit well where their cut is at chance. The learning rate falls to 0 meanwhile, so that the last
+steps do not flip gates any more.
 
-Differs from the paper: the second and third line. Without the third, which costs some accuracy in most families, a
-module answers on all classes as its source does. Where there are no images of other classes, nothing is tried
-with it.
+Differs from the paper: the second and third line.
 """
 
 from __future__ import annotations
@@ -49,9 +46,6 @@ BETAS = (0.9, 0.98)
 """Of Adam: a stage is a hundred steps."""
 
 SQUARES_WEIGHT = 0.3
-MOST_ALIKE = 0.3
-"""Mean cosine on images of other classes up to which nothing pushes: below what counts as local, for it is of few."""
-
 DENSITY_WEIGHT = 10.0
 SPARSITY_WEIGHT = 0.03
 ROUNDED_FROM = 0.6
@@ -69,13 +63,14 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
     shares = evidence.shares.to(device)
     pool = _Pool(evidence, generator)
     use = None if pool.graft is None else _Use(pool, pool.graft)
+    num_steps = settings.num_steps if use is None else 2 * settings.num_steps  # there is a head to be trained along
     logits = (2 + 0.01 * torch.randn(num_gates(sites), generator=generator)).clamp(-MOST_LOGIT, MOST_LOGIT)
     logits = logits.to(device).requires_grad_()
     found = []
     for stage, share in enumerate((Share((1 + evidence.tries[0].keep) / 2), *evidence.tries)):
         optimizer = torch.optim.Adam([logits], lr=settings.learning_rate, betas=BETAS)
-        for step in range(settings.num_steps):
-            progress = step / max(1, settings.num_steps - 1)
+        for step in range(num_steps):
+            progress = step / max(1, num_steps - 1)
             heat = progress if stage == 0 else 1.0
             index = pool.draw(settings.batch_size, generator)
             optimizer.param_groups[0]["lr"] = settings.learning_rate * min(1.0, (1 - progress) / (1 - ROUNDED_FROM))
@@ -88,7 +83,7 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
                 gates = hard.to(device) + soft - soft.detach()
             with gated(network, sites, gates):
                 outputs, features = pool.run(index)
-            inside, is_other = pool.is_inside[index], pool.is_contrasted[index]
+            inside = pool.is_inside[index]
             wanted, proximity = pool.wanted[index], pool.proximity[index]
             alike = centred_cosine(outputs, wanted)
             loss = (
@@ -97,11 +92,9 @@ def fitted_scores(evidence: SourceEvidence, generator: torch.Generator) -> list[
                 + DENSITY_WEIGHT * min(1.0, 2 * heat) * F.relu((shares * soft).sum() - share.keep)
                 + SPARSITY_WEIGHT * soft.mean()
             )
-            if share.contrast and is_other.any():
-                loss = loss + share.contrast * F.relu(alike[is_other].mean() - MOST_ALIKE)
             if use is not None:
                 loss = loss + use.loss(index, features)
-            elif not share.contrast and not inside.all():
+            elif not inside.all():
                 strange = module_loss(outputs[~inside], wanted[~inside], proximity[~inside], pool.variance)
                 loss = loss + SQUARES_WEIGHT * strange + (proximity * (1 - alike))[~inside].mean()
             optimizer.zero_grad()
@@ -123,7 +116,6 @@ class _Pool:
         wanted: (N, C) logits: of the local models on images of cloned classes, of the source on others.
         proximity: (N,).
         is_inside: (N,) whether a row is of a cloned class.
-        is_contrasted: (N,) whether the module need not be as its source there.
     """
 
     def __init__(self, evidence: SourceEvidence, generator: torch.Generator) -> None:
@@ -134,15 +126,13 @@ class _Pool:
             self._classifier = evidence.network.get_submodule(self.graft.clone.source.classifier)
             images, black = self.graft.samples.images, self.graft.network.target.black
             labels, inside = self.graft.samples.labels, self.graft.is_cloned
-            contrasted = ~inside & self.graft.is_known
-            contrasted = contrasted if contrasted.any() else ~inside
             share = max(LEAST_INSIDE, len(self.graft.clone.classes) / len(self.graft.network.classes))
         else:
             others = evidence.others[torch.randperm(len(evidence.others), generator=generator)[:few]]
             others = torch.cat([others, *strange_images(evidence.images, generator)])
             images, black, share = torch.cat([evidence.images, others]), evidence.black, INSIDE
             labels = torch.arange(len(images)).to(images.device) >= len(evidence.images)
-            inside, contrasted = ~labels, labels
+            inside = ~labels
         self._images, self._black, self._share = images, black, share
         grid = (min(settings.patch_grid, images.shape[2]), min(settings.patch_grid, images.shape[3]))
         self.around = draw_neighbourhoods(len(images), settings.num_neighbours, grid, generator, images.device)
@@ -155,9 +145,7 @@ class _Pool:
             self.wanted[inside] = fitted.to(self.wanted)
         self.variance = self.wanted[inside].flatten(0, 1).var(0, unbiased=False).sum().clamp_min(1e-12)
         self.wanted, self.proximity = self.wanted.flatten(0, 1), self.around.proximity.flatten().to(self.wanted)
-        self.is_inside, self.is_contrasted, self.labels = (
-            values.repeat_interleave(settings.num_neighbours) for values in (inside, contrasted, labels)
-        )
+        self.is_inside, self.labels = (x.repeat_interleave(settings.num_neighbours) for x in (inside, labels))
         weights = class_weights(self.labels.long(), int(self.labels.max()) + 1).cpu()
         self._weights = [weights * side.cpu() for side in (self.is_inside, ~self.is_inside)]
 

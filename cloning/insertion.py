@@ -112,7 +112,7 @@ def search_position(
             num_far = 0 if min(row.loss for row in found) <= bound else num_far + 1
             rows += found
             advance()
-    return sorted(rows, key=lambda row: (-row.position, -row.share.keep, row.share.contrast))
+    return sorted(rows, key=lambda row: (-row.position, -row.share.keep))
 
 
 @dataclass
@@ -198,7 +198,6 @@ class _Tries:
             kernel_size=adapter.kernel_size if adapter else 0,
             seconds=time.perf_counter() - started,
             keep=share.keep,
-            contrast=share.contrast,
             sim_cloned=self.similarities[share][0],
             sim_other=self.similarities[share][1],
             added_params=added.num_params,

@@ -47,15 +47,9 @@ class Localisation:
     share: Share
 
 
-def tries(settings: LocalisationSettings, *, has_others: bool) -> tuple[Share, ...]:
-    """What is tried of a source: ``settings.keep`` or each of ``KEEPS``, largest first, then all again with contrast.
-
-    Without images of other classes there is none: nothing says on what a module is to differ from its source.
-    """
-    keeps = (settings.keep,) if settings.keep is not None else KEEPS
-    is_contrasted = settings.contrast > 0 and settings.name in FITTED and has_others
-    contrasts = (0.0, settings.contrast) if is_contrasted else (0.0,)
-    return tuple(Share(keep, contrast) for contrast in contrasts for keep in keeps)
+def tries(settings: LocalisationSettings) -> tuple[Share, ...]:
+    """What is tried of a source: ``settings.keep`` or each of ``KEEPS``, largest first."""
+    return tuple(map(Share, KEEPS if settings.keep is None else (settings.keep,)))
 
 
 def localise(
@@ -109,7 +103,7 @@ def localise(
     shares = torch.ones(num_gates(sites)) if macs is None else macs.float()
     shares = shares / shares.sum() if shares.sum() > 0 else torch.full_like(shares, 1 / len(shares))
     others = images[:0] if others is None else others
-    wanted = tries(settings, has_others=graft is not None or len(others) > 0)
+    wanted = tries(settings)
     with eval_mode(chain.network):
         evidence = SourceEvidence(
             chain.network, sites, images, labels, black, settings, others, shares, wanted, precision, graft

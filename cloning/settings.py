@@ -29,15 +29,13 @@ class TaskSettings:
 
 @dataclass(frozen=True)
 class Share:
-    """How much of a source a module is, and what its gates were fitted to.
+    """How much of a source a module is.
 
     Attributes:
         keep: Share of the MACs behind gates that stays, at most; 1 for the whole source.
-        contrast: Weight that pushed the module away from its source on images of other classes; 0: none did.
     """
 
     keep: float = 1.0
-    contrast: float = 0.0
 
     @property
     def is_whole(self) -> bool:
@@ -45,7 +43,7 @@ class Share:
         return self.keep == 1.0
 
     def __str__(self) -> str:
-        return f"keep {self.keep:g}" + (", contrast" if self.contrast else "")
+        return f"keep {self.keep:g}"
 
 
 WHOLE = Share()
@@ -69,13 +67,13 @@ class LocalisationSettings:
         num_images: Images of the cloned classes used, at most.
         num_neighbours: Neighbours of each image (``lime``, ``direct``); the image itself is the first.
         patch_grid: Patches per side of the image that a neighbour keeps or blackens.
-        num_steps: Steps of the gates' optimisation (``lime``, ``direct``), for each share and to begin with.
+        num_steps: Steps of the gates' optimisation (``lime``, ``direct``), for each share and to begin with; twice as
+            many where there are images of the target's classes, and with them a head that is trained along.
         batch_size: Images per step: neighbours, of the cloned classes and of others.
         learning_rate: Of Adam on the gates.
         min_per_layer: Gates that stay open in every layer.
-        contrast: Weight that pushes a module away from its source on images of other classes (``lime``, ``direct``).
-            Every share is fitted without and then with it, and the search chooses; 0, and where there are no images of
-            other classes (strict mode): without alone.
+        contrast: Weight of images of other classes when features are left out until a module is local (``lime``,
+            ``direct``); 0, and where there are no such images (strict mode): it hands on all of them.
     """
 
     name: Annotated[str, one_of("lime", "direct", "taylor", "magnitude", "random", "none")] = "lime"

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cloning.blueprint import CloningBlueprint, num_open_gates
+from cloning.blueprint import CloningBlueprint, num_set
 from cloning.bundle import from_bundle, packed
 from cloning.composite import Composite, bare, read_composite
 from cloning.frozen import FrozenNetworks
@@ -186,8 +186,9 @@ def _lines(file: Path) -> list[str]:
     for clone in composite.blueprint.clones:
         place = "the image" if clone.position == 0 else f"position {clone.position}"
         digest = composite.blueprint.networks[clone.network][:19]
-        gates = num_open_gates(clone)
-        lines.append(f"  {clone.network} {digest} gives {', '.join(clone.classes)} at {place}, {gates:,} gates open")
+        has = f"{num_set(clone.gates):,} gates open"
+        has += f", {num_set(clone.features):,} features" if clone.features else ""
+        lines.append(f"  {clone.network} {digest} gives {', '.join(clone.classes)} at {place}, {has}")
     return lines
 
 

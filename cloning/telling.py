@@ -60,6 +60,8 @@ def tell_insertion(
     ]
     whole = clone.source.chain.costs
     kept = "whole" if clone.gates.all() else f"{row.share}, {int(clone.gates.sum()):,} of {len(clone.gates):,} units"
+    if clone.selected is not None:
+        kept += f", {clone.num_features:,} of {clone.source.num_features:,} features"
     other = "" if row.sim_other is None else f", other classes {row.sim_other:.2f}"
     log.info(
         "inserted %s (%s; %s) %s: %s; adds %s MACs (%.0f %% of its own), %s parameters; "
