@@ -46,6 +46,7 @@ class PositionResult:
         kernel_size: Of the adapter, 0 where there is none.
         seconds: Wall time.
         keep: Share of the source's MACs that stays, see ``Share``; 1 for the whole source.
+        num_features: Of the source, that the head reads of the module.
         sim_cloned: Cosine of the module's logits with the source's on the cloned classes, both about their mean, on the
             image itself; of the validation split.
         sim_other: The same on the source's other classes; ``None`` if the target keeps none of them.
@@ -63,6 +64,7 @@ class PositionResult:
     kernel_size: int
     seconds: float
     keep: float = 1.0
+    num_features: int = 0
     sim_cloned: float = 1.0
     sim_other: float | None = None
     added_params: int = 0

@@ -46,15 +46,7 @@ class Graft:
     @property
     def is_cloned(self) -> Tensor:
         """(n,) of bool: which samples are of the classes that the source gives."""
-        return self._is_of(self.clone.classes)
-
-    @property
-    def is_known(self) -> Tensor:
-        """(n,) of bool: which samples are of classes that the source knows."""
-        return self._is_of(self.clone.source.classes)
-
-    def _is_of(self, names: Sequence[str]) -> Tensor:
-        labels = [label for label, name in enumerate(self.network.classes) if name in names]
+        labels = [label for label, name in enumerate(self.network.classes) if name in self.clone.classes]
         return torch.isin(self.samples.labels, torch.tensor(labels).to(self.samples.labels))
 
     def with_few(self, most: int, generator: torch.Generator) -> Graft:

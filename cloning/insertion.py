@@ -42,7 +42,7 @@ from zoo.chain.batches import in_precision, require_finite, run_in_batches
 from zoo.conversion import convert
 from zoo.errors import UserError
 from zoo.progress import progress
-from zoo.stitching.adapters import Adapter
+from zoo.stitching.adapters import Adapter, adapter_costs
 
 MAX_HELD_BYTES = 2**29
 """Of the values at one cut of a chain that are kept; larger ones are computed from the last cut that was kept."""
@@ -198,6 +198,7 @@ class _Tries:
             kernel_size=adapter.kernel_size if adapter else 0,
             seconds=time.perf_counter() - started,
             keep=share.keep,
+            num_features=clone.num_features,
             sim_cloned=self.similarities[share][0],
             sim_other=self.similarities[share][1],
             added_params=added.num_params,
@@ -282,7 +283,7 @@ def check_position(target: FrozenNetwork, settings: InsertionSettings) -> None:
 def check_budget(
     target: FrozenNetwork, sources: Sequence[FrozenNetwork], num_classes: int, settings: CloningSettings
 ) -> None:
-    """Refuses a budget for clones below the least that any could add: all gates closed that may be, no adapter.
+    """Refuses a budget for clones below the least that any could add: all gates closed that may be.
 
     Args:
         target: The network that receives.
@@ -290,18 +291,34 @@ def check_budget(
         num_classes: Of the cloned network.
         settings: What the clones may add, how positions are searched and modules localised.
     """
-    budget, insertion, least = settings.budget, settings.insertion, Costs(0, 0)
-    position = insertion.position if insertion.name == "fixed" else num_positions(target) - 1
+    budget, insertion, localisation = settings.budget, settings.insertion, settings.localisation
+    positions = [insertion.position] if insertion.name == "fixed" else range(num_positions(target))
+    least = Costs(0, 0)
     for source in () if budget.is_open else sources:
-        is_selected = settings.localisation.contrast > 0 and settings.localisation.name in FITTED
+        is_selected = localisation.contrast > 0 and localisation.name in FITTED
         columns = (least_selected(source.num_features) if is_selected else source.num_features) * num_classes
-        none = torch.zeros(num_gates(source.sites))
-        gates = hard_gates(none, source.sites, 0.0, settings.localisation.min_per_layer)
-        if settings.localisation.name == "none":
-            gates = torch.ones_like(none)
-        least += source.slim(gates, source_position(target, source, position)).costs + Costs(columns, columns)
+        gates = hard_gates(torch.zeros(num_gates(source.sites)), source.sites, 0.0, localisation.min_per_layer)
+        gates = torch.ones_like(gates) if localisation.name == "none" else gates
+        least += _least_added(target, source, gates, positions) + Costs(columns, columns)
     if not budget.admits(least.num_params, least.macs):
         raise UserError(
             f"{budget.typed}: no clones add so little; any add at least {least.macs:,} MACs and "
             f"{least.num_params:,} parameters: type a larger budget, or leave it out"
         )
+
+
+def _least_added(target: FrozenNetwork, source: FrozenNetwork, gates: Tensor, positions: Sequence[int]) -> Costs:
+    """No more than a module with some gates adds anywhere, with the adapter that it needs there."""
+    found, inner = [], [position for position in positions if position > 0]
+    if 0 in positions:
+        found.append(source.slim(gates, 0).costs)
+    if inner:
+        signals = [(p, source_position(target, source, p)) for p in inner]
+        adapters = [adapter_costs(target.chain.signal(p), source.chain.signal(start)) for p, start in signals]
+        deepest = source.slim(gates, signals[-1][1]).costs
+        found.append(deepest + _least(adapters))
+    return _least(found)
+
+
+def _least(costs: Sequence[Costs]) -> Costs:
+    return Costs(min(each.num_params for each in costs), min(each.macs for each in costs))

@@ -75,8 +75,8 @@ def test_search_writes_blueprint_positions_figures_and_measures(searched: Path) 
     assert result["restored"] == zoo_digests() == {name: result["digests"][name] for name in USED}
     with (searched / "positions.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["position"]) for row in rows] == [*range(len(rows) - 2, 0, -1), 0, 0]
-    assert [float(row["contrast"]) for row in rows[-2:]] == [0.0, 2.0]  # at the image without and with it
+    assert [int(row["position"]) for row in rows] == [*range(len(rows) - 1, -1, -1)]
+    assert all(0 < int(row["num_features"]) <= 136 for row in rows)
     (chosen,) = (row for row in rows if row["chosen"] == "1")
     assert float(chosen["loss"]) <= 1.1 * min(float(row["loss"]) for row in rows)
     assert result["added_macs"] == int(chosen["added_macs"])

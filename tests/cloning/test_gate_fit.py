@@ -41,7 +41,7 @@ def evidence() -> SourceEvidence:
         SETTINGS,
         use.samples.images[~is_cloned],
         shares,
-        (Share(0.6), Share(0.3), Share(0.3, 2.0)),
+        (Share(0.6), Share(0.3)),
         graft=use,
     )
 
@@ -55,19 +55,17 @@ def test_a_module_is_fitted_beside_the_other_sources() -> None:
     labels = torch.tensor([0, 1, 2, 3, 3, 4, 5, 5])  # of a, b, c, d, e, f
     use = whole_graft(network("resnet", "abc"), given, 1, "abc", Samples(images(8), labels))
     assert use.is_cloned.tolist() == [False] * 5 + [True] * 3
-    assert use.is_known.tolist() == [False] * 2 + [True] + [False] * 2 + [True] * 3
     features = use.network.forward_features(use.samples.images)
     alone = given[1][0].features(use.samples.images)
     assert torch.equal(features[:, use.columns], alone)
     assert use.columns.stop == features.shape[1]
 
 
-def test_few_samples_of_each_class_are_taken_and_contrasted_where_the_source_knows_the_class() -> None:
+def test_few_samples_of_each_class_are_taken() -> None:
     pool = _Pool(evidence(), generator())
     rows = pool.labels[:: SETTINGS.num_neighbours]
     assert torch.bincount(rows).tolist() == [2, 2, 2, 2]
     assert torch.equal(pool.is_inside, pool.labels == 3)
-    assert torch.equal(pool.is_contrasted, pool.labels == 2)  # the source knows c, and neither a nor b
     drawn = pool.draw(400, generator())
     assert pool.is_inside[drawn].sum() == 100  # a quarter at least, here one class of four
     counts = torch.bincount(pool.labels[drawn], minlength=4)[:3]

@@ -86,13 +86,13 @@ def test_shares_are_of_the_macs_where_they_are_known() -> None:
         others=images(3, seed=1),
         macs=source.gate_macs,
     )
-    assert tuple(one.share for one in found) == tries(settings, has_others=True)
-    assert [(one.share.keep, one.share.contrast > 0) for one in found] == [(0.59, 0), (0.45, 0), (0.59, 1), (0.45, 1)]
+    assert tuple(one.share for one in found) == tries(settings)
+    assert [one.share.keep for one in found] == [0.59, 0.45]
     for one in found:
         share = (shares * one.gates).sum()
         assert one.share.keep - shares.max() < share <= one.share.keep + 1e-6
     sizes = [source.slim(one.gates, 0).costs.macs for one in found]
-    assert max(sizes[1], sizes[3]) < min(sizes[0], sizes[2])
+    assert sizes[1] < sizes[0]
 
 
 def test_shuffled_pieces_are_the_pieces_elsewhere() -> None:

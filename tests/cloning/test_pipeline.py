@@ -113,7 +113,7 @@ def test_from_a_zoo_to_a_tuned_network_and_back(tmp_path: Path, caplog: pytest.L
     assert (found.selection.target, found.selection.kept) == ("low", tuple("abc"))
     assert [(s.network, s.classes) for s in found.selection.sources] == [("high", ("d", "e"))]
     depths = [row.position for row in found.positions]
-    assert depths == [*range(len(job.networks("low").chain) - 1, 0, -1), 0, 0]  # with and without contrast
+    assert depths == [*range(len(job.networks("low").chain) - 1, -1, -1)]
     (chosen,) = found.blueprint.clones
     assert chosen.position == depths[0]
 
@@ -342,7 +342,8 @@ def test_a_loss_that_is_not_finite_is_no_position() -> None:
 
 def test_several_sources_are_chosen_by_what_they_make_together(tmp_path: Path) -> None:
     task, fixed = TaskSettings(tuple("abcdef"), target="low"), InsertionSettings("tolerance", tolerance=1)
-    job = search(tmp_path, classes="abcdef", task=task, insertion=fixed)
+    options = {"task": task, "insertion": fixed, "localisation": replace(QUICK, keep=None)}
+    job = search(tmp_path, classes="abcdef", **options)
     found = job.run()
     assert [source.network for source in found.selection.sources] == ["high", "rare"]
     assert len(found.together) > 3
@@ -362,7 +363,7 @@ def test_several_sources_are_chosen_by_what_they_make_together(tmp_path: Path) -
         accuracies = job.accuracies(network, "val")
         assert accuracies.mean == pytest.approx(one.accuracy)
         assert one.added_macs == sum(costs.macs for costs in added_costs(network))
-    again = search(tmp_path, classes="abcdef", task=task, insertion=fixed)
+    again = search(tmp_path, classes="abcdef", **options)
     repeated = again.run()
     assert repeated.together == found.together
     assert repeated.reached == best == found.reached
@@ -378,7 +379,7 @@ def test_shares_and_positions_are_searched_together(tmp_path: Path) -> None:
     found = job.run()
     assert found.blueprint.head_cuts == ()  # the head is calibrated, not solved
     at_image = {row.share: row for row in found.positions if row.position == 0}
-    assert set(at_image) == {WHOLE, *tries(replace(QUICK, keep=None), has_others=False)}
+    assert set(at_image) == {WHOLE, *tries(replace(QUICK, keep=None))}
     assert at_image[WHOLE].sim_cloned == pytest.approx(1)  # the whole source agrees with itself
     costs = [at_image[share].added_macs for share in sorted(at_image, key=lambda share: share.keep)]
     assert costs == sorted(costs)
