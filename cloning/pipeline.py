@@ -220,6 +220,7 @@ class CloningSearch:
             labels = samples.labels - data.class_names.index(source.classes[0])
             cloned = (labels >= 0) & (labels < len(source.classes))
             outputs = torch.tensor([network.classes.index(name) for name in source.classes]).to(images.device)
+            graft = whole_graft(target, given, place, selection.kept, samples)
             found = localise(
                 network.on(images.device).chain,
                 network.sites,
@@ -231,10 +232,10 @@ class CloningSearch:
                 others=images[~cloned],
                 macs=network.gate_macs,
                 precision=self.placement.dtype,
-                graft=whole_graft(target, given, place, selection.kept, samples),
+                graft=graft,
             )
             modules = [replace(whole, gates=one.gates) for one in found]
-            if settings.name in FITTED and settings.contrast:
+            if graft is not None and settings.name in FITTED and settings.contrast:
                 by_class = {name: images[samples.labels == label] for label, name in enumerate(data.class_names)}
                 known = {name: x for name, x in by_class.items() if name in network.classes}
                 options = {"contrast": settings.contrast, "precision": self.placement.dtype}

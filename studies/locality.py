@@ -4,7 +4,7 @@ Source: Partial Network Cloning (arXiv 2303.10597), the figure of conditional si
 
 - *source*: cosine between its mean logits on the images of class i and on those of class j;
 - *module*: Sim of the module that is localised for class i, on the images of class j;
-- *random*: the same of a module with as many gates open in every layer, at random.
+- *random*: the same of a module with as many gates open in every layer and as many features, at random.
 
 Sim is the mean cosine of centred logits, module against source (``cloning.measures``). Modules are found on the
 training images, Sim is measured on those of the test split; nothing is chosen by it.
@@ -174,7 +174,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "--contrast",
         type=float,
         default=LocalisationSettings().contrast,
-        help="how hard modules are pushed away from their source",
+        help="weight of other classes when features are left out; 0: all are handed on",
     )
     parser.add_argument("--steps", type=positive, default=LocalisationSettings().num_steps, help="of each localisation")
     parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0)

@@ -1,17 +1,27 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
-from cloning_stand_ins import clone, images, network
+from cloning_stand_ins import clone, images, network, small_data, small_zoo
 from torch import Tensor
 from torch.nn import functional as F
 
 from cloning import feature_selection
 from cloning.choice import LEAST_CLONED, MOST_OTHER
 from cloning.feature_selection import MOST_ALIKE, local_features, select_features
-from cloning.measures import centred_cosine
+from cloning.measures import added_costs, centred_cosine
+from cloning.pipeline import CloningSearch
+from cloning.settings import (
+    CloningSettings,
+    CorrectionSettings,
+    InsertionSettings,
+    LocalisationSettings,
+    TaskSettings,
+)
+from zoo.storage.store import Store
 
 
 def problem(num_features: int, seed: int, num_classes: int = 4, n: int = 40) -> tuple[Tensor, ...]:
@@ -97,3 +107,35 @@ def test_a_module_is_left_as_it_is_where_nothing_is_known_of_one_side() -> None:
         known = {name: images(4, seed=int(name)) for name in names}
         assert select_features(module, known, 2.0) is module
     assert select_features(module, {"5": images(4), "6": images(0)}, 2.0) is module
+
+
+@pytest.mark.parametrize("exemplars", [3, 0])
+def test_a_search_finds_them_once_and_counts_what_it_adds(
+    exemplars: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selected = torch.tensor([1, 4, 50])
+    monkeypatch.setattr(feature_selection, "local_features", lambda *given: selected.clone())
+    settings = CloningSettings(
+        TaskSettings(tuple("abcde")),
+        LocalisationSettings(num_steps=2, batch_size=4, num_neighbours=4, num_images=6),
+        InsertionSettings("fixed", position=2, num_epochs=1),
+        CorrectionSettings(fraction=0.5, exemplars=exemplars),
+    )
+    zoo, data = small_zoo(), small_data("abcde")
+    job = CloningSearch(zoo, data, settings, store=Store(tmp_path), seed=0)
+    found = job.run()
+    network = job.build(found.blueprint)
+    (module,), (chosen,) = network.clones, found.chosen
+    if exemplars:
+        assert torch.equal(module.selected, selected)
+        assert network.head.in_features == network.num_target_features + 3
+    else:  # nothing is known of the target's classes
+        assert module.selected is None
+    assert chosen.num_features == module.num_features
+    (added,) = added_costs(network)
+    assert (added.num_params, added.macs) == (chosen.added_params, chosen.added_macs)
+    (locality,) = job.localities(network, "val")
+    assert locality.cloned == pytest.approx(chosen.sim_cloned, abs=1e-4)
+    again = CloningSearch(zoo, data, settings, store=Store(tmp_path), seed=0)
+    assert again.run().blueprint == found.blueprint
+    assert not again.store.misses
