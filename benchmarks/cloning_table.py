@@ -47,9 +47,10 @@ the strengths of the other ways are the best of three on the validation split, f
   stand in the tables without exemplars alone.
 - Gates, shares and the rules of choice were made on validation images of the embedded zoo, seeds 3 to 6, and the gates
   of the strict mode on those of the first scenario, seeds 2 to 4; weight and penalty of the teacher of F_c on those of
-  the embedded zoo, seeds 3 to 8, and of five other scenarios, seeds 5 to 7. No test image played a part.
-- PNC-F with three sources is from before F_c read the target at cuts and had a teacher. Rows of three sources were run
-  on two machines."""
+  the embedded zoo, seeds 3 to 8, and of five other scenarios, seeds 5 to 7; how features are selected on those of the
+  embedded zoo and of both scenarios of one source and two families, seeds 3 to 6. No test image played a part.
+- PNC-F is of clones that were found before modules handed on selected features, with three sources from before F_c read
+  the target at cuts and had a teacher, too. Rows of three sources were run on two machines."""
 
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
