@@ -28,8 +28,8 @@ from zoo.errors import UserError
 log = logging.getLogger(__name__)
 
 KEEPS = (0.59, 0.45)
-"""Shares that are tried where none is asked for, one after the other; both leave half of a network's MACs or less, as
-fitted gates close some more than they have to."""
+"""Shares that are tried where none is asked for, one after the other; what is left of a network's MACs is about half, and
+less, as what no gate decides about stays."""
 
 
 @dataclass(frozen=True)
