@@ -78,6 +78,7 @@ def _module(target: FrozenNetwork, clone: Clone, tag: str) -> Part:
     gates = [(int(part.sum()), len(part)) for site, part in sites if site.node >= start]
     kept, of = (sum(column) for column in zip(*gates, strict=True)) if gates else (0, 0)
     share = f"{100 * kept / of:.0f} % of its units" if of else "no gates"
+    share += "" if clone.selected is None else f", {clone.num_features} features"
     place = "reads the image" if clone.position == 0 else f"from node {start} on"
     return Part(
         kind="module",
