@@ -295,7 +295,7 @@ def check_budget(
     positions = [insertion.position] if insertion.name == "fixed" else range(num_positions(target))
     least = Costs(0, 0)
     for source in () if budget.is_open else sources:
-        is_selected = localisation.contrast > 0 and localisation.name in FITTED
+        is_selected = localisation.contrast > 0 and localisation.name in FITTED and settings.correction.exemplars > 0
         columns = (least_selected(source.num_features) if is_selected else source.num_features) * num_classes
         gates = hard_gates(torch.zeros(num_gates(source.sites)), source.sites, 0.0, localisation.min_per_layer)
         gates = torch.ones_like(gates) if localisation.name == "none" else gates

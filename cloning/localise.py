@@ -28,8 +28,8 @@ from zoo.errors import UserError
 log = logging.getLogger(__name__)
 
 KEEPS = (0.59, 0.45)
-"""Shares that are tried where none is asked for, one after the other; what is left of a network's MACs is about half, and
-less, as what no gate decides about stays."""
+"""Shares that are tried where none is asked for, one after the other; about half of a network's MACs is left, and less.
+What no gate decides about stays."""
 
 
 @dataclass(frozen=True)

@@ -235,9 +235,12 @@ class CloningSearch:
                 graft=graft,
             )
             modules = [replace(whole, gates=one.gates) for one in found]
-            if graft is not None and settings.name in FITTED and settings.contrast:
+            if settings.name in FITTED and settings.contrast:
                 by_class = {name: images[samples.labels == label] for label, name in enumerate(data.class_names)}
                 known = {name: x for name, x in by_class.items() if name in network.classes}
+                if graft is None or not any(len(x) for name, x in known.items() if name not in source.classes):
+                    log.info("%s hands on all its features: there is no image of its other classes", network.name)
+                    known = {}
                 options = {"contrast": settings.contrast, "precision": self.placement.dtype}
                 modules = [select_features(module, known, **options) for module in modules]
             return StageResult(
