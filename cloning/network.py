@@ -3,8 +3,9 @@
     z(x) = F_c [ f_t(x) ; m(x) ; f_1 ; ... ; f_P ],   f_p = tail_p(A_p(target features at R_p)),
     f_p = source_p(x) at R_p = 0
 
-f are the features that the networks' own classifiers read, m the mean features at some cuts of the target. Target and
-sources stay outside the module registry: the network's parameters are its adapters A_p and its head F_c.
+f are the features that the networks' own classifiers read, of a source those that the clone hands on, m the mean
+features at some cuts of the target. Target and sources stay outside the module registry: the network's parameters are
+its adapters A_p and its head F_c.
 
 Differs from the paper: there is no m there. What the target computes on its way costs nothing to read, and says of the
 classes that come what its last features, made for its own alone, have dropped (docs/cloning.md has the figures).
