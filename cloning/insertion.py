@@ -35,7 +35,7 @@ from cloning.head import balanced_cross_entropy, class_weights
 from cloning.measures import accuracies_of_logits, added_costs, centred_cosine, mean, num_bytes
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
-from cloning.settings import FITTED, CloningSettings, InsertionSettings, Share
+from cloning.settings import CloningSettings, InsertionSettings, Share
 from cloning.stages import module_features, target_features
 from zoo.chain import Costs
 from zoo.chain.batches import in_precision, require_finite, run_in_batches
@@ -295,7 +295,7 @@ def check_budget(
     positions = [insertion.position] if insertion.name == "fixed" else range(num_positions(target))
     least = Costs(0, 0)
     for source in () if budget.is_open else sources:
-        is_selected = localisation.contrast > 0 and localisation.name in FITTED and settings.correction.exemplars > 0
+        is_selected = localisation.selects_features and settings.correction.exemplars > 0
         columns = (least_selected(source.num_features) if is_selected else source.num_features) * num_classes
         gates = hard_gates(torch.zeros(num_gates(source.sites)), source.sites, 0.0, localisation.min_per_layer)
         gates = torch.ones_like(gates) if localisation.name == "none" else gates

@@ -15,6 +15,7 @@ from cloning.frozen import FrozenNetwork, ThawedNetwork
 from cloning.gates import split_gates
 from cloning.network import ClonedNetwork
 from cloning.samples import BATCH_SIZE, Samples
+from cloning.stages import module_features
 from zoo.chain.batches import map_batches, run_in_batches
 from zoo.chain.costs import Costs, count
 from zoo.errors import UserError
@@ -138,7 +139,7 @@ def conditional_similarities(clone: Clone, images: Mapping[str, Tensor]) -> dict
     whole = clone.source.origin if isinstance(clone.source, ThawedNetwork) else clone.source
 
     def cosines(part: Tensor) -> Tensor:
-        logits = clone.classify(clone.select(clone.features(part, 0)))
+        logits = clone.classify(module_features(clone, part))
         return centred_cosine(to_float64(logits), to_float64(whole.logits(part)))
 
     found = {name: [part for _, part in map_batches(cosines, x, batch_size=BATCH_SIZE)] for name, x in images.items()}

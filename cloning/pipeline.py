@@ -27,7 +27,7 @@ from cloning.network import ClonedNetwork
 from cloning.result import CloningSearchResult
 from cloning.samples import MAX_IMAGES, correction_samples
 from cloning.selection import Selection, Source, select_from
-from cloning.settings import FITTED, WHOLE, CloningSettings, Share
+from cloning.settings import WHOLE, CloningSettings, Share
 from cloning.statistics import Statistics, owner_sums, solve_from_statistics
 from cloning.task_data import TaskData
 from cloning.telling import tell_added, tell_data, tell_insertion
@@ -235,7 +235,7 @@ class CloningSearch:
                 graft=graft,
             )
             modules = [replace(whole, gates=one.gates) for one in found]
-            if settings.name in FITTED and settings.contrast:
+            if settings.selects_features:
                 by_class = {name: images[samples.labels == label] for label, name in enumerate(data.class_names)}
                 known = {name: x for name, x in by_class.items() if name in network.classes}
                 if graft is None or not any(len(x) for name, x in known.items() if name not in source.classes):

@@ -91,6 +91,11 @@ class LocalisationSettings:
         check(self, "localisation")
 
     @property
+    def selects_features(self) -> bool:
+        """Whether features are left out until a module is local, where images of other classes are there."""
+        return self.contrast > 0 and self.name in FITTED
+
+    @property
     def unread(self) -> frozenset[str]:
         """Settings that this localiser does not read."""
         whole = ("keep", "num_images", "min_per_layer") if self.name == "none" else ()

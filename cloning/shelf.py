@@ -139,7 +139,7 @@ class _Held(FrozenNetwork):
 
 @dataclass
 class _Job:
-    """Inputs of one module, of the requests that need it."""
+    """Inputs of one module, of the requests that need it; ``places``: number of request and block, and whose it is."""
 
     clone: Clone
     start: int

@@ -55,7 +55,7 @@ class Block:
 
     Attributes:
         digest: Of what makes it: the network's weights, the projection to three digits; of a module also gates,
-            position and adapter.
+            selected features, position and adapter.
         columns: Of F_c.
         projection: float64 (width, columns), of orthonormal rows.
     """

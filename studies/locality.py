@@ -30,7 +30,7 @@ from cloning.frozen import FrozenNetwork, FrozenNetworks
 from cloning.localise import localise
 from cloning.measures import conditional_similarities, random_like
 from cloning.samples import BATCH_SIZE
-from cloning.settings import FITTED, LocalisationSettings
+from cloning.settings import LocalisationSettings
 from datamodules import ImageDataModule
 from figures.style import INK, MAP, colour_bar, grid_of_panels, save, written
 from launch.datasets import open_dataset
@@ -91,7 +91,7 @@ def class_matrices(
             macs=network.gate_macs,
         )
         module = Clone(network, (name,), located.gates, 0)
-        if settings.name in FITTED and settings.contrast:
+        if settings.selects_features:
             module = select_features(module, train, settings.contrast)
         for kind, clone in (("module", module), ("random", random_like(module, seed=seed))):
             found[kind].append(list(conditional_similarities(clone, test).values()))
